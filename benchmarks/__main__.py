@@ -1,0 +1,11 @@
+"""`make bench`: all benchmarks, as tables and as JSON in benchmarks/results/."""
+
+from pathlib import Path
+
+from benchmarks import data, model
+
+results = Path(__file__).parent / "results"
+results.mkdir(exist_ok=True)
+for module, name in ((model, "model.json"), (data, "data.json")):
+    module.main(["--out", str(results / name)])
+    print()

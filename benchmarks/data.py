@@ -1,0 +1,128 @@
+"""What do conversion and reading cost, beside the plain work that cannot be avoided?
+
+    python -m benchmarks.data [--out FILE]
+
+Conversion: frames/s on one core of reading, ground truth, resizing and writing a clip, beside only decoding its images
+and depth maps and resizing the images. Reading: clips/s as training reads them, beside decoding the same JPEG files
+from memory, and beside a plain copy of the pixels. Synthetic sequences of official image size; CPU seconds, one thread.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.timing import cpu_seconds
+from pipelines.catalog import Catalog
+from pipelines.clip_store import ClipStore, StoreSettings, decode_jpeg
+from pipelines.clip_writer import encode_jpeg, write_group, write_index
+from pipelines.clips import build_clip, resize, windows
+from pipelines.datasets import DATASETS
+from pipelines.raw_folder import RawFolder
+from pipelines.synthesize.job import synthesize
+
+FRAMES = 16
+RUNS = 5
+
+
+def measure_conversion(dataset: str, folder: Path) -> dict:
+    """One clip of one sequence, written again and again."""
+    raw = folder / dataset / "raw"
+    synthesize(dataset, out=str(raw), scenes=1, frames=FRAMES, size="official")
+    adapter = DATASETS[dataset]
+    name = adapter.find(RawFolder(str(raw)))[0]
+    catalog = Catalog.load(dataset)
+    settings = StoreSettings(
+        dataset=dataset,
+        split="all",
+        frames=FRAMES,
+        image_size=256,
+        strides=(1, 1),
+        hop=FRAMES,
+        samples=4,
+        queries=2048,
+        video="jpeg",
+        seed=0,
+    )
+
+    def convert() -> list[dict]:
+        sequence = adapter(RawFolder(str(raw)), name)
+        clips = [build_clip(sequence, window, catalog, settings) for window in windows(sequence, settings)]
+        return write_group(str(folder / dataset / "store"), "group", settings, clips)
+
+    sequence = adapter(RawFolder(str(raw)), name)
+
+    def decode_and_resize() -> None:
+        for t in range(FRAMES):
+            resize(sequence.image(t), settings.image_size)
+            sequence.depth(t)
+
+    rows = convert()
+    write_index(str(folder / dataset / "store"), settings, rows, {})
+    ours, plain = cpu_seconds(convert, RUNS), cpu_seconds(decode_and_resize, RUNS)
+    return {
+        "frames_per_second": FRAMES / ours,
+        "decode_and_resize_frames_per_second": FRAMES / plain,
+        "ratio": plain / ours,
+    }
+
+
+def measure_reading(store: str) -> dict:
+    """The clips of a store, one sample each, as a training step reads them."""
+    clips = ClipStore(store)
+    clip = clips[0]
+    video = clip.video
+    blob, offsets = encode_jpeg(video)
+    blob = np.frombuffer(blob, np.uint8)
+    samples = itertools.cycle(range(clip.num_samples))
+
+    def read() -> None:
+        clip = clips[0]
+        clip.video, clip.queries(next(samples))
+
+    ours = cpu_seconds(lambda: [read() for _ in range(20)], RUNS) / 20
+    jpeg = cpu_seconds(lambda: [decode_jpeg(blob, offsets) for _ in range(20)], RUNS) / 20
+    copy = cpu_seconds(lambda: [video.copy() for _ in range(100)], RUNS) / 100
+    return {
+        "clips_per_second": 1 / ours,
+        "jpeg_decoding_clips_per_second": 1 / jpeg,
+        "memory_copy_clips_per_second": 1 / copy,
+        "ratio_to_jpeg": jpeg / ours,
+        "ratio_to_copy": copy / ours,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    arguments = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    report: dict = {"frames": FRAMES, "conversion": {}, "reading": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for dataset in DATASETS:
+            report["conversion"][dataset] = measure_conversion(dataset, Path(folder))
+            report["reading"][dataset] = measure_reading(f"{folder}/{dataset}/store")
+    print(table(report))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def table(report: dict) -> str:
+    lines = [f"{'conversion, frames/s on one core':34} {'ours':>9} {'decode+resize':>14} {'ratio':>6}"]
+    for dataset, figure in report["conversion"].items():
+        ours, plain = figure["frames_per_second"], figure["decode_and_resize_frames_per_second"]
+        lines.append(f"{dataset:34} {ours:9.1f} {plain:14.1f} {figure['ratio']:6.2f}")
+    lines += ["", f"{'reading, clips/s on one core':34} {'ours':>9} {'JPEG alone':>14} {'ratio':>6} {'copy':>9}"]
+    for dataset, figure in report["reading"].items():
+        ours, plain = figure["clips_per_second"], figure["jpeg_decoding_clips_per_second"]
+        copy = figure["memory_copy_clips_per_second"]
+        lines.append(f"{dataset:34} {ours:9.1f} {plain:14.1f} {figure['ratio_to_jpeg']:6.2f} {copy:9.1f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`make demo`: the whole way on this machine, from raw frames to a registered model that tracks points.
+
+Every step is a public command; here they share one process, so that Ray starts once. Everything lands in demo-output/.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from matplotlib import pyplot
+
+from pipelines.convert import convert
+from pipelines.evaluate import evaluate
+from pipelines.infer import infer
+from pipelines.inspect import inspect
+from pipelines.synthesize.job import synthesize
+from train.config import PRESETS, DataConfig
+from train.loop import run
+
+OUT = Path("demo-output")
+# Rooms to learn from, and unseen ones to be judged by: static, with rigid movers (filmed by two cameras), with tracks.
+SCENES = {
+    "train": {"tartanair": 340, "virtual_kitti2": 170, "point_odyssey": 340},
+    "val": {"tartanair": 12, "virtual_kitti2": 6, "point_odyssey": 12},
+}
+MODEL = "models:/d4rt@champion"
+
+
+def step(title: str, *commands: str) -> None:
+    """Say what comes next, and how to do it by hand."""
+    print(f"\n=== {time.perf_counter() - STARTED:4.0f} s  {title}")
+    for command in commands:
+        print(f"    $ {command}")
+
+
+def raw(split: str, dataset: str) -> str:
+    return f"{OUT}/raw/{split}/{dataset}"
+
+
+def store(split: str, dataset: str) -> str:
+    return f"{OUT}/clips/{split}/{dataset}"
+
+
+def main() -> None:
+    shutil.rmtree(OUT, ignore_errors=True)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{OUT.absolute()}/mlflow.db")
+
+    step(
+        "small raw datasets in three official layouts, different rooms for training and for judging",
+        f"python -m pipelines synthesize tartanair --out {raw('train', 'tartanair')} --scenes 340 --frames 4 ...",
+    )
+    for seed, (split, scenes) in enumerate(SCENES.items()):
+        for dataset, count in scenes.items():
+            synthesize(dataset, out=raw(split, dataset), scenes=count, frames=4, seed=seed)
+
+    step(
+        "raw datasets to clip stores",
+        f"python -m pipelines convert tartanair --raw {raw('train', 'tartanair')} "
+        f"--store {store('train', 'tartanair')} --split all --frames 4 --image-size 64 --queries 512 ...",
+        f"python -m pipelines inspect {store('train', 'virtual_kitti2')}",
+    )
+    for split, scenes in SCENES.items():
+        for dataset in scenes:
+            convert(
+                dataset,
+                raw=raw(split, dataset),
+                store=store(split, dataset),
+                split="all",
+                frames=4,
+                image_size=64,
+                strides=(1, 1),
+                queries=512,
+            )
+    inspect(store("train", "virtual_kitti2"), out=f"{OUT}/inspect")
+
+    mixture = {store("train", dataset): 1.0 for dataset in SCENES["train"]}
+    preset = PRESETS["tiny"][1]
+    step(
+        f"training `tiny` for {preset.steps} steps on {preset.workers} workers, then into the registry",
+        "python -m train tiny " + " ".join(f"--data.mixture.{uri} {weight:g}" for uri, weight in mixture.items()),
+    )
+    data = replace(preset.data, mixture=mixture)
+    run(replace(preset, data=DataConfig(**vars(data)), out=f"{OUT}/runs", name="demo"))
+    draw_curve()
+
+    held_out = [store("val", dataset) for dataset in SCENES["val"]]
+    step(
+        "the registered model on rooms it has not seen, against the exact truth",
+        f"python -m pipelines evaluate clips --model {MODEL} --data {' '.join(held_out)} --out {OUT}/evaluation",
+    )
+    evaluate("clips", model=MODEL, data=held_out, out=f"{OUT}/evaluation")
+
+    step(
+        "a held-out video to tracks, depth and cameras",
+        f"python -m pipelines infer --model {MODEL} --dataset tartanair --video {raw('val', 'tartanair')} "
+        f"--out {OUT}/results",
+    )
+    infer(model=MODEL, video=[raw("val", "tartanair")], dataset="tartanair", out=f"{OUT}/results")
+
+    print(f"\nDone in {time.perf_counter() - STARTED:.0f} s. Look at:")
+    for picture in ("inspect", "loss.png", "evaluation", "results"):
+        print(f"    {OUT}/{picture}")
+    print(f"    MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']} mlflow ui")
+
+
+def draw_curve() -> None:
+    """The run's loss over its steps, as MLflow has it, to loss.png."""
+    import mlflow  # after `train`, which sets what it reads when imported
+
+    (training,) = mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
+    client = mlflow.MlflowClient()
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, label in (("loss", "all terms"), ("loss/l3d", "position")):
+        points = sorted((point.step, point.value) for point in client.get_metric_history(training.info.run_id, name))
+        axes.plot(*zip(*points, strict=True), label=label)
+    axes.set(xlabel="step", ylabel="training loss", yscale="log", title="tiny, two workers")
+    axes.legend()
+    figure.savefig(OUT / "loss.png", dpi=110)
+
+
+if __name__ == "__main__":
+    STARTED = time.perf_counter()
+    main()

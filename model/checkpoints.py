@@ -1,0 +1,94 @@
+"""A checkpoint is a folder of two files, and needs nothing else:
+
+    config.json           the ModelConfig; written last, so its presence means the folder is complete
+    weights.safetensors   float32 tensors by name, nothing executable
+
+`load(folder)` rebuilds the very model that `save(model, folder)` was given, or says what is wrong with the folder.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.d4rt import D4RT
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+def save(model: D4RT, folder: str | Path) -> Path:
+    """Write a checkpoint and return its folder, which is created if needed.
+
+    Each file is written beside its place and then renamed, so a reader never sees half a file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # an older checkpoint here is void from now on
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / f"{WEIGHTS}.partial")
+    os.replace(folder / f"{WEIGHTS}.partial", folder / WEIGHTS)
+    (folder / f"{CONFIG}.partial").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    os.replace(folder / f"{CONFIG}.partial", folder / CONFIG)
+    return folder
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:
+    """The model saved in a folder, in eval mode, on `device`.
+
+    Raises ValueError, naming the file, for a missing or unreadable file and for weights that are missing, unexpected
+    or of the wrong shape for the config. Nothing is loaded partly.
+    """
+    folder = Path(folder)
+    config = read_config(folder / CONFIG)
+    state = read_weights(folder / WEIGHTS, device)
+    with torch.device("meta"):  # no memory and no initialisation: the file's tensors become the weights
+        model = D4RT(config)
+    check_state(state, model.state_dict(), folder / WEIGHTS)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.to(device).eval()
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Raises ValueError, with the path, for a file that is not a model config."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, not the fields of a model config")
+    try:
+        return ModelConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    """Raises ValueError, with the path, for a file that is missing, cut short or not safetensors."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
+    try:
+        mapped = load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    return {name: tensor.clone() for name, tensor in mapped.items()}  # into memory of our own, aligned as torch does
+
+
+def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    """Raise ValueError, with the path, naming every tensor that is missing, unexpected or misshaped."""
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    misshaped = [
+        f"{name} is {tuple(state[name].shape)}, the config asks for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
+    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    if found:
+        raise ValueError(f"{path} does not fit {CONFIG} beside it. {found}")

@@ -1,0 +1,62 @@
+"""What the recipes return: tensors on the CPU, lengths in the model's unit (one per clip, arbitrary)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """N points followed through T frames."""
+
+    xyz: Tensor
+    """(N, T, 3) float32, in the camera of frame t_cam."""
+    uv_norm: Tensor
+    """(N, T, 2) float32: where the point appears in each frame; outside [0, 1] when out of view."""
+    visible: Tensor
+    """(N, T) bool."""
+    confidence: Tensor
+    """(N, T) float32, from 0 to 1."""
+    t_cam: int | Literal["target"]
+    """The frame whose camera `xyz` is in; "target": each position is in its own frame's camera."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A depth map per frame."""
+
+    depth: Tensor
+    """(T, H, W) float32 along +z; NaN where the model puts the point behind the camera."""
+    confidence: Tensor
+    """(T, H, W) float32, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """P points, all in the camera of one frame."""
+
+    xyz: Tensor
+    """(P, 3) float32."""
+    rgb: Tensor
+    """(P, 3) uint8, of the pixel."""
+    normal: Tensor
+    """(P, 3) float32, unit length."""
+    confidence: Tensor
+    """(P,) float32, from 0 to 1."""
+    frame: Tensor
+    """(P,) int64: the frame each point was seen in."""
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """A pinhole camera per frame."""
+
+    world_from_cam: Tensor
+    """(T, 4, 4) float32; the world is the camera of the reference frame. NaN where too few points were finite."""
+    intrinsics: Tensor
+    """(T, 3, 3) float32, in pixels of the size asked for; the principal point is the centre. NaN where unknown."""
+    residual: Tensor
+    """(T,) float32: median distance left between the two point sets of the pose fit, relative to their depth."""
+    inliers: Tensor
+    """(T,) float32: share of the grid whose relative distance is below `camera_fit.INLIER_DISTANCE`."""

@@ -1,0 +1,234 @@
+"""The clip store: one URI, one dataset, one split, one clip geometry. Layout and reader.
+
+    STORE/
+      store.json      schema, settings of the conversion, catalog facts, counts, what was skipped and failed and why;
+                      written last: no store.json, no store
+      clips.parquet   the index, one row per clip (`INDEX_SCHEMA`)
+      data/NAME.zarr  one sequence, or one span of a long one; Zarr v3, the clips as first axis:
+        video           jpeg: uint8 (clips, bytes), the JPEG files of a clip end to end, padded with zeros
+                        zstd: uint8 (clips, T, S, S, 3), exact pixels
+        video_offsets   jpeg only: int64 (clips, T + 1), where each frame starts
+        queries         uint8 (clips, samples, Q * bytes per query): `query_dtype` rows, one chunk per sample
+        intrinsics      float32 (clips, T, 3, 3), pixels of the stored S x S frame
+        world_from_cam  float32 (clips, T, 4, 4)
+        frame_index     int64 (clips, T), what the raw files call the frames
+
+Every chunk carries a CRC-32C. A group counts only if its attributes say `complete`; they are written last. Readers
+follow the index alone. `pipelines/clip_writer.py` writes all this.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+import cv2
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import zarr
+from jaxtyping import Float32, Int64, UInt8
+
+SCHEMA = 1
+zarr.config.set({"async.timeout": 300})  # seconds; a request that never answers becomes an error
+INDEX_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "dataset": pa.string(),
+        "sequence": pa.string(),
+        "start": pa.int64(),  # first frame, counted within the sequence
+        "stride": pa.int64(),
+        "frame_numbers": pa.list_(pa.int64()),
+        "group": pa.string(),  # NAME of data/NAME.zarr
+        "row": pa.int64(),
+        "aspect": pa.float64(),  # W / H of the raw frame
+        "is_metric": pa.bool_(),
+        "share_valid": pa.float64(),  # of queries with a known xyz
+        "share_dynamic": pa.float64(),  # of queries on something that moves
+        "share_visible": pa.float64(),  # of the queries whose visibility is known
+        "median_depth": pa.float64(),
+        "psnr": pa.float64(),  # dB of the middle frame as stored against the resized one; inf if exact
+        "digest": pa.string(),  # of everything stored for this clip
+    }
+)
+
+# Bits of the query field `valid`: which targets are known. Bits of `flags`.
+VALID_BITS = {"xyz": 1, "uv_tgt": 2, "visible": 4, "displacement": 8, "normal": 16}
+FLAG_BITS = {"edge": 1, "dynamic": 2}
+
+
+def query_dtype(num_frames: int) -> np.dtype:
+    """One query as stored; fields as in the table of DESIGN, packed, little-endian."""
+    time = "<u1" if num_frames <= 255 else "<u2"
+    return np.dtype(
+        [
+            ("uv_norm", "<f4", 2),
+            ("t_src", time),
+            ("t_tgt", time),
+            ("t_cam", time),
+            ("xyz", "<f4", 3),
+            ("uv_tgt", "<f4", 2),
+            ("visible", "?"),
+            ("displacement", "<f4", 3),
+            ("normal", "<f2", 3),
+            ("valid", "u1"),
+            ("flags", "u1"),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """What decides the content of a store. Two runs with equal settings on equal raw data give equal stores."""
+
+    dataset: str
+    split: str
+    frames: int
+    image_size: int
+    strides: tuple[int, int]
+    hop: int
+    samples: int
+    queries: int
+    video: Literal["jpeg", "zstd"]
+    seed: int
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        mine = json.loads(json.dumps(asdict(self)))
+        return [
+            f"{key}: {other.get(key)!r} there, {mine.get(key)!r} asked"
+            for key in sorted(mine.keys() | other.keys())
+            if mine.get(key) != other.get(key)
+        ]
+
+
+def decode_jpeg(blob: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "T1"]) -> UInt8[np.ndarray, "T S S 3"]:
+    """The inverse of `encode_jpeg`, up to JPEG's loss. ValueError if a file does not decode."""
+    frames = [cv2.imdecode(blob[start:end], cv2.IMREAD_COLOR_RGB) for start, end in pairwise(offsets)]
+    if any(frame is None for frame in frames):
+        raise ValueError(f"frame {[frame is None for frame in frames].index(True)} is not a JPEG file")
+    return np.stack(frames)
+
+
+@lru_cache(maxsize=1024)
+def _open_group(uri: str) -> zarr.Group:
+    return zarr.open_group(uri, mode="r", zarr_format=3, use_consolidated=True)
+
+
+@lru_cache(maxsize=4096)
+def _small_array(uri: str, name: str) -> np.ndarray:
+    """An array that holds little for every clip of a group: read once, kept."""
+    return _open_group(uri)[name][...]
+
+
+class Clip:
+    """One clip of a store. Arrays are read from the store when asked for; ValueError if a chunk is corrupt."""
+
+    def __init__(self, store: "ClipStore", row: dict[str, Any]) -> None:
+        self._store, self._row = store, row
+        self._uri = f"{store.uri}/data/{row['group']}.zarr"
+        self.id: str = row["id"]
+        self.dataset: str = row["dataset"]
+        self.sequence: str = row["sequence"]
+        self.aspect: float = row["aspect"]
+        self.is_metric: bool = row["is_metric"]
+        self.num_samples = store.settings.samples
+
+    def _read(self, name: str, *selection: int) -> np.ndarray:
+        try:
+            if not selection:
+                return _small_array(self._uri, name)[self._row["row"]]
+            return _open_group(self._uri)[name][selection]
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            raise ValueError(
+                f"{name} of clip {self.id} in {self._uri} cannot be read ({error}): the store is damaged; delete this "
+                ".zarr folder and store.json and run convert again, which redoes only what is missing"
+            ) from error
+
+    @property
+    def video(self) -> UInt8[np.ndarray, "T S S 3"]:
+        """RGB frames."""
+        data = self._read("video", self._row["row"])
+        if self._store.settings.video == "zstd":
+            return data
+        try:
+            return decode_jpeg(data, self._read("video_offsets"))
+        except (ValueError, cv2.error) as error:
+            raise ValueError(f"video of clip {self.id} in {self._uri} is damaged: {error}") from error
+
+    @property
+    def intrinsics(self) -> Float32[np.ndarray, "T 3 3"]:
+        """Pixels of the stored square frame."""
+        return self._read("intrinsics")
+
+    @property
+    def world_from_cam(self) -> Float32[np.ndarray, "T 4 4"]:
+        return self._read("world_from_cam")
+
+    @property
+    def frame_index(self) -> Int64[np.ndarray, "T"]:
+        """What the raw files call the frames."""
+        return self._read("frame_index")
+
+    def queries(self, sample: int) -> dict[str, np.ndarray]:
+        """One query sample: field -> array with Q rows, as in the table of DESIGN."""
+        if not 0 <= sample < self.num_samples:
+            raise ValueError(f"query sample {sample} asked of a store with {self.num_samples} samples per clip")
+        rows = self._read("queries", self._row["row"], sample).view(query_dtype(self._store.settings.frames))
+        return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+
+    def all_queries(self) -> dict[str, np.ndarray]:
+        """All query samples of the clip, end to end."""
+        parts = [self.queries(sample) for sample in range(self.num_samples)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+class ClipStore:
+    """Read access by clip number: `len(store)`, `store[i]`. Cheap to open, cheap to send to another process."""
+
+    def __init__(self, uri: str) -> None:
+        """ValueError if there is no finished store at `uri`, or it was written by a newer schema."""
+        self.uri = str(uri).rstrip("/")
+        self.info = self._document()
+        if self.info["schema"] != SCHEMA:
+            raise ValueError(
+                f"store {self.uri} has schema {self.info['schema']}, this code reads {SCHEMA}: convert it again"
+            )
+        settings = self.info["settings"]
+        self.settings = StoreSettings(**settings | {"strides": tuple(settings["strides"])})  # JSON has lists only
+        with fsspec.open(f"{self.uri}/clips.parquet", "rb") as file:
+            self.index: pa.Table = pa.parquet.read_table(file, schema=INDEX_SCHEMA)
+        if self.index.num_rows != self.info["num_clips"]:
+            raise ValueError(
+                f"{self.uri}/clips.parquet has {self.index.num_rows} clips, store.json says {self.info['num_clips']}: "
+                "delete store.json and run convert again"
+            )
+
+    def _document(self) -> dict[str, Any]:
+        try:
+            with fsspec.open(f"{self.uri}/store.json", "rb") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            raise ValueError(
+                f"no store.json in {self.uri}: not a clip store, or its conversion did not finish; run convert (again)"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.uri}/store.json is damaged ({error}): run convert again") from None
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    def __getitem__(self, i: int) -> Clip:
+        if not 0 <= i < len(self):
+            raise IndexError(f"clip {i} of a store with {len(self)} clips")
+        return Clip(self, self.index.slice(i, 1).to_pylist()[0])
+
+    def __reduce__(self) -> tuple:
+        return open_store, (self.uri,)
+
+
+@lru_cache(maxsize=64)
+def open_store(uri: str) -> ClipStore:
+    """A ClipStore, opened once per process."""
+    return ClipStore(uri)

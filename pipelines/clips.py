@@ -1,0 +1,98 @@
+"""One sequence to clips: which frames, resized how, with which queries. Plain functions; `convert` runs them on Ray."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from pipelines.catalog import Catalog
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, StoreSettings
+from pipelines.clip_writer import ClipData
+from pipelines.geometry import scaled_intrinsics
+from pipelines.ground_truth import GroundTruth
+from pipelines.queries import draw_queries
+from pipelines.sequence import Cameras, Sequence
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames start, start + stride, ... of a clip, counted within its sequence."""
+
+    start: int
+    stride: int
+
+
+def windows(sequence: Sequence, settings: StoreSettings) -> list[Window]:
+    """Where the clips of a sequence lie: one every `hop` frames, each with a stride drawn from the settings' range.
+
+    The stride is reduced until the clip fits; a clip never contains a frame whose pose is unknown and is never padded.
+    Pure in (sequence name, settings).
+    """
+    rng = np.random.default_rng([settings.seed, *sequence.name.encode()])
+    known = sequence.cameras.known
+    span = settings.frames - 1
+    found = []
+    for start in range(0, len(sequence) - span, settings.hop):
+        widest = (len(sequence) - 1 - start) // span
+        stride = int(rng.integers(settings.strides[0], settings.strides[1] + 1))
+        stride = min(stride, widest)
+        if stride >= settings.strides[0] and known[start::stride][: settings.frames].all():
+            found.append(Window(start, stride))
+    return found
+
+
+def resize(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """To a square without cropping: area average where it shrinks, bilinear where it grows (specification 2)."""
+    height, width = frame.shape[:2]
+    frame = cv2.resize(frame, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: StoreSettings) -> ClipData:
+    """Read the frames of one window and compute its query samples. Pure in its arguments."""
+    frames = window.start + window.stride * np.arange(settings.frames)
+    times = frames.tolist()
+    depth = np.stack([sequence.depth(t) for t in times])
+    instance = [sequence.instance(t) for t in times]
+    cameras = Cameras(
+        intrinsics=sequence.cameras.intrinsics[frames], world_from_cam=sequence.cameras.world_from_cam[frames]
+    )
+    truth = GroundTruth(
+        cameras=cameras,
+        depth=depth,
+        instance=None if instance[0] is None else np.stack(instance),
+        motion=sequence.motion(frames),
+        tolerance=catalog.depth_tolerance,
+    )
+    queries = draw_queries(
+        truth,
+        lambda t: sequence.normal(times[t]),
+        np.random.default_rng([settings.seed, window.start, *sequence.name.encode()]),
+        samples=settings.samples,
+        queries=settings.queries,
+        edge_size=settings.image_size,
+    )
+    height, width = depth.shape[1:]
+    ratio = {"width_ratio": settings.image_size / width, "height_ratio": settings.image_size / height}
+    xyz_known = queries["valid"] & VALID_BITS["xyz"] > 0
+    visible_known = queries["valid"] & VALID_BITS["visible"] > 0
+    own_depth = queries["xyz"][..., 2][xyz_known & (queries["t_cam"] == queries["t_tgt"])]
+    return ClipData(
+        video=np.stack([resize(sequence.image(t), settings.image_size) for t in times]),
+        queries=queries,
+        intrinsics=scaled_intrinsics(cameras.intrinsics, **ratio).astype(np.float32),
+        world_from_cam=cameras.world_from_cam.astype(np.float32),
+        frame_index=sequence.frame_numbers[frames],
+        row={
+            "sequence": sequence.name,
+            "start": window.start,
+            "stride": window.stride,
+            "aspect": width / height,
+            "is_metric": catalog.is_metric,
+            "share_valid": float(xyz_known.mean()),
+            "share_dynamic": float((queries["flags"] & FLAG_BITS["dynamic"] > 0).mean()),
+            "share_visible": float(queries["visible"].sum() / max(visible_known.sum(), 1)),
+            "median_depth": float(np.median(own_depth)) if own_depth.size else float("nan"),
+        },
+    )

@@ -1,0 +1,52 @@
+"""Connecting to Ray: the cluster a job was submitted to, or a private one on this machine."""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+# Before Ray is imported, because it reads these once. A private cluster listens on loopback for this process alone,
+# so it needs no token; on a real cluster RAY_AUTH_MODE is set by whoever runs it and is left as it is.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+import ray.data
+
+ROOT = Path(__file__).resolve().parent.parent
+OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), else start one with the CPUs of this machine.
+
+    Does nothing if this process is connected already, so jobs can call it and tests can share one cluster.
+    """
+    if ray.is_initialized():
+        return
+    # Workers import this code from where it lies, whether or not it is installed.
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=os.cpu_count(),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env=environment,
+            # Ray ends idle workers after a second; on few cores, starting them again costs more than all else.
+            # A busy machine may take long to start; that is no reason to give up.
+            _system_config={
+                "idle_worker_killing_time_threshold_ms": 120_000,
+                "num_workers_soft_limit": 16,
+                "agent_register_timeout_ms": 180_000,
+            },
+            _temp_dir=tempfile.gettempdir() + "/ray",
+        )
+    # Every job shows its own progress, in its own terms.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False

@@ -1,0 +1,65 @@
+"""Pinhole geometry in NumPy. Leading dimensions broadcast; see `pipelines/sequence.py` for the conventions."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def transform(
+    b_from_a: Float[np.ndarray, "*#batch 4 4"], xyz_a: Float[np.ndarray, "*#batch 3"]
+) -> Float[np.ndarray, "*#batch 3"]:
+    """Points in frame a, expressed in frame b."""
+    return rotate(b_from_a, xyz_a) + b_from_a[..., :3, 3]
+
+
+def rotate(
+    b_from_a: Float[np.ndarray, "*#batch 4 4"], vector_a: Float[np.ndarray, "*#batch 3"]
+) -> Float[np.ndarray, "*#batch 3"]:
+    """Directions (normals, displacements) in the axes of frame a, expressed in the axes of frame b."""
+    return np.einsum("...ij,...j->...i", b_from_a[..., :3, :3], vector_a)
+
+
+def inverse(b_from_a: Float[np.ndarray, "*#batch 4 4"]) -> Float[np.ndarray, "*#batch 4 4"]:
+    """a_from_b of a rigid motion."""
+    a_from_b = np.zeros_like(b_from_a)
+    a_from_b[..., :3, :3] = np.swapaxes(b_from_a[..., :3, :3], -1, -2)
+    a_from_b[..., :3, 3] = -np.einsum("...ij,...j->...i", a_from_b[..., :3, :3], b_from_a[..., :3, 3])
+    a_from_b[..., 3, 3] = 1
+    return a_from_b
+
+
+def unproject(
+    uv: Float[np.ndarray, "*#batch 2"],
+    depth: Float[np.ndarray, "*#batch"],
+    intrinsics: Float[np.ndarray, "*#batch 3 3"],
+) -> Float[np.ndarray, "*#batch 3"]:
+    """Pixels (corner convention) and z-depth to points in camera axes."""
+    x = (uv[..., 0] - intrinsics[..., 0, 2]) / intrinsics[..., 0, 0]
+    y = (uv[..., 1] - intrinsics[..., 1, 2]) / intrinsics[..., 1, 1]
+    return np.stack([x * depth, y * depth, depth], axis=-1)
+
+
+def project(
+    xyz_cam: Float[np.ndarray, "*#batch 3"], intrinsics: Float[np.ndarray, "*#batch 3 3"]
+) -> Float[np.ndarray, "*#batch 2"]:
+    """Points in camera axes to pixels. Only meaningful where z > 0; z = 0 gives inf or NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        xy = xyz_cam[..., :2] / xyz_cam[..., 2:]
+    return np.stack(
+        [
+            xy[..., 0] * intrinsics[..., 0, 0] + intrinsics[..., 0, 2],
+            xy[..., 1] * intrinsics[..., 1, 1] + intrinsics[..., 1, 2],
+        ],
+        axis=-1,
+    )
+
+
+def scaled_intrinsics(
+    intrinsics: Float[np.ndarray, "*#batch 3 3"], *, width_ratio: float, height_ratio: float
+) -> Float[np.ndarray, "*#batch 3 3"]:
+    """Intrinsics after resizing the image: with corner pixels, plain scaling is exact."""
+    return intrinsics * np.array([width_ratio, height_ratio, 1.0])[:, None]
+
+
+def image_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
+    """Centres of all pixels."""
+    return np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)

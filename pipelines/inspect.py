@@ -1,0 +1,213 @@
+"""`python -m pipelines inspect STORE`: what is in a clip store, as numbers and as pictures.
+
+| file          | holds                                                                                     |
+|---------------|-------------------------------------------------------------------------------------------|
+| summary.json  | counts, shares and distributions over all queries of all clips; the table printed         |
+| sheet_NNN.png | one clip, up to eight of its frames, three times: queries with where they go; which of    |
+|               | them lie near an edge or on something that moves; the depth of the points                 |
+
+The queries are counted by a Ray Data job, one row per clip.
+"""
+
+import json
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow.compute
+import ray.data
+from jaxtyping import Float, Int64
+from tqdm import tqdm
+
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, ClipStore, open_store
+from pipelines.cluster import connect
+from pipelines.contact_sheet import contact_sheet
+from pipelines.pictures import save
+from pipelines.result_folder import require_new, result_folder
+
+SUMMARY = "summary.json"
+DEPTH_EDGES = 10 ** np.linspace(-3, 5, 8 * 20 + 1)  # of the depth histogram: 12 % wide, millimetres to 100 km
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+TIMES = ("t_src", "t_tgt", "t_cam")
+
+Row = dict[str, Any]
+
+
+def count_clip(row: Row, *, store: str) -> Row:
+    """{"clip": number} -> its "counts" as JSON, or the "reason" why it cannot be read."""
+    try:
+        counts = count_queries(open_store(store)[row["clip"]])
+    except ValueError as error:
+        return {"counts": "{}", "reason": str(error)}
+    return {"counts": json.dumps({name: count.tolist() for name, count in counts.items()}), "reason": ""}
+
+
+def count_queries(clip: Clip) -> dict[str, Int64[np.ndarray, "n"]]:
+    """Counts over all query samples of a clip, each an array, so that clips are summed by adding."""
+    queries = clip.all_queries()
+    valid = {name: queries["valid"] & bit > 0 for name, bit in VALID_BITS.items()}
+    flags = {name: queries["flags"] & bit > 0 for name, bit in FLAG_BITS.items()}
+    t_src, t_tgt, t_cam = (queries[name] for name in TIMES)
+    depth = queries["xyz"][:, 2][valid["xyz"]]
+    in_bins = np.histogram(depth, DEPTH_EDGES)[0]
+    single = {
+        "queries": len(t_src),
+        **{f"valid_{name}": mask.sum() for name, mask in valid.items()},
+        **{f"flag_{name}": mask.sum() for name, mask in flags.items()},
+        "visible": (queries["visible"] & valid["visible"]).sum(),
+        "target_is_camera": (t_tgt == t_cam).sum(),
+        "all_times_equal": ((t_src == t_tgt) & (t_tgt == t_cam)).sum(),
+        "behind_camera": (depth <= 0).sum(),
+        "depth_outside_histogram": len(depth) - in_bins.sum() - (depth <= 0).sum(),
+    }
+    frames = len(clip.frame_index)
+    histograms = {name: np.bincount(queries[name], minlength=frames) for name in TIMES}
+    counts = {name: np.array([count]) for name, count in single.items()} | histograms | {"depth": in_bins}
+    return {name: count.astype(np.int64) for name, count in counts.items()}
+
+
+def percentiles(counts: Int64[np.ndarray, "bins"], edges: Float[np.ndarray, "edges"]) -> dict[str, float] | None:
+    """Percentiles of what fell into a histogram with logarithmic bins, as if spread evenly within each bin."""
+    if not counts.sum():
+        return None
+    reached = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
+    return {f"p{p}": float(np.exp(np.interp(p / 100, reached, np.log(edges)))) for p in PERCENTILES}
+
+
+def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
+    """Count what is in a clip store and draw some of its clips.
+
+    Args:
+        store: Folder or s3:// URI of a clip store.
+        out: Folder or s3:// URI to write, which must be new; by default the store's name with -inspect.
+        clips: Number of clips to draw, spread evenly over the store.
+    """
+    if clips < 0:
+        raise ValueError(f"--clips {clips} must not be negative")
+    opened = ClipStore(store)
+    if not len(opened):
+        raise ValueError(f"store {store} has no clips: run convert with another --split or more raw data")
+    out = (out or f"{opened.uri}-inspect").rstrip("/")
+    require_new(out)
+    connect()
+    rows = ray.data.from_items([{"clip": i} for i in range(len(opened))], override_num_blocks=min(len(opened), 256))
+    counted = rows.map(partial(count_clip, store=opened.uri)).iter_rows()
+    totals: Counter[str] = Counter()
+    for row in tqdm(counted, total=len(opened), desc="inspect", unit="clip"):
+        if row["reason"]:
+            raise ValueError(row["reason"])
+        for name, count in json.loads(row["counts"]).items():
+            totals[name] = totals[name] + np.array(count)
+    summary = summarise(opened, totals)
+    with result_folder(out, last=SUMMARY) as folder:
+        chosen = np.unique(np.linspace(0, len(opened) - 1, min(clips, len(opened))).round().astype(int))
+        for number, i in enumerate(chosen):
+            save(folder / f"sheet_{number:03}.png", contact_sheet(opened[int(i)]))
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    print(table(summary))
+    print(f"{out}: {SUMMARY} and {len(chosen)} contact sheets")
+
+
+def summarise(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:
+    """The content of summary.json. Shares are of all queries unless said otherwise; no such queries give None."""
+
+    def total(name: str) -> int:
+        return int(totals[name][0])
+
+    def share(name: str, of: str = "queries") -> float | None:
+        return total(name) / total(of) if total(of) else None
+
+    info, settings = store.info, store.settings
+    columns = {name: store.index[name].to_numpy() for name in ("psnr", "stride", "aspect")}
+    frames = settings.frames
+    return {
+        "schema": 1,
+        "store": store.uri,
+        "digest": info["digest"],
+        "dataset": settings.dataset,
+        "split": settings.split,
+        "is_metric": bool(pyarrow.compute.all(store.index["is_metric"]).as_py()),
+        "clips": len(store),
+        "frames_per_clip": frames,
+        "image_size": settings.image_size,
+        "samples_per_clip": settings.samples,
+        "queries_per_sample": settings.queries,
+        "queries": total("queries"),
+        "valid": {name: share(f"valid_{name}") for name in VALID_BITS},
+        "visible_of_known": share("visible", "valid_visible"),
+        "flags": {name: share(f"flag_{name}") for name in FLAG_BITS},
+        "target_is_camera": share("target_is_camera"),
+        "all_times_equal": share("all_times_equal"),
+        "times": {name: (totals[name] / total("queries")).tolist() for name in TIMES},
+        "depth": {
+            "of": "points with a known xyz, along z of the camera t_cam; bins are 12 % wide",
+            "percentiles": percentiles(totals["depth"], DEPTH_EDGES),
+            "behind_camera": share("behind_camera", "valid_xyz"),
+            "outside_histogram": total("depth_outside_histogram"),
+        },
+        "psnr": {  # dB; null if the pixels are exact
+            name: float(value) if np.isfinite(value := reduce(columns["psnr"])) else None
+            for name, reduce in (("min", np.min), ("median", np.median))
+        },
+        "aspect": sorted(set(columns["aspect"].round(3).tolist())),
+        "strides": {str(stride): count for stride, count in sorted(Counter(columns["stride"].tolist()).items())},
+        "bytes_per_clip": bytes_per_clip(store),
+        "clips_per_sequence": dict(sorted(Counter(store.index["sequence"].to_pylist()).items())),
+        "failed": info.get("failed", {}),
+        "skipped": info.get("skipped", {}),
+    }
+
+
+def bytes_per_clip(store: ClipStore) -> dict[str, float]:
+    """Stored bytes, by array."""
+    fs, path = fsspec.core.url_to_fs(f"{store.uri}/data")
+    sizes: Counter[str] = Counter()
+    for file, size in fs.du(path, total=False).items():
+        inside = file.partition(".zarr/")[2].split("/")
+        sizes[inside[0] if len(inside) > 1 else "metadata"] += size
+    return {name: size / len(store) for name, size in sorted(sizes.items())} | {"total": sizes.total() / len(store)}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    def spread(values: list[float]) -> str:
+        """A histogram over frames in at most 12 columns."""
+        groups = np.array_split(np.array(values), min(12, len(values)))
+        return " ".join(f"{100 * group.sum():.1f}" for group in groups) + " %"
+
+    per_sequence = list(summary["clips_per_sequence"].values())
+    depth, size = summary["depth"], summary["image_size"]
+    unit = "m" if summary["is_metric"] else "(not metric)"
+    lines = {
+        "dataset": f"{summary['dataset']}, split {summary['split']}, digest {summary['digest']}",
+        "clips": f"{summary['clips']} of {summary['frames_per_clip']} frames, {size} x {size}",
+        "sequences": f"{len(per_sequence)} with {min(per_sequence)} to {max(per_sequence)} clips",
+        "strides": ", ".join(f"{stride}: {count}" for stride, count in summary["strides"].items()),
+        "queries": f"{summary['queries']}: {summary['samples_per_clip']} x {summary['queries_per_sample']} a clip",
+        "known": ", ".join(f"{name} {percent(value)}" for name, value in summary["valid"].items()),
+        "visible": f"{percent(summary['visible_of_known'])} of those known",
+        "flags": ", ".join(f"{name} {percent(value)}" for name, value in summary["flags"].items()),
+        **{name: spread(values) + "  (first frames to last)" for name, values in summary["times"].items()},
+        "t_tgt = t_cam": f"{percent(summary['target_is_camera'])}; = t_src too {percent(summary['all_times_equal'])}",
+        "depth": ", ".join(f"{name} {value:.3g}" for name, value in (depth["percentiles"] or {}).items()) + f" {unit}",
+        "behind camera": f"{percent(depth['behind_camera'])} of points, seen from t_cam",
+        "PSNR": ", ".join(
+            f"{name} {'exact' if value is None else f'{value:.1f} dB'}" for name, value in summary["psnr"].items()
+        ),
+        "kB per clip": ", ".join(f"{name} {value / 1000:.1f}" for name, value in summary["bytes_per_clip"].items()),
+        **{name: _reasons(summary[name]) for name in ("failed", "skipped")},
+    }
+    return "\n".join(f"  {name:14} {text}" for name, text in lines.items())
+
+
+def _reasons(listed: dict[str, str]) -> str:
+    """How many sequences, and of each reason how many and one of them."""
+    examples = {reason: name for name, reason in listed.items()}
+    counted = Counter(listed.values()).most_common()
+    return f"{len(listed)}" + "".join(f"\n{'':17}{n} like {examples[reason]}: {reason}" for reason, n in counted)

@@ -1,0 +1,260 @@
+"""Drawing what results look like: tracks, depth, cameras, and the tiles of contact sheets.
+
+Images are RGB uint8. Positions are `uv_norm`, from 0 to 1 over the image. Small images are enlarged before anything is
+drawn on them, so that lines and letters stay readable.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Colour = tuple[int, int, int]
+
+LONG_SIDE = 480  # smaller images are enlarged by a whole factor to at least this
+TRAIL = 8  # frames
+SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
+TEXT = 15  # height of a line of text, in pixels
+DARK, LIGHT = (24, 24, 28), (235, 235, 235)
+UNKNOWN = (70, 70, 70)  # where depth is NaN
+
+
+def enlarged(image: Picture, long_side: int = LONG_SIDE) -> Picture:
+    """The image, or if its long side is shorter than this, a whole multiple of it that is not."""
+    height, width = image.shape[:2]
+    factor = -(-long_side // max(height, width))
+    if factor <= 1:
+        return image
+    return cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+
+
+def stretched(image: Picture, width: int, height: int) -> Picture:
+    """The image in another size and shape."""
+    grow = width > image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC if grow else cv2.INTER_AREA)
+
+
+def position_colours(uv_norm: Float[np.ndarray, "N 2"]) -> UInt8[np.ndarray, "N 3"]:
+    """A colour per position, neighbours alike: hue runs from left to right, paler towards the bottom."""
+    hsv = np.stack([150 * uv_norm[:, 0], 255 - 130 * uv_norm[:, 1], np.full(len(uv_norm), 255)], axis=-1)
+    return cv2.cvtColor(hsv.round().astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+
+
+def distinct_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
+    """Colours that neighbours in the list do not share."""
+    hues = (np.arange(count) * 0.618034) % 1 * 179
+    hsv = np.stack([hues, np.full(count, 200), np.full(count, 255)], axis=-1)
+    return cv2.cvtColor(hsv.round().astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+
+
+def depth_colours(depth: Float[np.ndarray, "*shape"], low: float, high: float) -> UInt8[np.ndarray, "*shape 3"]:
+    """Near is red, far is blue, NaN is grey; beyond [low, high] the end colours."""
+    level = 1 - np.clip((depth - low) / max(high - low, 1e-12), 0, 1)
+    index = np.nan_to_num(level * 255).round().astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(index.reshape(1, -1), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    return np.where(np.isfinite(depth)[..., None], colours.reshape(*depth.shape, 3), np.uint8(UNKNOWN))
+
+
+def depth_range(depth: Float[np.ndarray, "*shape"]) -> tuple[float, float]:
+    """The 2nd and 98th percentile of what is known, which a few wild values do not move; (0, 1) if nothing is."""
+    known = depth[np.isfinite(depth)]
+    return (float(np.quantile(known, 0.02)), float(np.quantile(known, 0.98))) if known.size else (0.0, 1.0)
+
+
+# --- marks -----------------------------------------------------------------------------------------------------------
+
+
+def _pixel(image: Picture, uv_norm: Float[np.ndarray, "2"]) -> tuple[int, int] | None:
+    """OpenCV's fixed-point position, in which pixel centres are whole numbers; None if it is far outside the image."""
+    if not (np.isfinite(uv_norm).all() and (np.abs(uv_norm - 0.5) < 1.5).all()):
+        return None
+    xy = (uv_norm * image.shape[1::-1] - 0.5) * (1 << SUBPIXEL)
+    return round(float(xy[0])), round(float(xy[1]))
+
+
+def dot(
+    image: Picture, uv_norm: Float[np.ndarray, "2"], colour: Colour, radius: float, *, hollow: bool = False
+) -> None:
+    """A filled disc with a dark rim, or a ring."""
+    if (centre := _pixel(image, uv_norm)) is None:
+        return
+    size = round(radius * (1 << SUBPIXEL))
+    if not hollow:
+        cv2.circle(image, centre, size + 16, DARK, -1, cv2.LINE_AA, SUBPIXEL)
+    cv2.circle(image, centre, size, colour, 1 + (radius > 4) if hollow else -1, cv2.LINE_AA, SUBPIXEL)
+
+
+def cross(image: Picture, uv_norm: Float[np.ndarray, "2"], colour: Colour, radius: float) -> None:
+    """An oblique cross."""
+    if (centre := _pixel(image, uv_norm)) is None:
+        return
+    arm = round(radius * (1 << SUBPIXEL))
+    for dx, dy in ((arm, arm), (arm, -arm)):
+        start, end = (centre[0] - dx, centre[1] - dy), (centre[0] + dx, centre[1] + dy)
+        cv2.line(image, start, end, colour, 2, cv2.LINE_AA, SUBPIXEL)
+
+
+def line(
+    image: Picture, start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], colour: Colour, width: int = 1
+) -> None:
+    ends = _pixel(image, start), _pixel(image, end)
+    if None not in ends:
+        cv2.line(image, *ends, colour, width, cv2.LINE_AA, SUBPIXEL)
+
+
+def colour_of(row: UInt8[np.ndarray, "3"]) -> Colour:
+    return tuple(int(x) for x in row)
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+
+def caption(width: int, text: str, size: int = TEXT) -> Picture:
+    """A strip with one line of text, shortened if it is too long."""
+    font = ImageFont.load_default(size)
+    while text and font.getlength(text) > width - 8:
+        text = text[:-2].rstrip("…") + "…"
+    strip = Image.new("RGB", (width, round(1.7 * size)), DARK)
+    ImageDraw.Draw(strip).text((4, round(0.25 * size)), text, fill=LIGHT, font=font)
+    return np.asarray(strip)
+
+
+def titled(image: Picture, text: str, size: int = TEXT) -> Picture:
+    """The image below a caption."""
+    return np.concatenate([caption(image.shape[1], text, size), image])
+
+
+def beside(images: Sequence[Picture], gap: int = 6) -> Picture:
+    """Images in a row, filled up at the bottom to the height of the tallest."""
+    height = max(len(image) for image in images)
+    padded = [_padded(image, height, image.shape[1] + gap * (i > 0), left=True) for i, image in enumerate(images)]
+    return np.concatenate(padded, axis=1)
+
+
+def below(images: Sequence[Picture], gap: int = 6) -> Picture:
+    """Images in a column, filled up on the right to the width of the widest."""
+    width = max(image.shape[1] for image in images)
+    return np.concatenate([_padded(image, len(image) + gap, width, left=False) for image in images])
+
+
+def _padded(image: Picture, height: int, width: int, *, left: bool) -> Picture:
+    canvas = np.full((height, width, 3), DARK, np.uint8)
+    x = width - image.shape[1] if left else 0
+    canvas[: len(image), x : x + image.shape[1]] = image
+    return canvas
+
+
+def colour_bar(height: int, low: float, high: float) -> Picture:
+    """The scale of `depth_colours`, near at the bottom, with its ends and middle written on it."""
+    values = np.linspace(high, low, height)
+    bar = np.repeat(depth_colours(values, low, high)[:, None], 18, axis=1)
+    labels = Image.new("RGB", (54, height), DARK)
+    draw, font = ImageDraw.Draw(labels), ImageFont.load_default(TEXT - 2)
+    for share in (0, 0.5, 1):
+        text = f"{high + share * (low - high):.3g}"
+        draw.text((5, 1 + share * (height - TEXT - 4)), text, fill=LIGHT, font=font)
+    return np.concatenate([bar, np.asarray(labels)], axis=1)
+
+
+def save(path: Path, image: Picture) -> None:
+    Image.fromarray(image).save(path)
+
+
+# --- pictures of results ---------------------------------------------------------------------------------------------
+
+
+def track_frames(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    uv_norm: Float[np.ndarray, "N T 2"],
+    visible: Bool[np.ndarray, "N T"],
+    colours: UInt8[np.ndarray, "N 3"],
+) -> Iterator[Picture]:
+    """Each frame with its points: discs where visible, rings where hidden, and where they were, fading."""
+    for t, frame in enumerate(frames):
+        image = enlarged(frame).copy()
+        radius = max(3.0, max(image.shape) / 320)
+        for age in range(min(TRAIL, t), 0, -1):
+            layer = image.copy()
+            for n in np.flatnonzero(visible[:, t - age] & visible[:, t - age + 1]):
+                line(layer, uv_norm[n, t - age], uv_norm[n, t - age + 1], colour_of(colours[n]), round(radius * 0.7))
+            fade = 0.8 * (1 - (age - 1) / TRAIL)
+            image = cv2.addWeighted(layer, fade, image, 1 - fade, 0)
+        for n in np.argsort(visible[:, t], kind="stable"):  # visible ones on top
+            dot(image, uv_norm[n, t], colour_of(colours[n]), radius, hollow=not visible[n, t])
+        yield image
+
+
+def depth_frames(
+    frames: UInt8[np.ndarray, "T H W 3"], depth: Float[np.ndarray, "T h w"], unit: str
+) -> Iterator[Picture]:
+    """Each frame beside its depth, in one colour scale for the whole clip, which is written above it."""
+    low, high = depth_range(depth)
+    for frame, z in zip(frames, depth, strict=True):
+        image = enlarged(frame)
+        size = image.shape[1::-1]
+        colours = cv2.resize(depth_colours(z, low, high), size, interpolation=cv2.INTER_NEAREST)
+        scale = f"depth in {unit}: {low:.3g} to {high:.3g} (2nd to 98th percentile of the clip)"
+        title = caption(2 * image.shape[1] + 6 + 78, scale)
+        yield np.concatenate([title, beside([image, colours, colour_bar(size[1], low, high)])])
+
+
+def camera_figure(
+    world_from_cam: Float[np.ndarray, "T 4 4"],
+    intrinsics: Float[np.ndarray, "T 3 3"],
+    image_size: tuple[int, int],
+    unit: str,
+) -> Figure:
+    """The path of the camera from above and from the side, with what it sees of either. `image_size` is (H, W)."""
+    known = np.isfinite(world_from_cam).all(axis=(1, 2)) & np.isfinite(intrinsics).all(axis=(1, 2))
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    figure.suptitle(f"camera path, {known.sum()} of {len(known)} frames; world = camera of frame 0; {unit}")
+    views = (("from above", 0, 2, "x, right", "z, forward"), ("from the side", 2, 1, "z, forward", "y, down"))
+    centres = world_from_cam[known, :3, 3]
+    extent = np.ptp(centres, axis=0).max(initial=0)
+    size = 0.2 * extent if extent > 1e-6 else 0.1
+    for axes, (title, across, up, across_label, up_label) in zip(figure.subplots(1, 2), views, strict=True):
+        axes.set(title=title, xlabel=across_label, ylabel=up_label)
+        _draw_path(axes, world_from_cam[known], intrinsics[known], image_size, (across, up), size)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.grid(alpha=0.3)
+        if up == 1:
+            axes.invert_yaxis()  # y points down
+    return figure
+
+
+def _draw_path(
+    axes: Axes,
+    world_from_cam: Float[np.ndarray, "T 4 4"],
+    intrinsics: Float[np.ndarray, "T 3 3"],
+    image_size: tuple[int, int],
+    pair: tuple[int, int],
+    size: float,
+) -> None:
+    if not len(world_from_cam):
+        axes.text(0.5, 0.5, "no camera was found", transform=axes.transAxes, ha="center")
+        return
+    height, width = image_size
+    centres = world_from_cam[:, :3, 3]
+    axes.plot(*centres[:, pair].T, color="0.6", linewidth=1, zorder=1)
+    for t in np.unique(np.linspace(0, len(centres) - 1, 12).round().astype(int)):
+        colour = _viridis(t / max(len(centres) - 1, 1))
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+        rays = np.concatenate([corners, np.ones((4, 1))], axis=1) @ np.linalg.inv(intrinsics[t]).T
+        ends = size * rays / max(1, np.abs(rays).max()) @ world_from_cam[t, :3, :3].T + centres[t]
+        for a, b in zip(ends, np.roll(ends, 1, axis=0), strict=True):
+            axes.plot(*np.stack([a, b, centres[t], a])[:, pair].T, color=colour, linewidth=0.8)
+    for t, name in ((0, "first"), (len(centres) - 1, "last")):
+        colour = _viridis(float(t > 0))
+        axes.plot(*centres[t, list(pair)], "o", color=colour, markersize=6, label=name, zorder=3)
+    axes.legend(loc="best")
+
+
+def _viridis(share: float) -> tuple[float, ...]:
+    return colormaps["viridis"](0.9 * share)

@@ -1,0 +1,195 @@
+"""Drawing query samples: which points, which times (specification 9.1). The answers come from `ground_truth`."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32
+
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, query_dtype
+from pipelines.ground_truth import GroundTruth, Points
+from pipelines.sequence import Tracks
+
+EDGE_SHARE = 0.3  # of queries, near depth or motion edges
+SAME_TIME_SHARE = 0.4  # of queries, t_cam = t_tgt
+EDGE_QUANTILE = 0.9  # of the depth gradient's magnitude, over every other cell: what lies above is an edge
+TRACK_SHARE = 0.7  # of queries, where a dataset annotates tracks; the rest are pixels at their own time
+MAX_ROUNDS = 16  # of drawing and dropping what has no known surface
+
+NormalMap = Callable[[int], Float32[np.ndarray, "H W 3"] | None]
+
+
+def edge_map(
+    depth: Float[np.ndarray, "H W"], instance: Int32[np.ndarray, "H W"] | None, size: int
+) -> Bool[np.ndarray, "S S"]:
+    """Cells of an S x S grid near a depth discontinuity or an instance boundary (specification 9.1).
+
+    Sobel magnitude of depth smoothed by a 5 x 5 Gaussian (sigma 1.2) that weighs valid pixels only, the top tenth of
+    them, widened by one cell. False wherever depth is unknown.
+    """
+    rows = ((np.arange(size) + 0.5) * depth.shape[0] / size).astype(int)
+    columns = ((np.arange(size) + 0.5) * depth.shape[1] / size).astype(int)
+    small = depth[np.ix_(rows, columns)].astype(np.float32)
+    valid = np.isfinite(small)
+    if not valid.any():
+        return valid
+    weight = cv2.GaussianBlur(valid.astype(np.float32), (5, 5), 1.2)
+    smooth = cv2.GaussianBlur(np.where(valid, small, 0), (5, 5), 1.2) / np.maximum(weight, 1e-6)
+    steepness = np.square(cv2.Sobel(smooth, cv2.CV_32F, 1, 0)) + np.square(cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    threshold = np.quantile(steepness[::2, ::2][valid[::2, ::2]], EDGE_QUANTILE) if valid[::2, ::2].any() else 0
+    edge = valid & (steepness > threshold)
+    if instance is not None:
+        ids = instance[np.ix_(rows, columns)]
+        edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+        edge[1:, :] |= ids[1:, :] != ids[:-1, :]
+    return cv2.dilate(edge.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & valid
+
+
+def draw_queries(
+    truth: GroundTruth, normal: NormalMap, rng: np.random.Generator, *, samples: int, queries: int, edge_size: int
+) -> np.ndarray:
+    """(samples, queries) rows of `query_dtype`, every one on a known surface.
+
+    `normal(t)` gives the dataset's own normal map of frame t, or None. ValueError if the clip shows too little known
+    surface to draw from.
+    """
+    edges = np.stack(
+        [
+            edge_map(truth.depth[t], None if truth.instance is None else truth.instance[t], edge_size)
+            for t in range(truth.num_frames)
+        ]
+    )
+    total = samples * queries
+    num_edge = round(EDGE_SHARE * total)
+    tracked = isinstance(truth.motion, Tracks) and len(truth.motion.visible) > 0
+    num_tracks = round(TRACK_SHARE * total) if tracked else 0
+    edge_tracks = min(num_edge, round(EDGE_SHARE * num_tracks))
+    drawn = [
+        _draw(truth, rng, _edge_pixels(truth, edges, rng), num_edge - edge_tracks),
+        _draw(truth, rng, _any_pixels(truth, rng), total - num_edge - num_tracks + edge_tracks),
+    ]
+    if tracked:
+        drawn.append(_draw_tracks(truth, rng, num_tracks, edges, edge_tracks))
+    points = _concatenate(drawn)
+    if (missing := total - len(points.t_src)) > 0:  # few edges, or few visible tracks: fill up from anywhere
+        points = _concatenate([points, _draw(truth, rng, _any_pixels(truth, rng), missing)])
+    if len(points.t_src) < total:
+        raise ValueError(
+            f"only {len(points.t_src)} of {total} query points found a known surface: depth is missing, broken by "
+            "edges or without pose almost everywhere in this clip"
+        )
+    points = _take(points, rng.permutation(total))
+    points = _with_stored_normals(truth, points, normal)
+    t_tgt, t_cam = _draw_times(truth, points, rng)
+    return _rows(truth, points, t_tgt, t_cam, edges).reshape(samples, queries)
+
+
+def _edge_pixels(truth: GroundTruth, edges: np.ndarray, rng: np.random.Generator) -> Callable:
+    """Draws positions in edge cells; frames alike, cells of a frame alike."""
+    cells = [np.flatnonzero(edge) for edge in edges]
+    frames = np.flatnonzero([len(cell) for cell in cells])
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        if len(frames) == 0:
+            return np.zeros((0, 2)), np.zeros(0, np.int64)
+        t = rng.choice(frames, n)
+        pick = rng.random(n)
+        cell = np.array([cells[f][int(p * len(cells[f]))] for f, p in zip(t, pick, strict=True)], np.int64)
+        size = edges.shape[1]
+        uv = np.stack([cell % size, cell // size], axis=1) + rng.random((n, 2))
+        return uv / size * [truth.width, truth.height], t
+
+    return draw
+
+
+def _any_pixels(truth: GroundTruth, rng: np.random.Generator) -> Callable:
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.random((n, 2)) * [truth.width, truth.height], rng.integers(truth.num_frames, size=n)
+
+    return draw
+
+
+def _draw(truth: GroundTruth, rng: np.random.Generator, pixels: Callable, count: int) -> Points:
+    """Up to `count` points lifted from drawn pixels; those without a known surface are drawn again."""
+    found, missing = [], count
+    for _ in range(MAX_ROUNDS):
+        points = truth.lift(*pixels(missing + missing // 4 + 16))
+        found.append(_take(points, np.flatnonzero(points.known)[:missing]))
+        missing -= len(found[-1].t_src)
+        if missing == 0:
+            break
+    return _concatenate(found)
+
+
+def _draw_tracks(
+    truth: GroundTruth, rng: np.random.Generator, count: int, edges: np.ndarray, count_edge: int
+) -> Points:
+    """Up to `count` (track, frame) pairs seen in their frame, `count_edge` of them near edges if there are so many."""
+    track, t = np.nonzero(truth.motion.visible)
+    # Near an edge means few of them, so look at more pairs than are needed; 8 is enough for a share of a tenth or so.
+    pick = rng.choice(len(track), min(len(track), 8 * count), replace=False)
+    points = truth.lift_tracks(track[pick], t[pick])
+    points = _take(points, np.flatnonzero(points.known))
+    if len(points.t_src) == 0:
+        return points
+    near = _near_edge(truth, points, edges)
+    edge, other = np.flatnonzero(near)[:count_edge], np.flatnonzero(~near)[: count - count_edge]
+    chosen = np.concatenate([edge, other])
+    return _take(points, rng.choice(chosen, count) if len(chosen) < count else chosen)
+
+
+def _near_edge(truth: GroundTruth, points: Points, edges: np.ndarray) -> np.ndarray:
+    cell = (points.uv / [truth.width, truth.height] * edges.shape[1]).astype(np.int64).clip(0, edges.shape[1] - 1)
+    return edges[points.t_src, cell[:, 1], cell[:, 0]]
+
+
+def _draw_times(truth: GroundTruth, points: Points, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """t_tgt and t_cam, uniform and equal with probability 0.4."""
+    n = len(points.t_src)
+    t_tgt = rng.integers(truth.num_frames, size=n)
+    if isinstance(truth.motion, Tracks):  # a pixel that is no track is known at its own time only
+        t_tgt = np.where(points.track < 0, points.t_src, t_tgt)
+    t_cam = np.where(rng.random(n) < SAME_TIME_SHARE, t_tgt, rng.integers(truth.num_frames, size=n))
+    return t_tgt, t_cam
+
+
+def _with_stored_normals(truth: GroundTruth, points: Points, normal: NormalMap) -> Points:
+    stored = np.full(points.xyz_world.shape, np.nan)
+    column, row = points.uv.astype(np.int64).T
+    for t in np.unique(points.t_src):
+        if (frame := normal(int(t))) is None:
+            return points
+        here = points.t_src == t
+        stored[here] = frame[row[here], column[here]]
+    return truth.with_normals(points, stored)
+
+
+def _rows(truth: GroundTruth, points: Points, t_tgt: np.ndarray, t_cam: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Query rows as stored: what is not known is zero, and its bit in `valid` is off."""
+    targets = truth.ask(points, t_tgt, t_cam)
+    size = [truth.width, truth.height]
+    rows = np.zeros(len(t_tgt), query_dtype(truth.num_frames))
+    # A float32 just below 1 may round up to it; uv in [0, 1] stays in the image.
+    rows["uv_norm"] = points.uv / size
+    rows["t_src"], rows["t_tgt"], rows["t_cam"] = points.t_src, t_tgt, t_cam
+    known = {
+        "xyz": (targets.xyz, targets.xyz_valid),
+        "uv_tgt": (targets.uv_tgt / size, targets.uv_valid),
+        "visible": (targets.visible, targets.visible_valid),
+        "displacement": (targets.displacement, targets.xyz_valid),
+        "normal": (targets.normal, targets.normal_valid),
+    }
+    for name, (value, mask) in known.items():
+        rows[name] = np.where(mask[:, None] if value.ndim == 2 else mask, value, 0)
+        rows["valid"] |= np.where(mask, VALID_BITS[name], 0).astype(np.uint8)
+    rows["flags"] |= np.where(_near_edge(truth, points, edges), FLAG_BITS["edge"], 0).astype(np.uint8)
+    rows["flags"] |= np.where(points.dynamic, FLAG_BITS["dynamic"], 0).astype(np.uint8)
+    return rows
+
+
+def _take(points: Points, index: np.ndarray) -> Points:
+    return Points(**{name: value[index] for name, value in vars(points).items()})
+
+
+def _concatenate(parts: list[Points]) -> Points:
+    return Points(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})

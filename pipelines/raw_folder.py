@@ -1,0 +1,197 @@
+"""Reading raw files, local or s3://, with errors that name the file, the rule and the remedy.
+
+The traps of `Library traps` in the dataset notes are met here once: 16-bit greys stay 16-bit, palette indices stay
+indices, truncated files raise, pickles are never executed, and no path leaves the raw folder.
+"""
+
+import io
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import cv2
+import fsspec
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8, UInt16
+from PIL import Image
+
+# Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
+Image.MAX_IMAGE_PIXELS = 64_000_000
+# A damaged file becomes an error with a name, not a line on the terminal.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class RawFolder:
+    """A folder of raw files. All paths are relative to it, with forward slashes."""
+
+    def __init__(self, uri: str) -> None:
+        """uri: a local path or s3://bucket/prefix. ValueError if it is not a folder."""
+        self.uri = str(uri).rstrip("/")
+        self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+        if not self._fs.isdir(self._root):
+            raise ValueError(f"raw folder {self.uri!r} does not exist or is not a folder: check --raw")
+
+    def _path(self, path: str) -> str:
+        clean = posixpath.normpath(path)
+        if clean.startswith(("/", "..")):
+            raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
+        return posixpath.join(self._root, clean)
+
+    def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
+        """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
+        try:
+            entries = self._fs.ls(self._path(path), detail=True)
+        except FileNotFoundError:
+            return [], []
+        folders, files = [], []
+        for entry in entries:
+            name = posixpath.basename(entry["name"].rstrip("/"))
+            if name and not name.startswith("."):
+                (folders if entry["type"] == "directory" else files).append(name)
+        return sorted(folders), sorted(files)
+
+    def find_folders(self, *markers: str, max_depth: int = 5) -> Iterator[str]:
+        """Folders that hold a file called like one of `markers`, breadth first, not looking inside those found."""
+        level = ["."]
+        for _ in range(max_depth + 1):
+            below = []
+            for folder in level:
+                folders, files = self.listdir(folder)
+                if not set(markers).isdisjoint(files):
+                    yield folder
+                else:
+                    below += [posixpath.normpath(posixpath.join(folder, name)) for name in folders]
+            level = below
+
+    def name_of(self, folder: str, *, parts: int) -> str:
+        """What to call a folder: its path, led by the end of the raw folder's own path where shorter than `parts`.
+
+        So a sequence has one name, and falls into one split, whichever level the raw folder is.
+        """
+        inner = [] if folder == "." else folder.split("/")
+        outer = self._root.strip("/").split("/")
+        return "/".join(outer[len(outer) - max(parts - len(inner), 0) :] + inner)
+
+    def folder_of(self, name: str, marker: str) -> str:
+        """The folder that `name_of` named, by the file `marker` in it; ValueError if there is none."""
+        parts = name.split("/")
+        for skipped in range(len(parts) + 1):
+            folder = "/".join(parts[skipped:]) or "."
+            if self.exists(f"{folder}/{marker}"):
+                return folder
+        raise ValueError(f"no {marker} for {name!r} in {self.uri}: not one of the sequences that can be found there")
+
+    def found(self, names: Iterable[str], layout: str) -> list[str]:
+        """Names of sequences, sorted; ValueError that shows what lies here instead of `layout` if there are none."""
+        if names := sorted(names):
+            return names
+        folders, files = self.listdir()
+        here = ", ".join(([f"{folder}/" for folder in folders] + files)[:5]) or "nothing"
+        raise ValueError(
+            f"no sequence in {self.uri}: expected {layout}; found {here}. Check --raw and what was extracted"
+        )
+
+    def frame_files(self, folder: str, template: str, numbers: Int64[np.ndarray, "T"], annotation: str) -> list[str]:
+        """Paths of one file per frame that the file `annotation` lists, named like "%06d_left.png".
+
+        Other names are no frames. ValueError unless the folder has exactly these frames, and at least one.
+        """
+        pattern = re.compile(re.sub(r"%0(\d+)d", r"\\d{\1}", re.escape(template)))
+        found = {name for name in self.listdir(folder)[1] if pattern.fullmatch(name)}
+        wanted = [template % number for number in numbers]
+        missing, extra = [name for name in wanted if name not in found], sorted(found.difference(wanted))
+        if missing or extra or not wanted:
+            detail = [f"missing file {folder}/{name}" for name in missing[:1]]
+            detail += [f"nothing listed for {folder}/{name}" for name in extra[:1]]
+            raise ValueError(
+                f"{annotation} lists {len(wanted)} frames but {folder} has {len(found)} in {self.uri}: "
+                f"{' and '.join(detail) or 'empty'}; the copy is incomplete or mixed, download or extract it again"
+            )
+        return [f"{folder}/{name}" for name in wanted]
+
+    def exists(self, path: str) -> bool:
+        return self._fs.exists(self._path(path))
+
+    def open(self, path: str) -> BinaryIO:
+        """A seekable binary file; ValueError if it is missing."""
+        try:
+            return self._fs.open(self._path(path), "rb")
+        except FileNotFoundError:
+            raise ValueError(
+                f"missing file {path} in {self.uri}: the dataset has it; download or extract it again"
+            ) from None
+
+    def read(self, path: str) -> bytes:
+        with self.open(path) as file:
+            return file.read()
+
+    def text(self, path: str) -> str:
+        try:
+            return self.read(path).decode()
+        except UnicodeDecodeError as error:
+            raise self._unreadable(path, "text", error) from None
+
+    def table(self, path: str, *, columns: int, skip_rows: int = 0) -> Float64[np.ndarray, "rows columns"]:
+        """A text table of numbers separated by spaces, True and False being 1 and 0; every row must have `columns`."""
+        lines = self.text(path).replace("True", "1").replace("False", "0").splitlines()[skip_rows:]
+        if not any(line.strip() for line in lines):
+            return np.empty((0, columns))
+        try:
+            rows = np.loadtxt(lines, ndmin=2, dtype=np.float64)
+        except ValueError as error:
+            raise self._unreadable(path, f"a table of {columns} numbers per line", error) from None
+        if rows.shape[1] != columns:
+            raise ValueError(
+                f"{path} in {self.uri} has {rows.shape[1]} columns, not {columns}: not this dataset's file"
+            )
+        return rows
+
+    def npy(self, path: str) -> np.ndarray:
+        """A plain .npy array; object arrays (pickles) are refused."""
+        with self.open(path) as file:
+            try:
+                return np.load(file, allow_pickle=False)
+            except (ValueError, EOFError, OSError) as error:
+                raise self._unreadable(path, "a plain .npy array", error) from None
+
+    def image_size(self, path: str) -> tuple[int, int]:
+        """(H, W) of an image, from its header."""
+        with self.open(path) as file:
+            try:
+                with Image.open(file) as image:
+                    return image.height, image.width
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                raise self._unreadable(path, "an image", error) from None
+
+    def rgb(self, path: str) -> UInt8[np.ndarray, "H W 3"]:
+        """An 8-bit RGB image."""
+        return self._decoded(path, ("RGB", "RGBA"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB)
+
+    def grey16(self, path: str) -> UInt16[np.ndarray, "H W"]:
+        """A 16-bit grey PNG."""
+        return self._decoded(path, ("I;16",), "a 16-bit grey PNG", cv2.IMREAD_UNCHANGED)
+
+    def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
+        """An 8-bit palette (or grey) PNG, as its indices."""
+        return self._decoded(path, ("P", "L"), "an 8-bit index PNG", None)
+
+    def _decoded(self, path: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
+        """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
+        which it would give the colours."""
+        content = self.read(path)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.mode not in modes:
+                    raise ValueError(f"{path} in {self.uri} is a {image.format} of mode {image.mode}, not {what}")
+                decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+        except (OSError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
+            raise self._unreadable(path, "an image", error) from None
+        if decoded is None:
+            raise self._unreadable(path, "an image", "decoding stopped before its end")
+        return decoded
+
+    def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
+        return ValueError(
+            f"{path} in {self.uri} cannot be read as {what} ({error}): truncated or corrupt, download it again"
+        )

@@ -1,0 +1,215 @@
+"""What a model says about one video, and the files it becomes.
+
+| file        | task    | key or column    | shape, dtype      | what it is                                         |
+|-------------|---------|------------------|-------------------|----------------------------------------------------|
+| result.json |         |                  |                   | request, model, video, and this table with shapes  |
+| tracks.npz  | tracks  | `points`         | (N, 2) float32    | the pixels followed, as uv_norm in frame `t_src`   |
+|             |         | `t_src`          | (N,) int64        | 0: a grid over the first frame                     |
+|             |         | `xyz`            | (N, T, 3) float32 | in the world                                       |
+|             |         | `xyz_cam`        | (N, T, 3) float32 | each in the camera of its own frame                |
+|             |         | `uv_norm`        | (N, T, 2) float32 | where it appears in each frame                     |
+|             |         | `visible`        | (N, T) bool       | seen, not hidden or out of view                    |
+|             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1                          |
+| depth.npz   | depth   | `depth`          | (T, h, w) float32 | along +z; NaN where it would be behind the camera  |
+|             |         | `confidence`     | (T, h, w) float32 | from 0 to 1                                        |
+| points.npz  | points  | `xyz`            | (P, 3) float32    | in the world, at the time each was seen            |
+|             |         | `rgb`            | (P, 3) uint8      | colour of the pixel                                |
+|             |         | `normal`         | (P, 3) float32    | unit length, axes of the world                     |
+|             |         | `confidence`     | (P,) float32      | from 0 to 1; the least confident tenth is left out |
+|             |         | `frame`          | (P,) int64        | of the clip, in which it was seen                  |
+| points.ply  | points  |                  |                   | the same, binary, for other programs               |
+| cameras.npz | cameras | `world_from_cam` | (T, 4, 4) float32 | NaN where it could not be told                     |
+|             |         | `intrinsics`     | (T, 3, 3) float32 | in native pixels; NaN where it could not be told   |
+|             |         | `residual`       | (T,) float32      | of the pose fit, relative to the depth             |
+| cameras.txt | cameras | TUM format       |                   | source frame number, tx ty tz, qx qy qz qw         |
+
+World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video.
+Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
+is the model's image size. Pictures: tracks.mp4, depth.mp4, cameras.png.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from model import D4RT, recipes
+from pipelines.clips import resize
+from pipelines.pictures import camera_figure, depth_frames, position_colours, track_frames
+from pipelines.video import Video, write_video
+
+SCHEMA = 1
+TASKS = ("tracks", "depth", "points", "cameras")
+UNIT = "model units"
+MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
+
+FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame)
+    "tracks.npz": {
+        "points": ("uv_norm", "frame t_src"),
+        "t_src": ("frame of the clip", ""),
+        "xyz": (UNIT, "world"),
+        "xyz_cam": (UNIT, "camera of each frame"),
+        "uv_norm": ("uv_norm", "each frame"),
+        "visible": ("bool", ""),
+        "confidence": ("0 to 1", ""),
+    },
+    "depth.npz": {"depth": (UNIT, "camera of each frame, along +z"), "confidence": ("0 to 1", "")},
+    "points.npz": {
+        "xyz": (UNIT, "world"),
+        "rgb": ("0 to 255", ""),
+        "normal": ("unit length", "world"),
+        "confidence": ("0 to 1", ""),
+        "frame": ("frame of the clip", ""),
+    },
+    "cameras.npz": {
+        "world_from_cam": (UNIT, "world"),
+        "intrinsics": ("native pixels", "camera of each frame"),
+        "residual": ("share of depth", ""),
+    },
+}
+
+Arrays = dict[str, np.ndarray]
+
+
+def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
+    """Task -> the arrays of its .npz file (see the table above). The video is encoded once for all tasks."""
+    size = model.config.image_size
+    height, width = video.frames.shape[1:3]
+    clip = torch.from_numpy(np.stack([resize(frame, size) for frame in video.frames]))
+    with torch.inference_mode():
+        aspect = torch.tensor([width / height], device=model.device)
+        memory = model.encode(clip[None].to(model.device), aspect)
+    shared: dict[str, Any] = {"memory": memory}
+    results = {}
+    if "tracks" in tasks:
+        points = recipes.pixel_centres(grid, grid)
+        t_src = torch.zeros(len(points), dtype=torch.int64)
+        own = recipes.tracks(model, clip, points, t_src, t_cam="target", **shared)
+        world = recipes.tracks(model, clip, points, t_src, t_cam=0, **shared)
+        results["tracks"] = {
+            "points": points,
+            "t_src": t_src,
+            "xyz": world.xyz,
+            "xyz_cam": own.xyz,
+            "uv_norm": own.uv_norm,
+            "visible": own.visible,
+            "confidence": own.confidence,
+        }
+    if "depth" in tasks:
+        shrink = size / max(height, width)
+        results["depth"] = vars(
+            recipes.depth(model, clip, height=round(height * shrink), width=round(width * shrink), **shared)
+        )
+    if "points" in tasks:
+        stride = 1
+        while len(clip) * (size // stride) ** 2 > MAX_POINTS:
+            stride += 1
+        results["points"] = vars(recipes.point_cloud(model, clip, stride=stride, **shared))
+    if "cameras" in tasks:
+        path = recipes.cameras(model, clip, height=height, width=width, **shared)
+        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
+    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
+
+
+def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:
+    """All files of the table, pictures included, into an empty local folder; `about` goes into result.json."""
+    for task, arrays in results.items():
+        np.savez(folder / f"{task}.npz", **arrays)
+    if "tracks" in results:
+        tracks = results["tracks"]
+        colours = position_colours(tracks["points"])
+        pictures = track_frames(video.frames, tracks["uv_norm"], tracks["visible"], colours)
+        write_video(folder / "tracks.mp4", pictures, video.fps)
+    if "depth" in results:
+        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], UNIT), video.fps)
+    if "points" in results:
+        (folder / "points.ply").write_bytes(ply(**results["points"]))
+    if "cameras" in results:
+        cameras = results["cameras"]
+        (folder / "cameras.txt").write_text(tum(video.frame_numbers, cameras["world_from_cam"]))
+        figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.frames.shape[1:3], UNIT)
+        figure.savefig(folder / "cameras.png", dpi=110)
+    files = {
+        f"{task}.npz": {
+            key: {
+                "shape": array.shape,
+                "dtype": str(array.dtype),
+                "unit": FIELDS[f"{task}.npz"][key][0],
+                "frame": FIELDS[f"{task}.npz"][key][1],
+            }
+            for key, array in arrays.items()
+        }
+        for task, arrays in results.items()
+    }
+    height, width = video.frames.shape[1:3]
+    document = {
+        "schema": SCHEMA,
+        **about,
+        "video": {
+            "name": video.name,
+            "frame_numbers": video.frame_numbers.tolist(),
+            "fps": video.fps,
+            "width": width,
+            "height": height,
+        },
+        "unit": f"{UNIT}: scale-free, one unknown factor for the whole video",
+        "world": "camera of the first frame; x right, y down, z forward",
+        "files": files,
+        "all_files": sorted(file.name for file in folder.iterdir()),
+    }
+    (folder / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def ply(
+    xyz: Float32[np.ndarray, "P 3"],
+    rgb: np.ndarray,
+    normal: Float32[np.ndarray, "P 3"],
+    confidence: Float32[np.ndarray, "P"],
+    frame: np.ndarray,
+) -> bytes:
+    """A point cloud as a binary PLY file."""
+    columns = {
+        **{name: ("float", "<f4", xyz[:, i]) for i, name in enumerate("xyz")},
+        **{f"n{name}": ("float", "<f4", normal[:, i]) for i, name in enumerate("xyz")},
+        **{name: ("uchar", "u1", rgb[:, i]) for i, name in enumerate(("red", "green", "blue"))},
+        "confidence": ("float", "<f4", confidence),
+        "frame": ("int", "<i4", frame),
+    }
+    vertices = np.empty(len(xyz), [(name, dtype) for name, (_, dtype, _) in columns.items()])
+    for name, (_, _, values) in columns.items():
+        vertices[name] = values
+    properties = "".join(f"property {kind} {name}\n" for name, (kind, _, _) in columns.items())
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n"
+    return header.encode() + vertices.tobytes()
+
+
+def tum(frame_numbers: np.ndarray, world_from_cam: Float[np.ndarray, "T 4 4"]) -> str:
+    """TUM trajectory: frame number, position, quaternion (w last). Frames without a pose have no line."""
+    lines = ["# frame tx ty tz qx qy qz qw"]
+    for number, pose in zip(frame_numbers, world_from_cam.astype(np.float64), strict=True):
+        if np.isfinite(pose).all():
+            values = [*pose[:3, 3], *quaternion(pose[:3, :3])]
+            lines.append(" ".join([str(number), *(f"{value:.9g}" for value in values)]))
+    return "\n".join(lines) + "\n"
+
+
+def quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
+    """(x, y, z, w) of unit length, w >= 0, of a rotation matrix.
+
+    It is the eigenvector to the largest eigenvalue of a symmetric matrix (Bar-Itzhack 2000), so no case is singular.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    matrix = np.array(
+        [
+            [xx - yy - zz, xy + yx, xz + zx, zy - yz],
+            [xy + yx, yy - xx - zz, yz + zy, xz - zx],
+            [xz + zx, yz + zy, zz - xx - yy, yx - xy],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    values, vectors = np.linalg.eigh(matrix)
+    best = vectors[:, np.argmax(values)]
+    return best * np.copysign(1.0, best[3])

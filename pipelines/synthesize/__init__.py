@@ -1,0 +1,13 @@
+"""One analytic scene with exact truth, and writers that put it on disk in the datasets' official raw layouts.
+
+Every layout is a module named for its dataset, with
+    SIZES                                          width and height of "small" and of "official" frames
+    RAW_FROM_SCENE                                 4x4: the dataset's raw world axes from the scene's
+    scene(seed, *, num_frames, size) -> Scene      a scene that suits the dataset
+    folder(index) -> str                           where sequence `index` of a raw folder lies
+    write(scene, folder)                           all files of one sequence
+"""
+
+from typing import Literal
+
+Size = Literal["small", "official"]

@@ -1,0 +1,84 @@
+"""`python -m pipelines synthesize DATASET --out RAW`: analytic scenes in a dataset's raw layout, as a Ray Data job."""
+
+import os
+import shutil
+import zlib
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import ray.data
+from tqdm import tqdm
+
+from pipelines.cluster import connect
+from pipelines.synthesize import Size, point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize.scene import Scene
+
+LAYOUTS: dict[str, ModuleType] = {
+    "point_odyssey": point_odyssey,
+    "tartanair": tartanair,
+    "virtual_kitti2": virtual_kitti2,
+}
+Row = dict[str, Any]
+
+
+def scene_for(dataset: str, seed: int, index: int, *, frames: int, size: Size) -> Scene:
+    """The very scene that `synthesize` writes as sequence `index`. Different seeds, or datasets, share no scene."""
+    scene_seed = (zlib.crc32(dataset.encode()) << 32) + seed * 1_000_003 + index
+    return LAYOUTS[dataset].scene(scene_seed, num_frames=frames, size=size)
+
+
+def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
+    """Write {"dataset", "root", "index"} and add how many "bytes" it has. A sequence appears whole or not at all."""
+    target = Path(row["root"], LAYOUTS[row["dataset"]].folder(row["index"]))
+    if not target.exists():  # it does when Ray runs a task twice
+        partial_target = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial_target, ignore_errors=True)
+        scene = scene_for(row["dataset"], seed, row["index"], frames=frames, size=size)
+        LAYOUTS[row["dataset"]].write(scene, partial_target)
+        os.replace(partial_target, target)
+    return row | {"bytes": sum(path.stat().st_size for path in target.rglob("*") if path.is_file())}
+
+
+def synthesize(
+    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2", "all"],
+    /,
+    *,
+    out: str,
+    scenes: int = 4,
+    frames: int = 16,
+    size: Size = "small",
+    seed: int = 0,
+) -> None:
+    """Write synthetic raw data. Its truth is exact, so a conversion or a model can be measured on it.
+
+    Args:
+        dataset: Whose official layout; with "all", each dataset gets a folder of its name below OUT.
+        out: A folder that is new or empty, on a disk that all workers share.
+        scenes: Number of scenes per dataset.
+        frames: Frames per scene.
+        size: Frames as large as the dataset's own, or small ones for tests and tiny models.
+        seed: Different seeds give different scenes.
+    """
+    if scenes < 1 or frames < 1 or seed < 0:
+        raise ValueError(f"--scenes {scenes} --frames {frames} --seed {seed}: at least 1, 1 and 0 are needed")
+    if "://" in out:
+        raise ValueError(f"--out {out!r} is not a local path: write to a folder, then copy it")
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise ValueError(f"--out {out!r} exists and is not an empty folder: choose a new one, or remove it first")
+    roots = {name: str(Path(out, name).absolute()) for name in LAYOUTS} if dataset == "all" else {}
+    roots = roots or {dataset: str(Path(out).absolute())}
+    rows = [{"dataset": name, "root": root, "index": i} for name, root in roots.items() for i in range(scenes)]
+    written = dict.fromkeys(roots, 0)
+    connect()
+    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), 256)).map(
+        partial(write_sequence, frames=frames, size=size, seed=seed)
+    )
+    with tqdm(total=len(rows), desc=f"synthesize {dataset}", unit="sequence") as bar:
+        for row in results.iter_rows():
+            written[row["dataset"]] += row["bytes"]
+            bar.update()
+    for name, root in roots.items():
+        print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next:")
+        print(f"  python -m pipelines convert {name} --raw {root} --store clips/{name} --frames {frames}")

@@ -1,0 +1,121 @@
+"""Catalogs: the facts that ours state, and every way in which a file can be wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipelines.catalog import FOLDER, Catalog, DepthTolerance
+from pipelines.datasets import DATASETS
+
+
+@pytest.mark.parametrize("key", DATASETS)
+def test_every_dataset_has_one(key):
+    catalog = Catalog.load(key)
+    assert catalog.key == key
+    assert json.loads(json.dumps(catalog.facts()))["licence"].startswith("CC BY")
+    assert sum("*" in scenes for scenes in catalog.splits.values()) <= 1
+
+
+def test_facts_that_others_rely_on():
+    is_metric = {key: Catalog.load(key).is_metric for key in DATASETS}
+    assert is_metric == {"point_odyssey": False, "tartanair": True, "virtual_kitti2": True}
+    motion = {key: Catalog.load(key).motion for key in DATASETS}
+    assert motion == {"point_odyssey": "tracks", "tartanair": "static", "virtual_kitti2": "rigid_instances"}
+
+
+def test_tolerance_is_a_share_of_depth_above_a_floor():
+    depth = np.array([1.0, 10.0, np.nan])
+    np.testing.assert_allclose(Catalog.load("virtual_kitti2").depth_tolerance.of(depth), [0.05, 0.2, np.nan])
+    np.testing.assert_allclose(Catalog.load("tartanair").depth_tolerance.of(depth), [0.015, 0.15, np.nan])
+    np.testing.assert_allclose(Catalog.load("tartanair").depth_tolerance.step_of(depth), [2**-10, 10 * 2**-10, np.nan])
+    np.testing.assert_allclose(Catalog.load("virtual_kitti2").depth_tolerance.step_of(depth), [0.01, 0.01, np.nan])
+    np.testing.assert_array_equal(DepthTolerance(relative=0.1, absolute=0).step_of(depth), [0, 0, np.nan])
+
+
+def test_scenes_are_split():
+    assert Catalog.load("virtual_kitti2").split_of("Scene18") == "val"
+    assert Catalog.load("virtual_kitti2").split_of("Scene20") == "test"
+    assert Catalog.load("virtual_kitti2").split_of("Scene01") == "train"
+    assert Catalog.load("virtual_kitti2").split_of("Scene0007") == "train"  # "*"
+    assert Catalog.load("tartanair").split_of("oldtown") == "train"
+    assert Catalog.load("point_odyssey").split_of("sample") == "val"
+    with pytest.raises(
+        ValueError, match=r"'tests' is in no split of catalogs/point_odyssey.yaml \(did you mean 'test'"
+    ):
+        Catalog.load("point_odyssey").split_of("tests")
+
+
+def test_all_sequences_of_a_scene_share_a_split():
+    names = {
+        "tartanair": ["hospital/Easy/P037", "hospital/Hard/P041", "hospital/hospital/Easy/P038"],
+        "virtual_kitti2": [f"Scene18/{kind}/Camera_{i}" for kind in ("clone", "fog", "15-deg-left") for i in (0, 1)],
+        "point_odyssey": ["val/ani", "val/gym"],
+    }
+    for key, sequences in names.items():
+        assert {Catalog.load(key).split_of(DATASETS[key].scene_of(name)) for name in sequences} == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("tartan_air", r"unknown dataset 'tartan_air' \(did you mean 'tartanair'\?\): there are .*virtual_kitti2"),
+        ("zzz", r"unknown dataset 'zzz': there are "),
+        ("../catalogs/tartanair", "unknown dataset"),
+    ],
+)
+def test_unknown_dataset(key, message):
+    with pytest.raises(ValueError, match=message):
+        Catalog.load(key)
+
+
+def wrong(tmp_path: Path, **changes) -> Path:
+    facts = yaml.safe_load((FOLDER / "tartanair.yaml").read_text()) | changes
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in facts.items() if value is not ...}))
+    return path
+
+
+@pytest.mark.parametrize("field", [name for name in Catalog.__dataclass_fields__ if name != "key"])
+def test_every_field_is_needed(tmp_path, field):
+    with pytest.raises(ValueError, match=rf"mine\.yaml: missing field '{field}'"):
+        Catalog.read(wrong(tmp_path, **{field: ...}))
+
+
+TOLERANCE = {"relative": 0.01, "absolute": 0}
+SPLITS = {"train": ["*"], "val": ["a"], "test": ["b"]}
+WRONG = [
+    ({"license": "MIT"}, r"mine\.yaml: unknown field 'license' \(did you mean 'licence'\?\)"),
+    ({"licence": ...} | {"license": "MIT"}, r"unknown field 'license' \(did you mean 'licence'\?\)"),
+    ({"title": 3}, "field 'title' is 3; it must be text"),
+    ({"download": " "}, "field 'download' .* must be text"),
+    ({"is_metric": "yes"}, "field 'is_metric' is 'yes'; it must be true or false"),
+    ({"motion": "moving"}, "field 'motion' is 'moving'; it must be one of static, rigid_instances"),
+    ({"normals": "some"}, "field 'normals' .*one of stored, depth, none"),
+    ({"strides": [4, 1]}, r"field 'strides' is \[4, 1\]; it must be \[smallest, largest\]"),
+    ({"strides": 3}, "field 'strides' is 3"),
+    ({"depth_tolerance": 0.1}, "a mapping of fields is needed, not 0.1"),
+    ({"depth_tolerance": {"relative": 0.1}}, "missing field 'absolute'"),
+    ({"depth_tolerance": {**TOLERANCE, "relativ": 1}}, "unknown field 'relativ' .*'relative'"),
+    ({"depth_tolerance": {**TOLERANCE, "relative": -1}}, "field 'relative' is -1; it must be a number from 0"),
+    ({"depth_tolerance": {"relative": 0, "absolute": 0}}, "field 'relative' is 0; it must be above 0"),
+    ({"splits": {"train": ["*"]}}, "field 'splits' .* a list of scenes for each of train, val and test"),
+    ({"splits": {**SPLITS, "val": "a"}}, "field 'splits' .* a list of scenes"),
+    ({"splits": {**SPLITS, "val": [1]}}, "field 'splits' .* scene names; quote numbers"),
+    ({"splits": {**SPLITS, "val": ["b"]}}, "field 'splits' .* no scene, nor \\*, comes twice"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_wrong_values(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Catalog.read(wrong(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["title: [", "- a list", "", "!!python/object/apply:os.getcwd []"])
+def test_files_that_are_no_catalog(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml: "):
+        Catalog.read(tmp_path / "mine.yaml")

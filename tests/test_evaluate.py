@@ -1,0 +1,204 @@
+"""The `clips` benchmark: its definitions on arrays with known answers, and the job on stores with known answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from plane_store import write_plane_store
+
+from model import D4RT, ModelConfig, Queries, checkpoints
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore, query_dtype
+from pipelines.evaluate import Answers, ask, constant_depth, evaluate, measure, summarise
+
+ALL = sum(VALID_BITS.values())
+
+
+def truth_of(xyz, **fields) -> dict[str, np.ndarray]:
+    """Queries with these answers: known, visible, static, t_src = t_tgt = t_cam = 0 unless given."""
+    records = np.zeros(len(xyz), query_dtype(4))
+    for name, values in {"xyz": xyz, "visible": True, "valid": ALL, **fields}.items():
+        records[name] = values
+    return {name: np.ascontiguousarray(records[name]) for name in records.dtype.names}
+
+
+def answers(xyz, visible=True) -> Answers:
+    xyz = np.asarray(xyz, np.float32)
+    return Answers(xyz, np.broadcast_to(np.asarray(visible, bool), len(xyz)).copy())
+
+
+def along_z(depths) -> np.ndarray:
+    return np.array([[0, 0, depth] for depth in depths], np.float32)
+
+
+def score(truth, given, is_metric=True) -> dict:
+    return summarise([measure(truth, given, is_metric=is_metric)])
+
+
+def test_perfect_answers_have_no_error_at_any_scale():
+    xyz = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32) + np.float32([0, 0, 5])
+    truth = truth_of(xyz, flags=FLAG_BITS["dynamic"], t_tgt=1, t_cam=np.arange(200) % 2, t_src=np.arange(200) % 2)
+    for factor in (1, 7, 0.01):
+        found = score(truth, answers(factor * truth["xyz"]))
+        for name in ("median_relative_error", "apd"):
+            for value in found[name].values():
+                assert value == pytest.approx(float(name == "apd"), abs=1e-6)
+        assert found["depth_abs_rel"] == pytest.approx(0, abs=1e-6)
+        assert found["visibility_accuracy"] == 1
+        assert found["queries"] == {"all": 200, "moving": 100}
+
+
+def test_known_offsets_give_known_errors():
+    """Five points at depth 4 to 8; the medians of both sides are 6, so the scale is 1."""
+    truth = truth_of(along_z([4, 5, 6, 7, 8]))
+    wrong = truth["xyz"].copy()
+    wrong[0, 2] -= 0.4  # beyond 0.1 and 0.3 m only
+    wrong[3, 0] += 2.0  # beyond all four
+    wrong[4, 2] += 0.05  # beyond none
+    found = measure(truth, answers(wrong), is_metric=True)
+    np.testing.assert_allclose(found["relative"], [0.1, 0, 0, 2 / 7, 0.05 / 8], atol=1e-6)
+    np.testing.assert_allclose(found["hits"], [0.5, 1, 1, 0, 1])
+    np.testing.assert_allclose(found["depth"], [0.1, 0, 0, 0, 0.05 / 8], atol=1e-6)
+    found = summarise([found])
+    assert found["median_relative_error"]["all"] == pytest.approx(0.05 / 8, abs=1e-6)
+    assert found["apd"] == {"all": pytest.approx(0.7), "moving": None}
+
+
+def test_thresholds_count_in_clip_distances_where_nothing_is_metric():
+    truth = truth_of(along_z([40, 50, 60, 70, 80]))
+    wrong = truth["xyz"].copy()
+    wrong[3, 0] += 24.0  # 0.4 of the median distance, 60
+    np.testing.assert_allclose(measure(truth, answers(wrong), is_metric=False)["hits"], [1, 1, 1, 0.5, 1])
+    np.testing.assert_allclose(measure(truth, answers(wrong), is_metric=True)["hits"], [1, 1, 1, 0, 1])
+
+
+def test_one_scale_for_all_points_of_a_clip():
+    """The moving ones are not aligned again by themselves."""
+    truth = truth_of(along_z([2, 2, 2, 4]), flags=[0, 0, 0, FLAG_BITS["dynamic"]], t_tgt=[0, 0, 0, 1])
+    found = score(truth, answers(along_z([1, 1, 1, 3])))
+    assert found["median_relative_error"] == {"all": 0, "moving": pytest.approx(0.5)}  # 2 x 3 against 4
+    assert found["queries"]["moving"] == 1
+
+
+def test_moving_needs_another_time():
+    truth = truth_of(along_z([2, 2]), flags=FLAG_BITS["dynamic"], t_src=1, t_tgt=[1, 2])
+    assert measure(truth, answers(truth["xyz"]), is_metric=True)["moving"].tolist() == [0, 1]
+
+
+def test_unknown_targets_are_not_scored():
+    truth = truth_of(along_z([2, 3, 900]), valid=[ALL, ALL, 0], visible=[True, False, False])
+    found = measure(truth, answers(along_z([2, 3, 1]), visible=[True, True, True]), is_metric=True)
+    assert found["relative"].tolist() == [0, 0]
+    assert found["visible"].tolist() == [1, 0]
+    found = score(truth_of(along_z([1]), valid=0), answers(along_z([1])))
+    assert found["median_relative_error"] == {"all": None, "moving": None} and found["visibility_accuracy"] is None
+
+
+def test_answers_that_are_not_finite_are_misses():
+    truth = truth_of(along_z([2, 2, 2, 2]))
+    given = along_z([2, 2, 2, np.nan])
+    found = score(truth, answers(given))
+    assert found["apd"]["all"] == pytest.approx(0.75) and found["not_finite"] == 1
+    assert found["median_relative_error"]["all"] == 0
+    assert score(truth, answers(np.full((4, 3), np.nan)))["apd"]["all"] == 0
+
+
+def test_the_guess_is_exact_for_a_still_wall():
+    """A wall at depth 3 before a camera that stands still: one constant depth is the truth."""
+    rng = np.random.default_rng(0)
+    uv = rng.random((300, 2)).astype(np.float32)
+    intrinsics = np.tile([[1.2, 0, 0.45], [0, 1.6, 0.55], [0, 0, 1]], (4, 1, 1))
+    xyz = 3 * np.stack([(uv[:, 0] - 0.45) / 1.2, (uv[:, 1] - 0.55) / 1.6, np.ones(300)], -1)
+    truth = truth_of(xyz, uv_norm=uv, t_src=rng.integers(0, 4, 300), t_cam=rng.integers(0, 4, 300))
+    found = score(truth, constant_depth(truth, intrinsics))
+    assert found["median_relative_error"]["all"] == pytest.approx(0, abs=1e-6)
+    assert found["apd"]["all"] == 1
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ClipStore:
+    return ClipStore(write_plane_store(tmp_path_factory.mktemp("evaluate") / "planes", clips=3, queries=150))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    """The very model that counts as untrained: seed 0."""
+    torch.manual_seed(0)
+    return str(checkpoints.save(D4RT(ModelConfig.preset("tiny")), tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def metrics(ray_cluster, store, checkpoint, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("scores") / "out"
+    returned = evaluate("clips", model=checkpoint, data=[store.uri], out=str(out))
+    written = json.loads((out / "metrics.json").read_text())
+    assert written == json.loads(json.dumps(returned))
+    for number in range(2):
+        width, height = Image.open(out / f"clip_{number}.png").size
+        assert width > 1500 and height > 700
+    return returned
+
+
+def test_the_guess_scores_what_follows_from_the_rays(metrics, store):
+    """Of the planes, seen with a focal length of one image width by cameras that move: worked out here again."""
+    relative, hits = [], []
+    for i in range(len(store)):
+        truth = store[i].all_queries()
+        ray = np.concatenate([truth["uv_norm"].astype(float) - 0.5, np.ones((300, 1))], axis=1)
+        g = truth["xyz"].astype(float)
+        s = np.median(np.linalg.norm(g, axis=1)) / np.median(np.linalg.norm(ray, axis=1))
+        error = np.linalg.norm(s * ray - g, axis=1)
+        relative.append(error / np.linalg.norm(g, axis=1))
+        hits.append([(error <= threshold).mean() for threshold in (0.1, 0.3, 0.5, 1.0)])
+    guess = metrics["scores"]["guess"]
+    assert guess["median_relative_error"]["all"] == pytest.approx(np.median(relative), rel=1e-4)
+    assert guess["apd"]["all"] == pytest.approx(np.mean(hits), abs=1e-3)
+    visible = np.mean([store[i].all_queries()["visible"].mean() for i in range(len(store))])
+    assert guess["visibility_accuracy"] == pytest.approx(visible)
+    assert guess["queries"] == {"all": 900, "moving": 0}
+
+
+def test_an_untrained_model_scores_as_the_untrained_one(metrics):
+    assert metrics["scores"]["trained"] == metrics["scores"]["untrained"]
+    assert metrics["scores"]["trained"] != metrics["scores"]["guess"]
+
+
+def test_the_model_is_asked_the_stored_questions(store, checkpoint):
+    model, clip = checkpoints.load(checkpoint), store[1]
+    truth = clip.all_queries()
+    times = (torch.tensor(truth[name].astype(int))[None] for name in ("t_src", "t_tgt", "t_cam"))
+    queries = Queries(torch.tensor(truth["uv_norm"])[None], *times)
+    with torch.no_grad():
+        expected = model(torch.tensor(clip.video)[None], torch.tensor([1.5]), queries)
+    found = ask(model, clip.video, clip.aspect, truth)
+    np.testing.assert_allclose(found.xyz, expected.xyz[0], atol=1e-5)
+    np.testing.assert_array_equal(found.visible, expected.visible[0])
+
+
+def test_several_stores_are_scored_together_and_apart(metrics, store, checkpoint, tmp_path):
+    other = write_plane_store(tmp_path / "others", clips=4, queries=100, seed=5)
+    found = evaluate("clips", model=checkpoint, data=[store.uri, other], out=str(tmp_path / "out"), clips=3)
+    assert found["clips"] == 6
+    assert found["stores"][store.uri] == metrics["scores"]
+    assert found["scores"]["guess"]["queries"]["all"] == 3 * 300 + 3 * 200
+    assert set(found["data"]) == {store.uri, other}
+
+
+def test_what_cannot_be_scored_is_refused(ray_cluster, store, checkpoint, tmp_path):
+    long = write_plane_store(tmp_path / "long", clips=1, frames=6, queries=32)
+    for data, options, message in (
+        ([long], {}, r"6 frames, 64 x 64; this model takes up to 4, 64 x 64: convert with --frames 4"),
+        ([str(tmp_path / "nothing")], {}, r"no store\.json in"),
+        ([store.uri], {"clips": 0}, "--clips 0 must be at least 1"),
+        ([], {}, "no clip store given"),
+        ([store.uri], {"out": str(tmp_path)}, "exists already and is not overwritten"),
+        ([store.uri], {"model": str(tmp_path / "gone")}, r"config\.json does not exist"),
+    ):
+        request = {"model": checkpoint, "data": data, "out": str(tmp_path / "out")} | options
+        with pytest.raises(ValueError, match=message):
+            evaluate("clips", **request)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,238 @@
+"""Videos in, results out: files say what the model said, whole or not at all, and bad input is named."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from test_video import CAMEL, read, write_images
+
+from model import D4RT, ModelConfig, checkpoints, recipes
+from pipelines.clips import resize
+from pipelines.infer import infer
+from pipelines.reconstruction import quaternion
+from pipelines.registered import load_model, model_version
+from pipelines.synthesize.job import LAYOUTS, scene_for
+from pipelines.video import find_sources, write_video
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model() -> D4RT:
+    torch.manual_seed(1)
+    return D4RT(ModelConfig.preset("tiny")).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory) -> str:
+    return str(checkpoints.save(model, tmp_path_factory.mktemp("checkpoint")))
+
+
+def textured(count: int, height: int = 36, width: int = 64, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    wide = np.asarray(Image.fromarray(coarse).resize((width + count, height), Image.Resampling.BICUBIC))
+    return np.stack([wide[:, k : k + width] for k in range(count)])
+
+
+# --- registered models ------------------------------------------------------------------------------------------------
+
+
+def same_weights(a: D4RT, b: D4RT) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_registered_model_is_found_by_alias_and_version(model, checkpoint, tmp_path, monkeypatch):
+    from train import tracking
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=r"no model registry at sqlite.*set MLFLOW_TRACKING_URI"):
+        load_model("models:/d4rt@champion")
+    assert not os.listdir(tmp_path)  # asking did not create one
+    tracking.connect()
+    tracking.register(checkpoint, "d4rt", "champion")
+    assert model_version("models:/d4rt@champion") == "models:/d4rt/1"
+    assert model_version(checkpoint) == checkpoint
+    assert same_weights(load_model("models:/d4rt@champion"), model)
+    assert same_weights(load_model("models:/d4rt/1"), model)
+    for absent in ("models:/d4rt@best", "models:/d4rt/7", "models:/other@champion"):
+        with pytest.raises(ValueError, match=f"no model '{absent}'.*check name, version and alias"):
+            load_model(model_version(absent))
+
+
+def test_a_checkpoint_on_s3_is_loaded(model, checkpoint, s3_uri):
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(s3_uri)
+    fs.put(checkpoint + "/", f"{path}/checkpoint/", recursive=True)
+    assert same_weights(load_model(f"{s3_uri}/checkpoint"), model)
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        load_model(f"{s3_uri}/nothing")
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
+    """Two good videos and a broken one, all tasks."""
+    root = tmp_path_factory.mktemp("infer")
+    write_video(root / "moving.mp4", textured(8), 10.0)
+    (root / "broken.mp4").write_text("no video at all " * 100)
+    folder = write_images(root / "images", [])
+    for k, frame in enumerate(textured(4, 48, 40, seed=1)):
+        Image.fromarray(frame).save(folder / f"{k}.png")
+    with pytest.raises(ValueError, match=r"1 of 3 videos failed(?s:.)*broken: .*broken\.mp4 cannot be read as a video"):
+        infer(
+            model=checkpoint,
+            video=[str(root / "moving.mp4"), str(root / "broken.mp4"), str(folder)],
+            out=str(root / "out"),
+            tasks="tracks, depth,points,cameras",
+            num_frames=4,
+            grid=5,
+        )
+    return root / "out"
+
+
+def test_only_whole_folders_appear(results):
+    assert sorted(os.listdir(results)) == ["images", "moving"]
+    expected = ["cameras.npz", "cameras.png", "cameras.txt", "depth.mp4", "depth.npz", "points.npz", "points.ply"]
+    expected += ["result.json", "tracks.mp4", "tracks.npz"]
+    assert sorted(os.listdir(results / "moving")) == expected
+
+
+def test_result_json_describes_every_array(results, checkpoint):
+    document = json.loads((results / "images" / "result.json").read_text())
+    assert document["model"]["uri"] == document["model"]["version"] == checkpoint
+    assert document["video"]["frame_numbers"] == [0, 1, 2, 3]
+    assert (document["video"]["width"], document["video"]["height"]) == (40, 48)
+    assert "scale-free" in document["unit"]
+    for task in ("tracks", "depth", "points", "cameras"):
+        with np.load(results / "images" / f"{task}.npz", allow_pickle=False) as arrays:
+            told = document["files"][f"{task}.npz"]
+            assert set(arrays) == set(told)
+            for key, array in arrays.items():
+                assert [list(array.shape), str(array.dtype)] == [told[key]["shape"], told[key]["dtype"]]
+
+
+def test_arrays_are_what_the_model_says_about_these_frames(results, model):
+    frames = textured(4, 48, 40, seed=1)  # PNG keeps them exactly
+    clip = torch.from_numpy(np.stack([resize(frame, 64) for frame in frames]))
+    points = torch.tensor([[(x + 0.5) / 5, (y + 0.5) / 5] for y in range(5) for x in range(5)])
+    aspect = 40 / 48
+    answers = recipes.tracks(model, clip, points, torch.zeros(25, dtype=torch.int64), aspect=aspect, t_cam=0)
+    with np.load(results / "images" / "tracks.npz") as tracks:
+        np.testing.assert_allclose(tracks["points"], points, atol=1e-6)
+        np.testing.assert_allclose(tracks["xyz"], answers.xyz, atol=1e-4)
+        assert tracks["xyz_cam"].shape == (25, 4, 3)
+        np.testing.assert_allclose(tracks["xyz_cam"][:, 0], tracks["xyz"][:, 0], atol=1e-4)  # frame 0's own camera
+    with np.load(results / "images" / "depth.npz") as depth:
+        assert depth["depth"].shape == (4, 64, 53)  # long side the model's, native shape
+        expected = recipes.depth(model, clip, height=64, width=53, aspect=aspect).depth
+        np.testing.assert_allclose(depth["depth"], expected, atol=1e-4)
+
+
+def test_the_trajectory_file_is_tum(results):
+    with np.load(results / "moving" / "cameras.npz") as cameras:
+        poses = cameras["world_from_cam"]
+    rows = np.loadtxt(results / "moving" / "cameras.txt")
+    np.testing.assert_array_equal(rows[:, 0], range(4))
+    np.testing.assert_allclose(rows[:, 1:4], poses[:, :3, 3], atol=1e-6)
+    np.testing.assert_allclose(Rotation.from_quat(rows[:, 4:]).as_matrix(), poses[:, :3, :3], atol=1e-5)
+
+
+def test_quaternions_of_all_rotations():
+    turns = Rotation.random(200, rng=0).as_matrix().tolist()
+    turns += (
+        Rotation.from_euler("xyz", [[180, 0, 0], [0, 180, 0], [0, 0, 180], [0, 0, 0]], degrees=True)
+        .as_matrix()
+        .tolist()
+    )
+    for turn in np.array(turns):
+        np.testing.assert_allclose(Rotation.from_quat(quaternion(turn)).as_matrix(), turn, atol=1e-12)
+
+
+def test_the_point_cloud_file_holds_the_points(results):
+    content = (results / "moving" / "points.ply").read_bytes()
+    header, _, body = content.partition(b"end_header\n")
+    kinds = {"float": "<f4", "uchar": "u1", "int": "<i4"}
+    fields = [(name, kinds[kind]) for kind, name in re.findall(r"property (\w+) (\w+)\n", header.decode())]
+    vertices = np.frombuffer(body, fields)
+    assert int(re.search(rb"element vertex (\d+)", header)[1]) == len(vertices) > 0
+    with np.load(results / "moving" / "points.npz") as points:
+        np.testing.assert_array_equal(np.stack([vertices[axis] for axis in "xyz"], -1), points["xyz"])
+        np.testing.assert_array_equal(np.stack([vertices[c] for c in ("red", "green", "blue")], -1), points["rgb"])
+        np.testing.assert_array_equal(vertices["frame"], points["frame"])
+
+
+def test_pictures_have_a_frame_per_frame(results):
+    assert read(results / "moving" / "tracks.mp4").frames.shape[0] == 4
+    depth = read(results / "moving" / "depth.mp4").frames
+    assert depth.shape[0] == 4 and depth.shape[2] > 2 * 480  # frame and depth, enlarged for viewing
+    assert min(Image.open(results / "moving" / "cameras.png").size) > 400
+
+
+def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_path):
+    video, before = results.parent / "moving.mp4", (results / "moving" / "result.json").stat().st_mtime_ns
+    request = {"model": checkpoint, "video": [str(video)], "out": str(results), "tasks": "tracks,depth,points,cameras"}
+    infer(**request, num_frames=4, grid=5)
+    assert (results / "moving" / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"another request .*grid was 5, now 6.*another --out"):
+        infer(**request, num_frames=4, grid=6)
+    (tmp_path / "moving").mkdir()
+    (tmp_path / "moving" / "diary.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        infer(**request | {"out": str(tmp_path)}, num_frames=4, grid=5)
+
+
+def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):
+    layout = LAYOUTS["tartanair"]
+    for index in range(2):
+        layout.write(scene_for("tartanair", 0, index, frames=4, size="small"), tmp_path / layout.folder(index))
+    infer(model=checkpoint, video=[str(tmp_path)], out=s3_uri, dataset="tartanair", tasks="cameras")
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(s3_uri)
+    names = [source.name for source in find_sources([str(tmp_path)], "tartanair")]
+    assert len(names) == 2
+    for name in names:
+        assert "/" not in name
+        document = json.loads(fs.cat_file(f"{path}/{name}/result.json"))
+        assert document["source"]["dataset"] == "tartanair"
+        with np.load(io.BytesIO(fs.cat_file(f"{path}/{name}/cameras.npz"))) as cameras:
+            assert cameras["world_from_cam"].shape == (4, 4, 4)
+
+
+@pytest.mark.skipif(not CAMEL.exists(), reason="the real video shared/data/video/camel.mp4 is not here")
+def test_a_real_video(ray_cluster, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"camel\.mp4 has 372 frames, this model takes 4: give --num-frames 4"):
+        infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path))
+    infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path), num_frames=4, start=10, step=20)
+    overlay = read(tmp_path / "camel" / "tracks.mp4").frames
+    assert overlay.shape == (4, 540, 960, 3)
+    raw = read(CAMEL, start=10, step=20, num_frames=4).frames
+    assert np.median(np.abs(overlay.astype(int) - raw)) < 6  # the frames themselves, with dots on them
+
+
+def test_a_wrong_request_is_one_message(checkpoint, tmp_path):
+    write_video(clip_file := tmp_path / "moving.mp4", textured(4), 10.0)
+    with pytest.raises(ValueError, match="--tasks has 'normals': choose from tracks, depth, points, cameras"):
+        infer(model=checkpoint, video=[str(clip_file)], out=str(tmp_path), tasks="depth,normals")
+    with pytest.raises(ValueError, match="--grid 0"):
+        infer(model=checkpoint, video=[str(clip_file)], out=str(tmp_path), grid=0)
+    command = [sys.executable, "-m", "pipelines", "infer", "--model", str(tmp_path / "nothing")]
+    command += ["--video", str(clip_file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "config.json does not exist" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()

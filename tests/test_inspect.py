@@ -1,0 +1,130 @@
+"""The numbers of `inspect` against plain counting, and its pictures."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from plane_store import write_plane_store
+
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
+from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
+from pipelines.pictures import UNKNOWN, depth_colours, distinct_colours, dot, enlarged, track_frames
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ClipStore:
+    return ClipStore(write_plane_store(tmp_path_factory.mktemp("inspect") / "planes", clips=5, queries=200))
+
+
+@pytest.fixture(scope="module")
+def summary(ray_cluster, store) -> dict:
+    inspect(store.uri, clips=2)
+    with open(f"{store.uri}-inspect/summary.json") as file:
+        return json.load(file)
+
+
+@pytest.fixture(scope="module")
+def queries(store) -> dict[str, np.ndarray]:
+    samples = [store[i].queries(k) for i in range(len(store)) for k in range(store.settings.samples)]
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def test_counts_and_shares(summary, queries):
+    assert (summary["clips"], summary["queries"], summary["dataset"]) == (5, 5 * 2 * 200, "planes")
+    for field, bit in VALID_BITS.items():
+        assert summary["valid"][field] == pytest.approx(np.mean(queries["valid"] & bit > 0))
+    for flag, bit in FLAG_BITS.items():
+        assert summary["flags"][flag] == pytest.approx(np.mean(queries["flags"] & bit > 0))
+    assert summary["visible_of_known"] == pytest.approx(queries["visible"].mean())
+    assert summary["target_is_camera"] == pytest.approx(np.mean(queries["t_tgt"] == queries["t_cam"]))
+    for name in ("t_src", "t_tgt", "t_cam"):
+        np.testing.assert_allclose(summary["times"][name], np.bincount(queries[name], minlength=4) / 2000)
+    assert summary["clips_per_sequence"] == {f"plane{number:04}": 1 for number in range(5)}
+    assert summary["strides"] == {"1": 5}
+
+
+def test_depth_percentiles_are_right_within_a_bin(summary, queries):
+    depth, width = queries["xyz"][:, 2], DEPTH_EDGES[1] / DEPTH_EDGES[0]
+    for name, value in summary["depth"]["percentiles"].items():
+        true = np.quantile(depth[depth > 0], int(name[1:]) / 100)
+        assert 1 / width <= value / true <= width
+    assert summary["depth"]["behind_camera"] == pytest.approx(np.mean(depth <= 0))
+    assert percentiles(np.zeros(160, np.int64), DEPTH_EDGES) is None
+
+
+def test_bytes_add_up(summary, store):
+    import pathlib
+
+    stored = sum(path.stat().st_size for path in pathlib.Path(store.uri, "data").rglob("*") if path.is_file())
+    by_array = summary["bytes_per_clip"]
+    assert by_array["total"] == pytest.approx(stored / 5)
+    assert sum(size for name, size in by_array.items() if name != "total") == pytest.approx(stored / 5)
+    assert {"video", "queries", "intrinsics", "world_from_cam", "frame_index"} < set(by_array)
+
+
+def test_sheets_are_large_enough_to_read(summary, store):
+    for number in range(2):
+        width, height = Image.open(f"{store.uri}-inspect/sheet_{number:03}.png").size
+        assert width > 1500 and height > 700  # four frames of 64 x 64, enlarged
+
+
+def test_exact_pixels_have_no_psnr(ray_cluster, tmp_path):
+    uri = write_plane_store(tmp_path / "exact", clips=1, queries=64, video="zstd")
+    inspect(uri, out=str(tmp_path / "found"), clips=1)
+    assert json.loads((tmp_path / "found" / "summary.json").read_text())["psnr"] == {"min": None, "median": None}
+
+
+def test_what_cannot_be_inspected_is_refused(ray_cluster, store, summary, tmp_path):
+    with pytest.raises(ValueError, match=r"planes-inspect exists already and is not overwritten.*another --out"):
+        inspect(store.uri)
+    with pytest.raises(ValueError, match=r"no store\.json in .*nothing"):
+        inspect(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="--clips -1 must not be negative"):
+        inspect(store.uri, clips=-1)
+    shutil.copytree(store.uri, tmp_path / "damaged")
+    for chunk in (tmp_path / "damaged" / "data" / "planes.zarr" / "queries" / "c" / "3").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(chunk.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"queries of clip plane0003@0x1 .* cannot be read"):
+        inspect(str(tmp_path / "damaged"), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dot_lies_on_its_position():
+    image = np.zeros((60, 80, 3), np.uint8)
+    dot(image, np.array([20.5 / 80, 10.5 / 60]), (255, 0, 0), 3.0)  # the centre of the pixel in column 20, row 10
+    rows, columns = np.nonzero(image[..., 0] > 128)
+    assert (rows.mean(), columns.mean()) == pytest.approx((10, 20), abs=0.05)
+    dot(untouched := np.zeros_like(image), np.array([np.nan, 0.5]), (255, 0, 0), 3.0)
+    dot(untouched, np.array([1e9, 0.5]), (255, 0, 0), 3.0)
+    assert not untouched.any()
+
+
+def test_hidden_points_are_rings_and_trails_follow_visible_ones():
+    frames = np.zeros((3, 480, 480, 3), np.uint8)
+    uv = np.array([[[0.2, 0.5], [0.4, 0.5], [0.6, 0.5]], [[0.2, 0.8], [0.4, 0.8], [0.6, 0.8]]])
+    visible = np.array([[True, True, True], [True, True, False]])
+    last = list(track_frames(frames, uv, visible, np.full((2, 3), 255, np.uint8)))[-1]
+    assert last[240, 288].min() > 200 and last[384, 288].max() < 60  # a disc; the hole of a ring
+    assert last[384, 280:297].max() > 150
+    assert last[240, 240].max() > 60 and last[384, 240].max() == 0  # no trail towards where it is hidden
+    assert last[384, 144].max() > 60
+
+
+def test_depth_colours_run_from_red_to_blue_and_unknown_is_grey():
+    near, far, unknown = depth_colours(np.array([1.0, 5.0, np.nan]), 1.0, 5.0).astype(int)
+    assert near[0] > 2 * near[2] and tuple(unknown) == UNKNOWN
+    middle_far = depth_colours(np.array([4.5]), 1.0, 5.0)[0].astype(int)
+    assert middle_far[2] > middle_far[0] and far.sum() < 250
+    assert (depth_colours(np.array([0.0, 9.0]), 1.0, 5.0) == [near, far]).all()
+
+
+def test_small_images_are_enlarged_by_whole_factors():
+    assert enlarged(np.zeros((36, 64, 3), np.uint8), 480).shape == (288, 512, 3)
+    assert enlarged(np.zeros((540, 960, 3), np.uint8), 480).shape == (540, 960, 3)
+    assert len({tuple(colour) for colour in distinct_colours(40)}) == 40

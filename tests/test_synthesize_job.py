@@ -1,0 +1,67 @@
+"""Where synthetic raw data lies, and the job that writes it: what it writes, says and refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_raw_worlds_are_right_handed_and_down_is_where_the_dataset_has_it(layout):
+    rotation = layout.RAW_FROM_SCENE[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3))
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    down = {tartanair: [0, 0, 1], virtual_kitti2: [0, 1, 0], point_odyssey: [0, -1, 0]}[layout]
+    np.testing.assert_array_equal(rotation @ [0, 1, 0], down)
+
+
+def test_tartanair_folders_have_gaps_and_one_doubled_environment():
+    folders = [tartanair.folder(i) for i in range(6)]
+    assert folders[:2] == ["room0000/Easy/P000", "room0000/Easy/P002"]
+    assert folders[2] == "room0001/room0001/Easy/P000" and folders[4] == "room0002/Easy/P000"
+    assert len(set(folders)) == 6
+
+
+def test_different_datasets_seeds_and_indices_give_different_scenes():
+    rooms = [
+        scene_for(dataset, seed, index, frames=1, size="small").solids[0].size
+        for dataset in LAYOUTS
+        for seed in (0, 1)
+        for index in (0, 1, 2)
+    ]
+    assert len(set(rooms)) == 6 * len(LAYOUTS)
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_the_shortest_sequences_can_be_written(dataset, num_frames, tmp_path):
+    scene = scene_for(dataset, 0, 0, frames=num_frames, size="small")
+    LAYOUTS[dataset].write(scene, tmp_path / "sequence")
+    assert len(scene) == num_frames
+
+
+def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
+    synthesize("all", out=str(tmp_path / "raw"), scenes=3, frames=2, seed=5)
+    said = capsys.readouterr().out
+    for name, layout in LAYOUTS.items():
+        assert f"python -m pipelines convert {name} --raw {tmp_path}/raw/{name} " in said
+        assert all((tmp_path / "raw" / name / layout.folder(i)).is_dir() for i in range(3))
+    assert not list(tmp_path.rglob("*.partial"))
+    scene = scene_for("tartanair", 5, 2, frames=2, size="small")
+    written = tmp_path / "raw/tartanair" / tartanair.folder(2) / "image_left/000001_left.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), scene.render(1).image)
+
+
+def test_job_refuses_to_mix_with_what_is_there(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="not an empty folder: choose a new one"):
+        synthesize("tartanair", out=str(tmp_path))
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("bad", [{"scenes": 0}, {"frames": 0}, {"seed": -1}, {"out": "s3://bucket/raw"}])
+def test_job_refuses_what_it_cannot_do(bad, tmp_path):
+    with pytest.raises(ValueError, match=r"at least 1, 1 and 0|not a local path"):
+        synthesize("tartanair", **({"out": str(tmp_path / "raw")} | bad))

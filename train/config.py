@@ -1,0 +1,216 @@
+"""What a training run is: one frozen config, six presets, and the command line that fills it in.
+
+`python -m train tiny --data.mixture.stores/kubric 1 --steps 400` takes the preset `tiny` and changes two fields.
+`base` to `giant` are the paper's recipe (App. A: 500,000 steps of 64 clips with 2048 queries); `small` and `tiny`
+are recipes for a CPU, of about an hour and of a few minutes.
+"""
+
+import difflib
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+import tyro
+
+from model import ModelConfig
+
+MIN_POINTS = 16  # a clip with fewer known points says too little about its scale: its 3D terms are dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which clips, and how much of each."""
+
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Clip store (path or s3:// URI) to sampling weight; weights need not sum to one. On the command line, repeatable:
+    --data.mixture.STORE WEIGHT."""
+    queries: int = 2048
+    """Queries per clip and step, drawn from the stored sample; at most what the stores hold."""
+    clips_per_worker: int = 8
+    """Clips per worker and step: a step sees workers times this many."""
+
+    def __post_init__(self) -> None:
+        if self.queries < MIN_POINTS:
+            raise ValueError(f"data.queries ({self.queries}) must be at least {MIN_POINTS}: a scale needs that many")
+        if self.clips_per_worker < 1:
+            raise ValueError(f"data.clips_per_worker ({self.clips_per_worker}) must be at least 1")
+        for store, weight in self.mixture.items():
+            if not (weight > 0 and math.isfinite(weight)):
+                raise ValueError(f"data.mixture: weight of {store} ({weight}) must be positive; leave the store out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the six terms (paper App. A) and what the paper leaves open."""
+
+    l3d: float = 1.0
+    """Position, times confidence."""
+    l2d: float = 0.1
+    """Projection in the target frame."""
+    lvis: float = 0.1
+    """Visibility."""
+    ldisp: float = 0.1
+    """Displacement."""
+    lconf: float = 0.2
+    """Penalty for being unsure, -log confidence."""
+    lnormal: float = 0.5
+    """Surface normal."""
+    normalisation: Literal["paper", "joint"] = "paper"
+    """paper: prediction and truth each by its own mean |z|, then a signed log; the prediction's scale is free.
+    joint: both by the truth's mean distance, no log; the prediction's scale is learned."""
+    displacement_norm: Literal["scaled", "metric"] = "scaled"
+    """scaled: by the same two scales as positions; metric: as it is, for data of one scale."""
+    confidence_warmup_steps: int = 2_500
+    """Over these steps confidence fades in from 1, lest early errors drive it to 0 and the 3D gradient with it.
+    0 for fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay. Biases, norms and timestep tables are not decayed."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    final_lr: float = 1e-6
+    warmup_steps: int = 2_500
+    weight_decay: float = 0.03
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 10.0
+    """Largest gradient norm, over all parameters and workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. Raises ValueError, naming the field, for values that cannot work together."""
+
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = 500_000
+    """Optimiser steps; the learning rate reaches its final value at the last."""
+    workers: int = 8
+    """Processes that train in parallel, one GPU each if the cluster has GPUs."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the forward pass (autocast); weights and losses are float32."""
+    seed: int = 0
+    checkpoint_every: int = 2_500
+    """Steps between checkpoints; a multiple of log_every, so that a resumed run repeats no logged step."""
+    log_every: int = 50
+    """Steps between two points of the curves (means over those steps) and two lines on the terminal."""
+    keep_checkpoints: int = 2
+    """The newest so many are kept."""
+    out: str = "runs"
+    """Folder or s3:// URI where runs are kept."""
+    name: str | None = None
+    """Of the run, a folder in `out`; default: preset and time. An unfinished run of that name goes on where it was."""
+    init_from: str | None = None
+    """Checkpoint folder, seen by all workers, whose weights to start from (fine-tuning); default: fresh weights."""
+    register_as: str = "d4rt"
+    """Name in the MLflow model registry."""
+    alias: str = "champion"
+    """Alias that is moved to the new version."""
+    max_failures: int = 3
+    """Restarts from the last checkpoint when a worker dies; beyond that the run fails."""
+
+    def __post_init__(self) -> None:
+        loss, optim = self.loss, self.optim
+        for name in ("steps", "workers", "checkpoint_every", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        for name in (f.name for f in fields(loss) if f.type is float):
+            if not (getattr(loss, name) >= 0 and math.isfinite(getattr(loss, name))):
+                raise ValueError(f"loss.{name} ({getattr(loss, name)}) must not be negative; 0 switches the term off")
+        if not 0 <= optim.warmup_steps < self.steps:
+            raise ValueError(f"optim.warmup_steps ({optim.warmup_steps}) must be below steps ({self.steps})")
+        if loss.confidence_warmup_steps < 0:
+            raise ValueError(f"loss.confidence_warmup_steps ({loss.confidence_warmup_steps}) must not be negative")
+        if not 0 <= optim.final_lr <= optim.lr:
+            raise ValueError(f"optim.final_lr ({optim.final_lr}) must be from 0 to optim.lr ({optim.lr})")
+        if optim.clip_norm <= 0:
+            raise ValueError(f"optim.clip_norm ({optim.clip_norm}) must be positive")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as for JSON."""
+        return asdict(self) | {"model": self.model.to_dict()}
+
+
+def _paper(model: str) -> TrainConfig:
+    return TrainConfig(model=ModelConfig.preset(model))
+
+
+PRESETS: dict[str, tuple[str, TrainConfig]] = {
+    "tiny": (
+        "Minutes on a laptop CPU: 4 frames of 64x64, two workers.",
+        TrainConfig(
+            model=ModelConfig.preset("tiny"),
+            data=DataConfig(queries=256, clips_per_worker=8),
+            loss=LossConfig(confidence_warmup_steps=50),
+            optim=OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=50),
+            steps=1_500,
+            workers=2,
+            precision="float32",
+            checkpoint_every=200,
+            log_every=20,
+        ),
+    ),
+    "small": (
+        "About an hour on two CPU cores: ViT-S, 8 frames of 128x128.",
+        TrainConfig(
+            model=replace(ModelConfig.preset("small"), image_size=128, clip_frames=8),
+            data=DataConfig(queries=1024, clips_per_worker=1),
+            loss=LossConfig(confidence_warmup_steps=100),
+            optim=OptimConfig(lr=3e-4, final_lr=3e-6, warmup_steps=100),
+            steps=1_600,
+            workers=2,
+            precision="float32",
+            checkpoint_every=200,
+            log_every=10,
+        ),
+    ),
+    "base": ("The paper's recipe on a ViT-B encoder, 48 frames of 256x256.", _paper("base")),
+    "large": ("The paper's recipe on a ViT-L encoder.", _paper("large")),
+    "huge": ("The paper's recipe on a ViT-H encoder.", _paper("huge")),
+    "giant": ("The paper's recipe on a ViT-g encoder: the paper's model.", _paper("giant")),
+}
+
+MIXTURE_FLAG = "--data.mixture"
+
+
+def cli(argv: list[str]) -> TrainConfig:
+    """`PRESET [--field value ...]`. Ends the process with exit code 2 and a suggestion if that cannot be understood."""
+    if argv and not argv[0].startswith("-") and argv[0] not in PRESETS:
+        near = difflib.get_close_matches(argv[0], PRESETS, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        print(f"unknown preset {argv[0]!r}: {hint}Known presets: {', '.join(PRESETS)}", file=sys.stderr)
+        sys.exit(2)
+    if not argv or argv[0] not in PRESETS:  # a bare call, or --help: tyro lists the presets and ends the process
+        about = "Train D4RT on clip stores and register the result. Also: python -m train register --help"
+        return tyro.extras.overridable_config_cli(PRESETS, prog="python -m train", description=about, args=argv)
+    preset, (about, default) = argv[0], PRESETS[argv[0]]
+    config = tyro.cli(
+        TrainConfig,
+        prog=f"python -m train {preset}",
+        description=about,
+        default=default,
+        args=_gather_mixture(argv[1:]),
+    )
+    return config if config.name else replace(config, name=f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _gather_mixture(argv: list[str]) -> list[str]:
+    """Turn every `--data.mixture.STORE WEIGHT` into one `--data.mixture STORE WEIGHT STORE WEIGHT ...` at the end."""
+    kept, pairs, words = [], [], iter(argv)
+    for word in words:
+        if not word.startswith(f"{MIXTURE_FLAG}."):
+            kept.append(word)
+            continue
+        store, equals, weight = word.removeprefix(f"{MIXTURE_FLAG}.").rpartition("=")
+        pairs += [store, weight] if equals else [weight, next(words, "")]
+    return [*kept, MIXTURE_FLAG, *pairs] if pairs else kept

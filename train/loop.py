@@ -1,0 +1,219 @@
+"""A training run on Ray: `run` is the command's side, `train_worker` what each worker does.
+
+A run is a folder OUT/NAME: `run.json` (its config and MLflow run) and the newest checkpoints. If a worker dies, all
+restart from the last checkpoint; if the command dies, calling it again with the same --name goes on from there. Either
+way the run continues as if nothing had happened: same weights, same clips, each logged step once.
+"""
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from torch.nn.parallel import DistributedDataParallel
+
+from model import D4RT, checkpoints
+from pipelines import cluster
+from pipelines.clip_store import ClipStore
+from pipelines.clip_writer import write_file
+from train import tracking
+from train.batches import open_mixture, stream
+from train.config import TrainConfig
+from train.errors import RunFailed, TrainingDiverged
+from train.mixture import MixturePlan
+from train.progress import printed_progress
+from train.step import MODEL, TrainState, train_step
+from train.window import Window
+
+TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
+# May differ when a run goes on: they change where and how often things happen, not what is learnt.
+OPERATIONAL = ("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What the command tells every worker."""
+
+    config: TrainConfig
+    plan: MixturePlan
+    stores: list[ClipStore]
+    tracking_uri: str
+    run_id: str
+    progress: ray.actor.ActorHandle
+    reader_cpus: float
+    """Cores per worker for reading clips."""
+
+
+def run(config: TrainConfig) -> str:
+    """Train, register the last checkpoint, and return its URI, `models:/NAME/VERSION`.
+
+    Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
+    failed more than `max_failures` times.
+    """
+    plan, stores = open_mixture(config.data, config.model, config.seed)
+    if config.init_from is not None:
+        config = replace(config, init_from=os.path.abspath(config.init_from))  # workers have another current folder
+        check_start(config)
+    cluster.connect()
+    tracking_uri = tracking.connect()
+    run_id = claim_run(config, stores)
+    cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
+    worker_cpus = min(1.0, TRAIN_SHARE * cpus / config.workers)
+    scaling = ScalingConfig(
+        num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker={"CPU": round(worker_cpus, 2)}
+    )
+    fs, path = fsspec.core.url_to_fs(config.out)
+    storage = {"storage_path": path}
+    if "file" not in fs.protocol:
+        storage["storage_filesystem"] = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+    kind = "GPU" if gpus else "CPU"
+    print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
+    if 0 < gpus < config.workers:
+        print(f"the cluster has {gpus:.0f} GPUs now: waiting for {config.workers}, or start again with fewer --workers")
+    with printed_progress() as progress:
+        loop = Loop(
+            config=config,
+            plan=plan,
+            stores=stores,
+            tracking_uri=tracking_uri,
+            run_id=run_id,
+            progress=progress,
+            reader_cpus=cpus / config.workers - worker_cpus,
+        )
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"loop": loop},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name=config.name,
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+                **storage,
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            tracking.end_run(run_id, "FAILED")
+            raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
+        except SystemExit:  # how Ray ends a run on Ctrl-C
+            tracking.end_run(run_id, "KILLED")
+            again = f"the same command with --name {config.name} goes on from its last checkpoint"
+            raise RunFailed(f"run {config.name} was stopped: {again}") from None
+    with result.checkpoint.as_directory() as folder:
+        version = tracking.register(Path(folder) / MODEL, config.register_as, config.alias, run_id)
+    uri = f"models:/{config.register_as}/{version}"
+    write_record(config, run_id, model=uri)
+    return uri
+
+
+def check_start(config: TrainConfig) -> None:
+    """ValueError if `init_from` is not a checkpoint of this very model."""
+    theirs = checkpoints.read_config(Path(config.init_from) / checkpoints.CONFIG).to_dict()
+    ours = config.model.to_dict()
+    if changed := [key for key in ours if ours[key] != theirs[key]]:
+        differences = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in changed)
+        raise ValueError(f"init_from: {config.init_from} is another model ({differences}); set --model.* to match")
+
+
+def start_model(config: TrainConfig) -> D4RT:
+    """The weights of step 0, the same on all workers."""
+    torch.manual_seed(config.seed)
+    return D4RT(config.model) if config.init_from is None else checkpoints.load(config.init_from).train()
+
+
+def claim_run(config: TrainConfig, stores: list[ClipStore]) -> str:
+    """The MLflow run of this run: a new one, or, if a run of this name was interrupted, the one it had.
+
+    ValueError if the run is finished, or was begun with another config.
+    """
+    try:
+        with fsspec.open(f"{config.out}/{config.name}/run.json") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        run_id = tracking.start_run(config.name, config.to_dict(), stores)
+        write_record(config, run_id)
+        return run_id
+    if "model" in record:
+        raise ValueError(f"run {config.name} in {config.out} is finished ({record['model']}): choose another --name")
+    before, now = (tracking.flatten(entry) for entry in (record["config"], json.loads(json.dumps(config.to_dict()))))
+    if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
+        differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
+        raise ValueError(
+            f"run {config.name} in {config.out} was begun with another config ({differences}): "
+            "use the same to go on with it, or choose another --name"
+        )
+    return record["run_id"]
+
+
+def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
+    record = {"config": config.to_dict(), "run_id": run_id, **more}
+    write_file(f"{config.out}/{config.name}/run.json", json.dumps(record, indent=1).encode())
+
+
+def reason(error: ray.train.TrainingFailedError) -> str:
+    """What we found wrong, else Ray's words. The error of a reading task comes as the text of its traceback."""
+    failures = getattr(error, "worker_failures", {}).values()
+    for failure in failures:
+        if isinstance(failure, ValueError | TrainingDiverged):
+            return str(failure)
+        if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
+            return found[-1]
+    return "; ".join(str(failure).strip().splitlines()[-1] for failure in failures) or str(error)
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """What each worker does: restore, then step by step until `config.steps`."""
+    loop: Loop = loop_config["loop"]
+    config, context = loop.config, ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, os.cpu_count() // context.get_local_world_size()))
+    device = get_device()
+    state = TrainState.create(start_model(config).to(device), config.optim)
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            state.restore(Path(folder))
+            torch.set_rng_state(torch.load(Path(folder) / f"rng_{rank}.pt", weights_only=True))
+        if rank == 0:
+            loop.progress.add.remote(f"going on from the checkpoint of step {state.step}")
+    state.network = DistributedDataParallel(state.model, broadcast_buffers=False)  # the buffers are constants
+    log = tracking.MetricLog(loop.tracking_uri, loop.run_id) if rank == 0 else None
+    window = Window(config, state.step)
+    batches = stream(
+        config.data,
+        loop.plan,
+        loop.stores,
+        steps=range(state.step, config.steps),
+        rank=rank,
+        world=world,
+        reader_cpus=loop.reader_cpus,
+    )
+    for batch in window.timed(batches):
+        window.add(train_step(state, batch.to(device), config))
+        last = state.step == config.steps
+        if log and (state.step % config.log_every == 0 or last):
+            metrics, line = window.close(state.step)
+            log.write(state.step, metrics)
+            loop.progress.add.remote(line)
+        if state.step % config.checkpoint_every == 0 or last:
+            report(state, rank)
+
+
+def report(state: TrainState, rank: int) -> None:
+    """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 adds the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(torch.get_rng_state(), Path(folder) / f"rng_{rank}.pt")
+        if rank == 0:
+            state.save(Path(folder))
+        name = f"step_{state.step:07d}"
+        ray.train.report({"step": state.step}, Checkpoint.from_directory(folder), checkpoint_dir_name=name)

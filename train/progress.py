@@ -1,0 +1,50 @@
+"""What a training run shows: worker 0 hands lines to an actor, the command that started the run prints them.
+
+Ray's own forwarding of logs is off (see `pipelines/cluster.py`), since it shows everything of everybody.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+POLL_SECONDS = 0.5
+
+
+class Progress:
+    """An actor with a queue of lines. It belongs to the command, so it outlasts restarts of the workers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return taken
+
+
+@contextmanager
+def printed_progress() -> Iterator[ray.actor.ActorHandle]:
+    """Give the actor to the workers; while the block runs, what they add is printed."""
+    progress, done = ray.remote(Progress).options(num_cpus=0).remote(), threading.Event()
+
+    def show() -> None:
+        while not done.wait(POLL_SECONDS):
+            _print_lines(progress)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        done.set()
+        thread.join()
+        _print_lines(progress)
+
+
+def _print_lines(progress: ray.actor.ActorHandle) -> None:
+    for line in ray.get(progress.take.remote()):
+        print(line, flush=True)

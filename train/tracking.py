@@ -1,0 +1,160 @@
+"""The few MLflow calls: where runs are kept, what a run records, and how a checkpoint becomes a registered model."""
+
+import logging
+import os
+import subprocess
+import time
+from contextlib import redirect_stderr
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+# Read when mlflow is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import numpy as np
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.models import ModelSignature
+from mlflow.types.schema import Schema, TensorSpec
+
+from model import checkpoints
+from pipelines.clip_store import ClipStore
+from pipelines.registered import tracking_uri
+
+EXPERIMENT = "d4rt"
+PACKAGE = Path(__file__).parent
+REQUIREMENTS = ("einops", "mlflow", "numpy", "safetensors", "torch")
+PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
+SQLITE = "sqlite:///"
+
+
+def connect() -> str:
+    """Use the server or database of MLFLOW_TRACKING_URI, else mlflow.db in the current folder. Returns its URI.
+
+    The artifacts of a database go to `mlartifacts` beside it; a server decides for itself.
+    """
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        artifacts = None
+        if uri.startswith(SQLITE):
+            database = Path(uri.removeprefix(SQLITE)).absolute()
+            artifacts = (database.parent / "mlartifacts").as_uri()
+        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    mlflow.set_experiment(EXPERIMENT)
+    return uri
+
+
+def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str:
+    """Record all that a run depends on before its first step: config, code, data. Returns the run's id."""
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(mlflow.get_experiment_by_name(EXPERIMENT).experiment_id, run_name=name).info.run_id
+    params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+    commit, diff = git_state()
+    tags = {"git_commit": commit, "git_dirty": str(bool(diff))}
+    tags |= {f"store_digest.{number}": store.info["digest"] for number, store in enumerate(stores)}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    client.log_dict(run_id, config, "config.json")
+    client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
+    if diff:
+        client.log_text(run_id, diff, "uncommitted.diff")
+    return run_id
+
+
+def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
+    """Of a run that did not get to its end; going on with it ends it again."""
+    mlflow.MlflowClient().set_terminated(run_id, status=status)
+
+
+def git_state() -> tuple[str, str]:
+    """(commit, uncommitted changes to tracked files) of this code; ("unknown", "") outside a git checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", ""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; the mixture stays whole, because URIs are no names."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict) and key != "mixture"
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+class MetricLog:
+    """Writes a run's curves, each step once, even if it is reached again after a restart."""
+
+    def __init__(self, tracking_uri: str, run_id: str) -> None:
+        self.client, self.run_id = mlflow.MlflowClient(tracking_uri), run_id
+        # A step is written in one transaction, this metric with it: what is here is all that was written.
+        self.last_step = int(self.client.get_run(run_id).data.metrics.get("step", 0))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        if step <= self.last_step:  # training is repeatable, so what the lost worker logged stands
+            return
+        now = int(time.time() * 1000)
+        entries = [Metric(key, value, now, step) for key, value in {**metrics, "step": step}.items()]
+        self.client.log_batch(self.run_id, metrics=entries)
+        self.last_step = step
+
+
+def signature(image_size: int) -> ModelSignature:
+    """B clips of T frames, Q queries of each; -1 stands for any."""
+
+    def tensor(name: str, dtype: type, *shape: int) -> TensorSpec:
+        return TensorSpec(np.dtype(dtype), (-1, *shape), name)
+
+    times = [tensor(name, np.int64, -1) for name in ("t_src", "t_tgt", "t_cam")]
+    inputs = [
+        tensor("video", np.uint8, -1, image_size, image_size, 3),
+        tensor("aspect", np.float32),
+        tensor("uv_norm", np.float32, -1, 2),
+        *times,
+    ]
+    outputs = [
+        tensor("xyz", np.float32, -1, 3),
+        tensor("uv_tgt", np.float32, -1, 2),
+        tensor("visible", np.bool_, -1),
+        tensor("displacement", np.float32, -1, 3),
+        tensor("normal", np.float32, -1, 3),
+        tensor("confidence", np.float32, -1),
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def register(checkpoint: str | Path, name: str, alias: str, run_id: str | None = None) -> int:
+    """Make a checkpoint folder the newest version of registered model `name`, move the alias to it, and return it.
+
+    `run_id` is the run it came from; without one it gets a run of its own. The model carries its own code and needs
+    neither this repository nor the folder any more. ValueError if the folder is not a checkpoint.
+    """
+    config = checkpoints.read_config(Path(checkpoint) / checkpoints.CONFIG)
+    checkpoints.load(checkpoint)  # refuses what could not be loaded later
+    connect()
+    run_name = None if run_id else f"register {name}"
+    # MLflow asks for type hints and an input example; the signature says it all.
+    with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(PACKAGE / "registered_model.py"),
+            code_paths=[str(PACKAGE.parent / "model")],
+            artifacts={"checkpoint": str(Path(checkpoint).absolute())},
+            signature=signature(config.image_size),
+            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+            registered_model_name=name,
+        )
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, info.registered_model_version)
+    return int(info.registered_model_version)
