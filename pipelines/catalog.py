@@ -5,6 +5,7 @@ Settings of a conversion or weights of a mixture are not facts about a dataset a
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,8 +62,13 @@ class Catalog:
     depth_tolerance: DepthTolerance
     annotated: str
     splits: dict[str, list[str]]
-    """Scenes (`Sequence.scene_of`) of train, val and test; "*" in one of them stands for every other scene."""
+    """Scenes (`Sequence.scene_of`) of train, val and test. A name goes before a pattern like "scene07??", and any
+    pattern before "*", which stands for every other scene."""
     download: str
+    files: dict[str, str]
+    """What to expect of the download: archive to size and checksum, where they are published."""
+    excluded: dict[str, str]
+    """Sequences that conversion leaves out, a name or a pattern to the reason."""
 
     @classmethod
     def load(cls, key: str) -> "Catalog":
@@ -85,15 +91,20 @@ class Catalog:
 
     def split_of(self, scene: str) -> Split:
         """Where the sequences of a scene belong. ValueError if no split lists it and none has "*"."""
-        for wanted in (scene, "*"):
+        for fits in (scene.__eq__, lambda listed: listed != "*" and fnmatchcase(scene, listed), "*".__eq__):
             for split, scenes in self.splits.items():
-                if wanted in scenes:
+                if any(map(fits, scenes)):
                     return split
         listed = [scene for scenes in self.splits.values() for scene in scenes]
         raise ValueError(
             f"scene {scene!r} is in no split of catalogs/{self.key}.yaml{_nearest(scene, listed)}: check that the raw "
             "folder is the one that holds these scenes, or add it to a split"
         )
+
+    def exclusion_of(self, sequence: str) -> str | None:
+        """Why a sequence is left out; None if it is not."""
+        reasons = (reason for listed, reason in self.excluded.items() if fnmatchcase(sequence, listed))
+        return next(reasons, None)
 
     def facts(self) -> dict[str, Any]:
         """All of it as plain data, to be kept with what was made from the dataset."""
@@ -123,6 +134,10 @@ def _check(facts: dict[str, Any]) -> None:
     _require(
         facts["normals"] in get_args(Normals), "normals", facts["normals"], f"one of {', '.join(get_args(Normals))}"
     )
+    for name in ("files", "excluded"):
+        told = facts[name]
+        texts = isinstance(told, dict) and all(isinstance(text, str) for pair in told.items() for text in pair)
+        _require(texts, name, told, "a mapping of names to text")
     strides, splits = facts["strides"], facts["splits"]
     two = isinstance(strides, list) and len(strides) == 2 and all(type(stride) is int for stride in strides)
     _require(two and 1 <= strides[0] <= strides[1], "strides", strides, "[smallest, largest], whole numbers from 1")

@@ -17,29 +17,54 @@ from pipelines.sequence import Cameras, Sequence
 
 @dataclass(frozen=True)
 class Window:
-    """The frames start, start + stride, ... of a clip, counted within its sequence."""
+    """The frames of a clip, counted within its sequence."""
 
-    start: int
+    frames: tuple[int, ...]
     stride: int
+    """From each frame to the next; 0 for photos that have no order."""
+
+    @property
+    def start(self) -> int:
+        return self.frames[0]
 
 
 def windows(sequence: Sequence, settings: StoreSettings) -> list[Window]:
     """Where the clips of a sequence lie: one every `hop` frames, each with a stride drawn from the settings' range.
 
-    The stride is reduced until the clip fits; a clip never contains a frame whose pose is unknown and is never padded.
-    Pure in (sequence name, settings).
+    The stride is reduced until the clip fits; a clip never contains a frame whose pose is unknown, never bridges one,
+    and is never padded. A clip of photos is a walk from neighbour to neighbour. Pure in (sequence name, settings).
     """
     rng = np.random.default_rng([settings.seed, *sequence.name.encode()])
     known = sequence.cameras.known
+    if len(sequence) and sequence.neighbours(0) is not None:
+        walks = [_walk(sequence, start, settings.frames, rng) for start in range(0, len(sequence), settings.hop)]
+        return [Window(walk, 0) for walk in walks if len(walk) == settings.frames]
     span = settings.frames - 1
     found = []
     for start in range(0, len(sequence) - span, settings.hop):
-        widest = (len(sequence) - 1 - start) // span
+        widest = (len(sequence) - 1 - start) // max(span, 1)
         stride = int(rng.integers(settings.strides[0], settings.strides[1] + 1))
-        stride = min(stride, widest)
-        if stride >= settings.strides[0] and known[start::stride][: settings.frames].all():
-            found.append(Window(start, stride))
+        stride = min(stride, widest) if span else 1
+        if stride >= settings.strides[0] and known[start : start + span * stride + 1].all():
+            found.append(Window(tuple(range(start, start + span * stride + 1, stride)), stride))
     return found
+
+
+def _walk(sequence: Sequence, start: int, length: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Up to `length` different photos, each seeing something of one before it: of the last one where that is possible.
+
+    One of the three most alike is drawn, so that a walk neither stands still nor jumps.
+    """
+    known = sequence.cameras.known
+    walk = [start] if known[start] else []
+    while walk and len(walk) < length:
+        for seen in reversed(walk):
+            if options := [t for t in sequence.neighbours(seen) if known[t] and t not in walk]:
+                walk.append(int(rng.choice(options[:3])))
+                break
+        else:
+            break
+    return tuple(walk)
 
 
 def resize(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -51,8 +76,7 @@ def resize(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S
 
 def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: StoreSettings) -> ClipData:
     """Read the frames of one window and compute its query samples. Pure in its arguments."""
-    frames = window.start + window.stride * np.arange(settings.frames)
-    times = frames.tolist()
+    frames, times = np.array(window.frames), window.frames
     depth = np.stack([sequence.depth(t) for t in times])
     instance = [sequence.instance(t) for t in times]
     cameras = Cameras(
@@ -67,7 +91,7 @@ def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: S
     )
     queries = draw_queries(
         truth,
-        lambda t: sequence.normal(times[t]),
+        lambda t, column, row: sequence.normal(times[t], column, row),
         np.random.default_rng([settings.seed, window.start, *sequence.name.encode()]),
         samples=settings.samples,
         queries=settings.queries,

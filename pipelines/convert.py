@@ -34,14 +34,17 @@ def open_sequence(dataset: str, raw: str, name: str) -> Sequence:
     return DATASETS[dataset](RawFolder(raw), name)
 
 
-def plan_sequence(row: Row, *, raw: str, settings: StoreSettings) -> Iterator[Row]:
+def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog) -> Iterator[Row]:
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason"}.
 
-    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, or is too short, yields one row
-    with a reason and no group.
+    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short or is excluded by the
+    catalog yields one row with a reason and no group.
     """
     name = row["sequence"]
     nothing = {"sequence": name, "group": "", "first": 0, "last": 0}
+    if reason := catalog.exclusion_of(name):
+        yield nothing | {"reason": f"excluded by catalogs/{catalog.key}.yaml: {reason}", "failed": False}
+        return
     try:
         sequence = open_sequence(settings.dataset, raw, name)
         count = len(windows(sequence, settings))
@@ -49,7 +52,7 @@ def plan_sequence(row: Row, *, raw: str, settings: StoreSettings) -> Iterator[Ro
         yield nothing | {"reason": _reason(error), "failed": True}
         return
     if count == 0:
-        reason = f"no {settings.frames} consecutive frames with known pose: it has {len(sequence)} frames"
+        reason = f"no {settings.frames} frames in a row with known pose: it has {len(sequence)} frames"
         yield nothing | {"reason": reason, "failed": False}
     for first in range(0, count, CLIPS_PER_GROUP):
         last = min(first + CLIPS_PER_GROUP, count)
@@ -136,7 +139,7 @@ def convert(
     connect()
     plan = (
         ray.data.from_items([{"sequence": name} for name in names], override_num_blocks=min(len(names), 256))
-        .flat_map(partial(plan_sequence, raw=raw, settings=settings))
+        .flat_map(partial(plan_sequence, raw=raw, settings=settings, catalog=catalog))
         .take_all()
     )
     groups = [row for row in plan if row["group"]]

@@ -1,7 +1,7 @@
 """Pinhole geometry in NumPy. Leading dimensions broadcast; see `pipelines/sequence.py` for the conventions."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 
 def transform(
@@ -51,6 +51,22 @@ def project(
         ],
         axis=-1,
     )
+
+
+def towards_camera(
+    normal: Float[np.ndarray, "N 3"],
+    column: Int64[np.ndarray, "N"],
+    row: Int64[np.ndarray, "N"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    shortest: float,
+) -> Float[np.ndarray, "N 3"]:
+    """Decoded normals of pixels, in camera axes, as unit vectors towards the camera; NaN for those below `shortest`,
+    which is what a background and blurred edges decode to."""
+    length = np.linalg.norm(normal, axis=1)
+    ray = unproject(np.stack([column + 0.5, row + 0.5], axis=1), np.ones(len(row)), intrinsics)
+    sign = -np.sign((normal * ray).sum(axis=1))
+    scale = np.divide(sign, length, out=np.full(len(row), np.nan), where=length >= shortest)
+    return normal * scale[:, None]
 
 
 def scaled_intrinsics(

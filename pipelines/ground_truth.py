@@ -19,9 +19,9 @@ OUT, VISIBLE, OCCLUDED, UNKNOWN = range(4)
 NORMAL_RADIUS = 2  # a normal is fitted to 5 x 5 pixels
 MAX_BEND = 0.15  # how far, in pixel footprints, a surface may leave its tangent plane within them
 MAX_GRAZING_SPREAD = 1.3  # far / near within a 2 x 2 cell that may still be one slanted surface
-MIN_MOTION = (
-    1e-3  # a track that moves less than this share of its distance, or an instance less than this, stands still
-)
+# A track that moves less than this share of its distance, or an instance less than this, stands still.
+MIN_MOTION = 1e-3
+STATIC, ANY_INSTANCE = -1, -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Points:
     xyz_world: Float64[np.ndarray, "N 3"]
     """At t_src. NaN where the source depth is missing or broken by an edge."""
     normal_world: Float64[np.ndarray, "N 3"]
-    """At t_src, towards the camera of t_src. NaN where it cannot be told."""
+    """At t_src, towards the camera of t_src. NaN where it cannot be told, and until `with_normals` has told it."""
     instance: Int64[np.ndarray, "N"]
-    """Row of RigidInstances, -1 for the static world."""
+    """Row of RigidInstances, -1 (STATIC) for what never moves, -2 (ANY_INSTANCE) for a track."""
     track: Int64[np.ndarray, "N"]
     """Row of Tracks, -1 for a pixel that is no track."""
     dynamic: Bool[np.ndarray, "N"]
@@ -81,9 +81,10 @@ class GroundTruth:
         motion: Motion,
         tolerance: DepthTolerance,
     ) -> None:
-        """All at raw resolution. `instance` goes with RigidInstances and only with it."""
-        if (instance is None) == isinstance(motion, RigidInstances):
-            raise ValueError("an instance map goes with RigidInstances motion, and only with it")
+        """All at raw resolution. `instance` goes with RigidInstances, and may go with Tracks."""
+        fits = isinstance(motion, Tracks) or (instance is None) != isinstance(motion, RigidInstances)
+        if not fits:
+            raise ValueError("an instance map goes with RigidInstances motion, may go with Tracks, and with no other")
         self.intrinsics = cameras.intrinsics
         self.world_from_cam = cameras.world_from_cam
         self.cam_from_world = inverse(cameras.world_from_cam)
@@ -91,6 +92,9 @@ class GroundTruth:
         self.num_frames, self.height, self.width = depth.shape
         if isinstance(motion, RigidInstances):
             self._moving_instances = _moving(motion.world_from_instance)
+        elif isinstance(motion, Tracks):
+            low, high = (extreme.reduce(motion.xyz_world, axis=1) for extreme in (np.fmin, np.fmax))
+            self._track_path = np.nan_to_num(np.linalg.norm(high - low, axis=1))
 
     def lift(self, uv: Float64[np.ndarray, "N 2"], t_src: Int64[np.ndarray, "N"]) -> Points:
         """The surface points seen at raw pixels uv, by depth (dataset notes 3.1).
@@ -111,22 +115,34 @@ class GroundTruth:
             uv,
             t_src,
             xyz_world=transform(self.world_from_cam[t_src], unproject(uv, z, self.intrinsics[t_src])),
-            instance=np.full(len(uv), -1) if self.instance is None else self.instance[t_src, row, column].astype(int),
+            instance=self._instance_at(t_src, row, column),
             track=np.full(len(uv), -1),
         )
 
     def lift_tracks(self, track: Int64[np.ndarray, "N"], t_src: Int64[np.ndarray, "N"]) -> Points:
         """Annotated points where they are seen at t_src; NaN where flag, border or depth say that they are not seen."""
         xyz_world = self.motion.xyz_world[track, t_src].astype(np.float64)
-        uv, _, outcome = self._look(xyz_world, t_src, instance=None)
+        any_instance = np.full(len(track), ANY_INSTANCE)
+        uv, _, outcome = self._look(xyz_world, t_src, instance=any_instance)
         seen = self.motion.visible[track, t_src] & (outcome == VISIBLE)
         return self._points(
             np.where(seen[:, None], uv, 0),
             t_src,
             xyz_world=np.where(seen[:, None], xyz_world, np.nan),
-            instance=np.full(len(uv), -1),
+            instance=any_instance,
             track=track,
         )
+
+    def followed(self, points: Points) -> Bool[np.ndarray, "N"]:
+        """Whether the dataset tells where a point is at other times than its own; where it does not, only t_tgt = t_src
+        has an answer."""
+        if not isinstance(self.motion, Tracks):
+            return np.ones(len(points.t_src), bool)
+        return (points.track >= 0) | self._still(points)
+
+    def _still(self, points: Points) -> Bool[np.ndarray, "N"]:
+        """Among Tracks: pixels that are no track and show the static background."""
+        return (points.track < 0) & (points.instance == STATIC) & (self.instance is not None)
 
     def at(self, points: Points, t: Int64[np.ndarray, "N"]) -> tuple[Float64[np.ndarray, "N 3"], ...]:
         """World position and world normal of each point at time t; NaN where the dataset does not tell."""
@@ -137,12 +153,14 @@ class GroundTruth:
                 then_from_src[(points.instance < 0) | (t == points.t_src)] = np.eye(4)  # known without any pose
                 return transform(then_from_src, points.xyz_world), rotate(then_from_src, points.normal_world)
             case Tracks(xyz_world=tracks):
-                now = (t == points.t_src)[:, None]
+                stays = ((t == points.t_src) | self._still(points))[:, None]
                 tracked = (points.track >= 0)[:, None]
-                there = np.where(tracked & ~now, tracks[points.track.clip(0), t], np.nan)
+                # `take` only where there is a track: P may be 0.
+                there = np.full_like(points.xyz_world, np.nan)
+                there[tracked[:, 0]] = tracks[points.track[tracked[:, 0]], t[tracked[:, 0]]]
                 # A track does not tell how its surface turns, so a normal outlives its frame only on what stands still.
-                keeps_normal = now | (tracked & ~points.dynamic[:, None])
-                return np.where(now, points.xyz_world, there), np.where(keeps_normal, points.normal_world, np.nan)
+                keeps_normal = stays | (tracked & ~points.dynamic[:, None])
+                return np.where(stays, points.xyz_world, there), np.where(keeps_normal, points.normal_world, np.nan)
             case _:
                 return points.xyz_world, points.normal_world
 
@@ -153,14 +171,15 @@ class GroundTruth:
         own_time = t_tgt == points.t_src
         outcome[own_time & points.known] = VISIBLE  # it was lifted from what this very camera saw
         known = np.isfinite(world).all(axis=1)
-        if isinstance(self.motion, Tracks):
-            xyz_valid = known
-            flagged = self.motion.visible[points.track.clip(0), t_tgt]
-            outcome[known & ~own_time & ~flagged & (outcome != OUT)] = OCCLUDED
-        elif isinstance(self.motion, Unknown):
+        if isinstance(self.motion, Unknown):
             xyz_valid = known & (outcome == VISIBLE)
         else:  # Depth that looks through the point says that something moved unannotated, or a pose or depth is wrong.
             xyz_valid = known & ~((outcome == UNKNOWN) & self._seen_through(uv, z, t_tgt))
+        if isinstance(self.motion, Tracks):
+            tracked = np.flatnonzero(points.track >= 0)
+            xyz_valid[tracked] = known[tracked]
+            hidden = tracked[~self.motion.visible[points.track[tracked], t_tgt[tracked]]]
+            outcome[hidden[(known & ~own_time & (outcome != OUT))[hidden]]] = OCCLUDED
         camera = self.cam_from_world[t_cam]
         normal = rotate(camera, normal_world)
         return Targets(
@@ -176,8 +195,11 @@ class GroundTruth:
             outcome=outcome,
         )
 
-    def with_normals(self, points: Points, normal_cam: Float64[np.ndarray, "N 3"]) -> Points:
-        """The same points with the dataset's own normals, given in the camera axes of t_src."""
+    def with_normals(self, points: Points, normal_cam: Float64[np.ndarray, "N 3"] | None = None) -> Points:
+        """The same points with the dataset's own normals, given in the camera axes of t_src, or with those of planes
+        fitted to depth."""
+        if normal_cam is None:
+            normal_cam = self._normal(points.uv, points.t_src)
         normal_world = rotate(self.world_from_cam[points.t_src], normal_cam)
         return replace(points, normal_world=np.where(points.known[:, None], normal_world, np.nan))
 
@@ -187,13 +209,14 @@ class GroundTruth:
         match self.motion:
             case RigidInstances():
                 dynamic = (instance >= 0) & self._moving_instances[instance]
-            case Tracks(xyz_world=tracks):
-                step = np.linalg.norm(tracks[track.clip(0)] - xyz_world[:, None].astype(np.float32), axis=2)
-                distance = np.linalg.norm(xyz_world - self.world_from_cam[t_src, :3, 3], axis=1)
-                dynamic = (track >= 0) & (np.nan_to_num(step).max(axis=1, initial=0) > MIN_MOTION * distance)
+            case Tracks():
+                dynamic = np.zeros(len(uv), bool)
+                tracked = np.flatnonzero(track >= 0)
+                distance = np.linalg.norm(xyz_world - self.world_from_cam[t_src, :3, 3], axis=1)[tracked]
+                dynamic[tracked] = self._track_path[track[tracked]] > MIN_MOTION * distance
             case _:
                 dynamic = np.zeros(len(uv), bool)
-        points = Points(
+        return Points(
             t_src=t_src,
             uv=uv,
             xyz_world=xyz_world,
@@ -202,7 +225,11 @@ class GroundTruth:
             track=track,
             dynamic=dynamic,
         )
-        return self.with_normals(points, self._normal(uv, t_src))
+
+    def _instance_at(self, t, row, column) -> Int64[np.ndarray, "*batch"]:
+        if self.instance is None:
+            return np.full(np.broadcast_shapes(t.shape, row.shape, column.shape), STATIC)
+        return self.instance[t, row, column].astype(np.int64)
 
     def _window(self, t, column, row, radius: int) -> tuple[np.ndarray, ...]:
         """Depths (N, k, k) around pixels, moved inside the image at its border, with their columns and rows."""
@@ -258,7 +285,7 @@ class GroundTruth:
     def _inside(self, uv) -> Bool[np.ndarray, "N"]:
         return ((uv >= 0) & (uv < [self.width, self.height])).all(axis=1)
 
-    def _cell(self, uv, t) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    def _cell(self, uv, t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The 2 x 2 pixels around uv: depths and instances (N, 4), and the bilinear weights of uv in them."""
         corner = np.nan_to_num(uv - 0.5, posinf=0, neginf=0).clip(0, [self.width - 1.001, self.height - 1.001])
         column, row = np.floor(corner.T).astype(np.int64).clip(0)
@@ -266,7 +293,7 @@ class GroundTruth:
         columns = np.stack([column, column + 1, column, column + 1], axis=1)
         rows = np.stack([row, row, row + 1, row + 1], axis=1)
         depth = self.depth[t[:, None], rows, columns].astype(np.float64)
-        ids = None if self.instance is None else self.instance[t[:, None], rows, columns]
+        ids = self._instance_at(t[:, None], rows, columns)
         weights = np.stack([(1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv], axis=1)
         return depth, ids, weights
 
@@ -276,7 +303,7 @@ class GroundTruth:
         uv, z = project(cam, self.intrinsics[t]), cam[:, 2]
         depth, ids, weights = self._cell(uv, t)
         tolerance = self.tolerance.of(z)[:, None]
-        same = np.ones(depth.shape, bool) if ids is None else ids == instance[:, None]
+        same = (instance[:, None] == ANY_INSTANCE) | (ids == instance[:, None])
         agrees = ((np.abs(depth - z[:, None]) <= tolerance) & same).any(axis=1)
         # On a grazing surface one cell spans more than the tolerance: interpolate inverse depth, exact on planes.
         whole = (depth.max(axis=1) <= MAX_GRAZING_SPREAD * depth.min(axis=1)) & same.all(axis=1)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from pipelines.clip_store import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.ground_truth import GroundTruth, Points
@@ -16,7 +16,9 @@ EDGE_QUANTILE = 0.9  # of the depth gradient's magnitude, over every other cell:
 TRACK_SHARE = 0.7  # of queries, where a dataset annotates tracks; the rest are pixels at their own time
 MAX_ROUNDS = 16  # of drawing and dropping what has no known surface
 
-NormalMap = Callable[[int], Float32[np.ndarray, "H W 3"] | None]
+Normals = Callable[
+    [int, Int64[np.ndarray, "N"], Int64[np.ndarray, "N"]], Float64[np.ndarray, "N 3"] | None
+]  # of frame t at N (column, row)
 
 
 def edge_map(
@@ -36,8 +38,9 @@ def edge_map(
     weight = cv2.GaussianBlur(valid.astype(np.float32), (5, 5), 1.2)
     smooth = cv2.GaussianBlur(np.where(valid, small, 0), (5, 5), 1.2) / np.maximum(weight, 1e-6)
     steepness = np.square(cv2.Sobel(smooth, cv2.CV_32F, 1, 0)) + np.square(cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    threshold = np.quantile(steepness[::2, ::2][valid[::2, ::2]], EDGE_QUANTILE) if valid[::2, ::2].any() else 0
-    edge = valid & (steepness > threshold)
+    some = steepness[::2, ::2][valid[::2, ::2]]
+    rank = int(EDGE_QUANTILE * len(some))
+    edge = valid & (steepness > (np.partition(some, rank)[rank] if len(some) else 0))
     if instance is not None:
         ids = instance[np.ix_(rows, columns)]
         edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
@@ -46,12 +49,12 @@ def edge_map(
 
 
 def draw_queries(
-    truth: GroundTruth, normal: NormalMap, rng: np.random.Generator, *, samples: int, queries: int, edge_size: int
+    truth: GroundTruth, normal: Normals, rng: np.random.Generator, *, samples: int, queries: int, edge_size: int
 ) -> np.ndarray:
     """(samples, queries) rows of `query_dtype`, every one on a known surface.
 
-    `normal(t)` gives the dataset's own normal map of frame t, or None. ValueError if the clip shows too little known
-    surface to draw from.
+    `normal` gives the dataset's own normals of a frame at some pixels, or None. ValueError if the clip shows too little
+    known surface to draw from.
     """
     edges = np.stack(
         [
@@ -79,7 +82,7 @@ def draw_queries(
             "edges or without pose almost everywhere in this clip"
         )
     points = _take(points, rng.permutation(total))
-    points = _with_stored_normals(truth, points, normal)
+    points = truth.with_normals(points, _stored_normals(points, normal))
     t_tgt, t_cam = _draw_times(truth, points, rng)
     return _rows(truth, points, t_tgt, t_cam, edges).reshape(samples, queries)
 
@@ -126,16 +129,21 @@ def _draw_tracks(
 ) -> Points:
     """Up to `count` (track, frame) pairs seen in their frame, `count_edge` of them near edges if there are so many."""
     track, t = np.nonzero(truth.motion.visible)
-    # Near an edge means few of them, so look at more pairs than are needed; 8 is enough for a share of a tenth or so.
-    pick = rng.choice(len(track), min(len(track), 8 * count), replace=False)
-    points = truth.lift_tracks(track[pick], t[pick])
-    points = _take(points, np.flatnonzero(points.known))
-    if len(points.t_src) == 0:
-        return points
-    near = _near_edge(truth, points, edges)
-    edge, other = np.flatnonzero(near)[:count_edge], np.flatnonzero(~near)[: count - count_edge]
-    chosen = np.concatenate([edge, other])
-    return _take(points, rng.choice(chosen, count) if len(chosen) < count else chosen)
+    order = rng.permutation(len(track))
+    missing_edge, missing_other, found = count_edge, count - count_edge, []
+    for first in range(0, min(len(order), MAX_ROUNDS * count), count):  # near an edge are few: look at more pairs
+        pick = order[first : first + count]
+        points = truth.lift_tracks(track[pick], t[pick])
+        near = _near_edge(truth, points, edges)
+        edge = np.flatnonzero(points.known & near)[:missing_edge]
+        other = np.flatnonzero(points.known & ~near)[:missing_other]
+        found.append(_take(points, np.concatenate([edge, other])))
+        missing_edge, missing_other = missing_edge - len(edge), missing_other - len(other)
+        if missing_edge == missing_other == 0:
+            break
+    points = _concatenate(found) if found else truth.lift_tracks(track, t)
+    few = 0 < len(points.t_src) < count
+    return _take(points, rng.choice(len(points.t_src), count)) if few else points
 
 
 def _near_edge(truth: GroundTruth, points: Points, edges: np.ndarray) -> np.ndarray:
@@ -147,21 +155,20 @@ def _draw_times(truth: GroundTruth, points: Points, rng: np.random.Generator) ->
     """t_tgt and t_cam, uniform and equal with probability 0.4."""
     n = len(points.t_src)
     t_tgt = rng.integers(truth.num_frames, size=n)
-    if isinstance(truth.motion, Tracks):  # a pixel that is no track is known at its own time only
-        t_tgt = np.where(points.track < 0, points.t_src, t_tgt)
+    t_tgt = np.where(truth.followed(points), t_tgt, points.t_src)
     t_cam = np.where(rng.random(n) < SAME_TIME_SHARE, t_tgt, rng.integers(truth.num_frames, size=n))
     return t_tgt, t_cam
 
 
-def _with_stored_normals(truth: GroundTruth, points: Points, normal: NormalMap) -> Points:
+def _stored_normals(points: Points, normal: Normals) -> Float64[np.ndarray, "N 3"] | None:
     stored = np.full(points.xyz_world.shape, np.nan)
     column, row = points.uv.astype(np.int64).T
     for t in np.unique(points.t_src):
-        if (frame := normal(int(t))) is None:
-            return points
         here = points.t_src == t
-        stored[here] = frame[row[here], column[here]]
-    return truth.with_normals(points, stored)
+        if (found := normal(int(t), column[here], row[here])) is None:
+            return None
+        stored[here] = found
+    return stored
 
 
 def _rows(truth: GroundTruth, points: Points, t_tgt: np.ndarray, t_cam: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -71,7 +71,8 @@ class RigidInstances:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """Annotated points through time. Pixels that are no track are known at their own time only."""
+    """Annotated points through time. Pixels that are no track are known at their own time only, unless
+    `Sequence.instance` says that they show the static background."""
 
     xyz_world: Float32[np.ndarray, "P T 3"]
     """NaN where a point is not annotated in a frame."""
@@ -132,10 +133,19 @@ class Sequence(ABC):
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Motion:
         """How surface points move over these frames (T of the result is len(frames))."""
 
-    def normal(self, t: int) -> Float32[np.ndarray, "H W 3"] | None:
-        """Unit normals in the camera axes of frame t, towards the camera, NaN if unknown. None: derive from depth."""
+    def normal(
+        self, t: int, column: Int64[np.ndarray, "N"], row: Int64[np.ndarray, "N"]
+    ) -> Float64[np.ndarray, "N 3"] | None:
+        """Unit normals of N pixels in the camera axes of frame t, towards the camera, NaN if unknown. None: derive
+        them from depth."""
         return None
 
     def instance(self, t: int) -> Int32[np.ndarray, "H W"] | None:
-        """Index into RigidInstances, -1 for the static background. None where there are no instances."""
+        """Which object each pixel shows, -1 for what never moves: an index into RigidInstances, or with Tracks any
+        number. None where the dataset does not tell."""
+        return None
+
+    def neighbours(self, t: int) -> list[int] | None:
+        """Of a set of photos without order: the frames that see what frame t sees, the most alike first. None: the
+        frames are a video in its order."""
         return None

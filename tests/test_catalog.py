@@ -1,6 +1,7 @@
 """Catalogs: the facts that ours state, and every way in which a file can be wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_scenes_are_split():
         ValueError, match=r"'tests' is in no split of catalogs/point_odyssey.yaml \(did you mean 'test'"
     ):
         Catalog.load("point_odyssey").split_of("tests")
+
+
+def test_a_name_goes_before_a_pattern_and_a_pattern_before_the_star():
+    splits = {"train": ["*", "scene0799"], "val": ["scene???9"], "test": ["scene07??"]}
+    catalog = replace(Catalog.load("tartanair"), splits=splits)
+    scenes = {"scene0799": "train", "scene0709": "val", "scene0700": "test", "scene0100": "train", "scene0019": "val"}
+    assert {scene: catalog.split_of(scene) for scene in scenes} == scenes
+
+
+def test_excluded_sequences_have_their_reason():
+    catalog = replace(Catalog.load("tartanair"), excluded={"ocean/Easy/P000": "spikes", "fog*/*": "fog"})
+    assert catalog.exclusion_of("ocean/Easy/P000") == "spikes"
+    assert catalog.exclusion_of("foggy/Easy/P001") == "fog"
+    assert catalog.exclusion_of("ocean/Easy/P001") is None
 
 
 def test_all_sequences_of_a_scene_share_a_split():
@@ -101,6 +116,7 @@ WRONG = [
     ({"depth_tolerance": {**TOLERANCE, "relativ": 1}}, "unknown field 'relativ' .*'relative'"),
     ({"depth_tolerance": {**TOLERANCE, "relative": -1}}, "field 'relative' is -1; it must be a number from 0"),
     ({"depth_tolerance": {"relative": 0, "absolute": 0}}, "field 'relative' is 0; it must be above 0"),
+    ({"excluded": ["a"]}, "field 'excluded' .* a mapping of names to text"),
     ({"splits": {"train": ["*"]}}, "field 'splits' .* a list of scenes for each of train, val and test"),
     ({"splits": {**SPLITS, "val": "a"}}, "field 'splits' .* a list of scenes"),
     ({"splits": {**SPLITS, "val": [1]}}, "field 'splits' .* scene names; quote numbers"),

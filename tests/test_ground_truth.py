@@ -57,7 +57,7 @@ def test_everything_valid_is_right(case):
     """xyz, uv, displacement and normal of random questions at sub-pixel positions, static and rigidly moving."""
     world, truth = case
     uv, t_src, t_tgt, t_cam = questions(20_000)
-    points = truth.lift(uv, t_src)
+    points = truth.with_normals(truth.lift(uv, t_src))
     answer = truth.ask(points, t_tgt, t_cam)
     hits = world.trace(uv, t_src)
     there, then = world.position(hits, t_tgt), world.position(hits, t_src)
@@ -187,7 +187,7 @@ def test_tracks_are_followed_and_other_pixels_stay_at_their_time():
     truth = ground_truth(world, tracks)
     rng = np.random.default_rng(0)
     track, t_src = np.nonzero(tracks.visible)
-    points = truth.lift_tracks(track, t_src)
+    points = truth.with_normals(truth.lift_tracks(track, t_src))
     assert points.known.mean() > 0.9
     t_tgt, t_cam = rng.integers(0, FRAMES, (2, len(track)))
     answer = truth.ask(points, t_tgt, t_cam)
@@ -200,7 +200,28 @@ def test_tracks_are_followed_and_other_pixels_stay_at_their_time():
     assert not answer.normal_valid[points.dynamic & (t_tgt != t_src)].any(), "how a tracked surface turns is unknown"
     pixels = truth.lift(*questions(1000)[:2])
     elsewhere = truth.ask(pixels, (pixels.t_src + 1) % FRAMES, pixels.t_src)
-    assert not elsewhere.xyz_valid.any()
+    assert not elsewhere.xyz_valid.any() and not truth.followed(pixels).any()
+
+
+def test_beside_tracks_a_background_that_is_known_to_stand_still_is_known_at_all_times():
+    world = scene(moving=True)
+    tracks, _ = tracked(world)
+    truth = ground_truth(world, tracks)
+    truth.instance = np.stack([world.render(t, supersample=1).instance for t in range(FRAMES)])
+    uv, t_src, t_tgt, t_cam = questions(20_000)
+    pixels = truth.lift(uv, t_src)
+    hits = world.trace(uv, t_src)
+    known = pixels.known & ~near_silhouette(world, uv, t_src)
+    np.testing.assert_array_equal(truth.followed(pixels)[known], (hits.surface == 0)[known])
+    answer = truth.ask(pixels, t_tgt, t_cam)
+    assert answer.xyz_valid[known & (hits.surface == 0)].mean() > 0.95
+    assert not answer.xyz_valid[known & (hits.surface > 0) & (t_src != t_tgt)].any()
+    true_xyz = transform(inverse(world.cameras.world_from_cam)[t_cam], world.position(hits, t_tgt))
+    right = answer.xyz_valid & known
+    np.testing.assert_allclose(answer.xyz[right], true_xyz[right], rtol=0.01, atol=0.01)
+    clear = right & answer.visible_valid & (answer.outcome != OUT)
+    clear[clear] &= ~near_silhouette(world, answer.uv_tgt[clear], t_tgt[clear])
+    assert (answer.visible == world.visible(hits, t_tgt))[clear].mean() > 0.99
 
 
 def test_a_hidden_or_unannotated_track_is_no_source():
@@ -219,7 +240,7 @@ def test_a_hidden_or_unannotated_track_is_no_source():
 
 def test_samples_follow_the_papers_distribution(case):
     _, truth = case
-    rows = draw_queries(truth, lambda t: None, np.random.default_rng(0), samples=4, queries=2048, edge_size=64)
+    rows = draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=4, queries=2048, edge_size=64)
     assert rows.shape == (4, 2048)
     assert (rows["valid"] & 1 > 0).mean() > 0.9
     same = (rows["t_tgt"] == rows["t_cam"]).mean()
@@ -240,7 +261,7 @@ def test_samples_follow_the_papers_distribution(case):
 def test_samples_are_a_function_of_the_seed():
     truth = ground_truth(scene(moving=False), Static())
     draw = [
-        draw_queries(truth, lambda t: None, np.random.default_rng(seed), samples=1, queries=256, edge_size=64)
+        draw_queries(truth, lambda *pixels: None, np.random.default_rng(seed), samples=1, queries=256, edge_size=64)
         for seed in (5, 5, 6)
     ]
     assert (draw[0] == draw[1]).all() and not (draw[0] == draw[2]).all()
@@ -250,7 +271,7 @@ def test_too_little_depth_is_an_error():
     truth = ground_truth(scene(moving=False), Static())
     truth.depth[:] = np.nan
     with pytest.raises(ValueError, match="known surface"):
-        draw_queries(truth, lambda t: None, np.random.default_rng(0), samples=1, queries=64, edge_size=32)
+        draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=1, queries=64, edge_size=32)
 
 
 def test_edges_lie_at_the_step_and_nowhere_else():

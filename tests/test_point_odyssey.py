@@ -118,8 +118,8 @@ def test_normals_come_from_blenders_world_and_face_the_camera(folder, stored_sig
         path = folder / f"normals/normal_{t:05d}.jpg"
         if stored_sign < 0:
             Image.fromarray(255 - np.asarray(Image.open(path))).save(path, quality=95, subsampling=0)
-        normal = opened(folder).normal(t)
-        assert normal.dtype == np.float32
+        row, column = np.indices(opened(folder).image_size).reshape(2, -1)
+        normal = opened(folder).normal(t, column, row).reshape(*opened(folder).image_size, 3)
         assert np.isnan(normal[:, -4:]).all()
         truth = plane.world_from_cam(t)[:3, :3].T @ plane.NORMAL
         assert truth[2] < 0  # towards the camera
@@ -279,7 +279,12 @@ def test_refuses_maps_of_another_size(folder):
     Image.new("RGB", (10, 6)).save(folder / "rgbs/rgb_00001.jpg")
     Image.new("RGB", (10, 6)).save(folder / "normals/normal_00001.jpg")
     Image.fromarray(np.ones((6, 10), np.uint16)).save(folder / "depths/depth_00001.png")
-    for read, name in ((sequence.image, "rgb"), (sequence.depth, "depth"), (sequence.normal, "normal")):
+    first = np.zeros(1, int)
+
+    def normals(t: int) -> np.ndarray:
+        return sequence.normal(t, first, first)
+
+    for read, name in ((sequence.image, "rgb"), (sequence.depth, "depth"), (normals, "normal")):
         with pytest.raises(ValueError, match=rf"{name}_00001\..* is \(6, 10\).*\(24, 40\)"):
             read(1)
 

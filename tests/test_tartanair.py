@@ -50,7 +50,8 @@ def test_reads_what_the_files_say(env):
     np.testing.assert_array_equal(sequence.frame_numbers, range(plane.FRAMES))
     np.testing.assert_allclose(sequence.cameras.intrinsics, np.tile(INTRINSICS, (plane.FRAMES, 1, 1)))
     assert sequence.motion(np.arange(2)) == Static()
-    assert sequence.normal(0) is None and sequence.instance(0) is None
+    assert sequence.normal(0, np.arange(2), np.arange(2)) is None
+    assert sequence.instance(0) is None and sequence.neighbours(0) is None
     for t in range(plane.FRAMES):
         np.testing.assert_allclose(sequence.cameras.world_from_cam[t], plane.world_from_cam(t), atol=1e-12)
         np.testing.assert_array_equal(sequence.image(t), plane.picture(t, HEIGHT, WIDTH))

@@ -18,15 +18,15 @@ Units differ between scenes (outdoor ones are larger), so nothing here is metric
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from pipelines.geometry import image_grid, inverse, project, transform, unproject
+from pipelines.geometry import inverse, project, towards_camera, transform
 from pipelines.npz import Npz
 from pipelines.raw_folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Tracks
 
 LAYOUT = "PointOdyssey v1.2: <split>/<seq>/ with anno.npz, rgbs/ and depths/"
 V1_0_FILES = ("annot.npz", "annotations.npz")
-DEPTH_UNIT = 1000 / 65535
-SKY = 65535
+UNITS = np.arange(65536, dtype=np.float32) * np.float32(1000 / 65535)  # of each stored value
+UNITS[[0, 65535]] = np.nan  # a hole, sky
 WORLD_FROM_BLENDER = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # +z up to +y up
 MIN_NORMAL = 0.3  # shorter is background, or JPEG noise at an edge
 MAX_WANDER = 100  # summed distance from where a track starts, beyond which it is broken (as in aharley/pips2)
@@ -78,19 +78,13 @@ class PointOdyssey(Sequence):
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
-        steps = self._sized(self.raw.grey16(self._depths[t]), self._depths[t])
-        return np.where((steps > 0) & (steps < SKY), steps * np.float32(DEPTH_UNIT), np.float32(np.nan))
+        return UNITS[self._sized(self.raw.grey16(self._depths[t]), self._depths[t])]
 
-    def normal(self, t: int) -> Float32[np.ndarray, "H W 3"]:
+    def normal(self, t: int, column: Int64[np.ndarray, "N"], row: Int64[np.ndarray, "N"]) -> Float64[np.ndarray, "N 3"]:
         """From the stored map: Blender's world (+z up) to the annotations' (+y up) to the camera."""
-        coded = self._sized(self.raw.rgb(self._normals[t]), self._normals[t]).astype(np.float32) / 127.5 - 1
+        coded = self._sized(self.raw.rgb(self._normals[t]), self._normals[t])[row, column] / 127.5 - 1
         cam_from_blender = inverse(self.cameras.world_from_cam[t])[:3, :3] @ WORLD_FROM_BLENDER
-        normal = coded @ cam_from_blender.astype(np.float32).T
-        length = np.linalg.norm(normal, axis=-1, keepdims=True)
-        ray = unproject(image_grid(*self.image_size), np.ones(self.image_size), self.cameras.intrinsics[t])
-        towards = -np.sign(np.einsum("hwc,hwc->hw", normal, ray.astype(np.float32)))[..., None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(length >= MIN_NORMAL, towards * normal / length, np.float32(np.nan))
+        return towards_camera(coded @ cam_from_blender.T, column, row, self.cameras.intrinsics[t], MIN_NORMAL)
 
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Tracks:
         """The annotated points over these frames; P is 0 where the sequence has none, so only depth speaks.

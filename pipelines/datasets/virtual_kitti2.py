@@ -27,7 +27,8 @@ LAYOUT = (
     "Virtual KITTI 2: SceneXX/<variation>/ with intrinsic.txt and frames/, from the archives "
     "vkitti_2.0.3_{rgb,depth,textgt,instanceSegmentation}, merged or each in a folder of its name"
 )
-SKY = 65535
+METRES = np.arange(65536, dtype=np.float32) / 100  # of each stored value
+METRES[[0, 65535]] = np.nan  # nothing, sky
 NUM_INSTANCES = 255  # every trackID that an 8-bit palette can show, so that one without any pose is a NaN, not a gap
 PARKED = 0.01  # an object that is never flagged as moving stands still if its poses agree to this (metres, radians)
 
@@ -79,8 +80,7 @@ class VirtualKitti2(Sequence):
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
-        centimetres = self._sized(self.raw.grey16(self._depths[t]), self._depths[t])
-        return np.where((centimetres > 0) & (centimetres < SKY), centimetres / np.float32(100), np.float32(np.nan))
+        return METRES[self._sized(self.raw.grey16(self._depths[t]), self._depths[t])]
 
     def instance(self, t: int) -> Int32[np.ndarray, "H W"]:
         return self._sized(self.raw.indices(self._instances[t]), self._instances[t]).astype(np.int32) - 1

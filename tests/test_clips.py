@@ -1,0 +1,78 @@
+"""Which frames a clip holds: of videos with gaps in their poses, and of photos without order."""
+
+import numpy as np
+import pytest
+
+from pipelines.clip_store import StoreSettings
+from pipelines.clips import windows
+from pipelines.raw_folder import RawFolder
+from pipelines.sequence import Cameras, Sequence, Static
+
+FRAMES = 4
+
+
+class Frames(Sequence):
+    """Only what `windows` looks at."""
+
+    def __init__(self, folder, count: int, unknown: tuple[int, ...] = (), photos: dict | None = None) -> None:
+        super().__init__(RawFolder(str(folder)), "park")
+        pose = np.tile(np.eye(4), (count, 1, 1))
+        pose[list(unknown)] = np.nan
+        self.cameras = Cameras(intrinsics=np.tile(np.eye(3), (count, 1, 1)), world_from_cam=pose)
+        self.frame_numbers = np.arange(count)
+        self._photos = photos
+
+    find = scene_of = image = depth = None
+
+    def motion(self, frames):
+        return Static()
+
+    def neighbours(self, t):
+        return self._photos and self._photos[t]
+
+
+def settings(**changes) -> StoreSettings:
+    chosen = {"frames": FRAMES, "strides": (1, 3), "hop": 2, "seed": 0} | changes
+    rest = {"dataset": "tartanair", "split": "all", "image_size": 32, "samples": 1, "queries": 8, "video": "jpeg"}
+    return StoreSettings(**chosen, **rest)
+
+
+def test_clips_of_a_video_overlap_by_the_hop_and_end_inside(tmp_path):
+    found = windows(Frames(tmp_path, 40), settings())
+    assert [window.start for window in found] == list(range(0, 37, 2))
+    assert {window.stride for window in found} == {1, 2, 3}
+    for window in found:
+        assert window.frames == tuple(range(window.start, window.start + 3 * window.stride + 1, window.stride))
+        assert window.frames[-1] < 40
+
+
+def test_a_clip_never_bridges_an_unknown_pose(tmp_path):
+    found = windows(Frames(tmp_path, 40, unknown=(11, 26)), settings())
+    assert len(found) > 10
+    for window in found:
+        assert not {11, 26} & set(range(window.frames[0], window.frames[-1] + 1))
+
+
+def test_photos_are_walked_from_neighbour_to_neighbour(tmp_path):
+    """A ring of photos in shuffled order, one that sees nothing, one whose pose is unknown, and an island of three."""
+    rng = np.random.default_rng(0)
+    ring = rng.permutation(20)
+    photos = {int(t): [int(ring[i - 1]), int(ring[(i + 1) % 20]), int(ring[(i + 2) % 20])] for i, t in enumerate(ring)}
+    photos |= {20: [], 21: photos[0], 22: [23, 24], 23: [22, 24], 24: [22, 23]}
+    sequence = Frames(tmp_path, 25, unknown=(21,), photos=photos)
+    found = windows(sequence, settings(hop=1))
+    assert [window.start for window in found] == list(range(20))
+    for window in found:
+        assert window.stride == 0 and len(set(window.frames)) == FRAMES
+        for i, t in enumerate(window.frames[1:], start=1):
+            assert any(t in photos[seen] for seen in window.frames[:i])
+    assert found == windows(sequence, settings(hop=1)) != windows(sequence, settings(hop=1, seed=1))
+
+
+@pytest.mark.parametrize("count", [0, FRAMES - 1])
+def test_too_few_frames_make_no_clip(tmp_path, count):
+    assert windows(Frames(tmp_path, count), settings()) == []
+
+
+def test_a_clip_of_one_frame(tmp_path):
+    assert [window.frames for window in windows(Frames(tmp_path, 5), settings(frames=1))] == [(0,), (2,), (4,)]
