@@ -8,7 +8,8 @@
         video           jpeg: uint8 (clips, bytes), the JPEG files of a clip end to end, padded with zeros
                         zstd: uint8 (clips, T, S, S, 3), exact pixels
         video_offsets   jpeg only: int64 (clips, T + 1), where each frame starts
-        queries         uint8 (clips, samples, Q * bytes per query): `query_dtype` rows, one chunk per sample
+        queries         uint8 (clips, samples, Q * bytes per query), one chunk per sample: the fields of `query_dtype`,
+                        each for all Q queries, end to end
         intrinsics      float32 (clips, T, 3, 3), pixels of the stored S x S frame
         world_from_cam  float32 (clips, T, 4, 4)
         frame_index     int64 (clips, T), what the raw files call the frames
@@ -60,23 +61,39 @@ FLAG_BITS = {"edge": 1, "dynamic": 2}
 
 
 def query_dtype(num_frames: int) -> np.dtype:
-    """One query as stored; fields as in the table of DESIGN, packed, little-endian."""
+    """One query: its fields, little-endian, the widest first, so that each lies aligned in a sample."""
     time = "<u1" if num_frames <= 255 else "<u2"
     return np.dtype(
         [
             ("uv_norm", "<f4", 2),
+            ("xyz", "<f4", 3),
+            ("uv_tgt", "<f4", 2),
+            ("displacement", "<f4", 3),
+            ("normal", "<f2", 3),
             ("t_src", time),
             ("t_tgt", time),
             ("t_cam", time),
-            ("xyz", "<f4", 3),
-            ("uv_tgt", "<f4", 2),
             ("visible", "?"),
-            ("displacement", "<f4", 3),
-            ("normal", "<f2", 3),
             ("valid", "u1"),
             ("flags", "u1"),
         ]
     )
+
+
+def pack_queries(rows: np.ndarray) -> UInt8[np.ndarray, "bytes"]:
+    """Q rows of `query_dtype` as they are stored: field after field."""
+    return np.frombuffer(b"".join(rows[name].tobytes() for name in rows.dtype.names), np.uint8)
+
+
+def unpack_queries(data: UInt8[np.ndarray, "bytes"], num_frames: int) -> dict[str, np.ndarray]:
+    """The fields of a stored sample, each with Q rows, as views."""
+    record = query_dtype(num_frames)
+    count = data.size // record.itemsize
+    fields = {}
+    for name, (field, offset) in record.fields.items():
+        stored = data[count * offset : count * (offset + field.itemsize)]
+        fields[name] = stored.view(field.base).reshape(count, *field.shape)
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +122,14 @@ class StoreSettings:
 
 def decode_jpeg(blob: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "T1"]) -> UInt8[np.ndarray, "T S S 3"]:
     """The inverse of `encode_jpeg`, up to JPEG's loss. ValueError if a file does not decode."""
-    frames = [cv2.imdecode(blob[start:end], cv2.IMREAD_COLOR_RGB) for start, end in pairwise(offsets)]
-    if any(frame is None for frame in frames):
-        raise ValueError(f"frame {[frame is None for frame in frames].index(True)} is not a JPEG file")
-    return np.stack(frames)
+    video = None
+    for t, (start, end) in enumerate(pairwise(offsets)):
+        if (frame := cv2.imdecode(blob[start:end], cv2.IMREAD_COLOR_RGB)) is None:
+            raise ValueError(f"frame {t} is not a JPEG file")
+        if video is None:
+            video = np.empty((len(offsets) - 1, *frame.shape), np.uint8)
+        video[t] = frame  # copied while it is still in the cache
+    return video
 
 
 @lru_cache(maxsize=1024)
@@ -117,9 +138,14 @@ def _open_group(uri: str) -> zarr.Group:
 
 
 @lru_cache(maxsize=4096)
+def _open_array(uri: str, name: str) -> zarr.Array:
+    return _open_group(uri)[name]
+
+
+@lru_cache(maxsize=4096)
 def _small_array(uri: str, name: str) -> np.ndarray:
     """An array that holds little for every clip of a group: read once, kept."""
-    return _open_group(uri)[name][...]
+    return _open_array(uri, name)[...]
 
 
 class Clip:
@@ -139,7 +165,7 @@ class Clip:
         try:
             if not selection:
                 return _small_array(self._uri, name)[self._row["row"]]
-            return _open_group(self._uri)[name][selection]
+            return _open_array(self._uri, name)[selection]
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise ValueError(
                 f"{name} of clip {self.id} in {self._uri} cannot be read ({error}): the store is damaged; delete this "
@@ -175,8 +201,7 @@ class Clip:
         """One query sample: field -> array with Q rows, as in the table of DESIGN."""
         if not 0 <= sample < self.num_samples:
             raise ValueError(f"query sample {sample} asked of a store with {self.num_samples} samples per clip")
-        rows = self._read("queries", self._row["row"], sample).view(query_dtype(self._store.settings.frames))
-        return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+        return unpack_queries(self._read("queries", self._row["row"], sample), self._store.settings.frames)
 
     def all_queries(self) -> dict[str, np.ndarray]:
         """All query samples of the clip, end to end."""

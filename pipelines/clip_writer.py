@@ -25,6 +25,7 @@ from pipelines.clip_store import (
     VALID_BITS,
     StoreSettings,
     decode_jpeg,
+    pack_queries,
     query_dtype,
 )
 
@@ -106,14 +107,13 @@ def write_group(store: str, name: str, settings: StoreSettings, clips: list[Clip
         shard = (1, -(-settings.frames // chunk[1]) * chunk[1], *video.shape[2:])
         exact = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
         _array(group, "video", video, chunks=chunk, shards=shard, codec=exact)
-    record = query_dtype(settings.frames)
-    queries = np.stack([clip.queries for clip in clips]).view(np.uint8).reshape(len(clips), settings.samples, -1)
+    queries = np.stack([[pack_queries(sample) for sample in clip.queries] for clip in clips])
     _array(
         group,
         "queries",
         queries,
         chunks=(1, 1, queries.shape[2]),
-        codec=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=record.itemsize),
+        codec=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4),
     )
     for key in ("intrinsics", "world_from_cam", "frame_index"):
         data = np.stack([getattr(clip, key) for clip in clips])
