@@ -95,7 +95,7 @@ def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: S
         np.random.default_rng([settings.seed, window.start, *sequence.name.encode()]),
         samples=settings.samples,
         queries=settings.queries,
-        edge_size=settings.image_size,
+        image_size=settings.image_size,
     )
     height, width = depth.shape[1:]
     ratio = {"width_ratio": settings.image_size / width, "height_ratio": settings.image_size / height}

@@ -12,6 +12,7 @@ from pipelines.sequence import Tracks
 
 EDGE_SHARE = 0.3  # of queries, near depth or motion edges
 SAME_TIME_SHARE = 0.4  # of queries, t_cam = t_tgt
+EDGE_GRID = 128  # cells, at most, along each side of the map of edges
 EDGE_QUANTILE = 0.9  # of the depth gradient's magnitude, over every other cell: what lies above is an edge
 TRACK_SHARE = 0.7  # of queries, where a dataset annotates tracks; the rest are pixels at their own time
 MAX_ROUNDS = 16  # of drawing and dropping what has no known surface
@@ -31,7 +32,8 @@ def edge_map(
     """
     rows = ((np.arange(size) + 0.5) * depth.shape[0] / size).astype(int)
     columns = ((np.arange(size) + 0.5) * depth.shape[1] / size).astype(int)
-    small = depth[np.ix_(rows, columns)].astype(np.float32)
+    place = rows[:, None] * depth.shape[1] + columns
+    small = depth.ravel().take(place).astype(np.float32)
     valid = np.isfinite(small)
     if not valid.any():
         return valid
@@ -42,23 +44,24 @@ def edge_map(
     rank = int(EDGE_QUANTILE * len(some))
     edge = valid & (steepness > (np.partition(some, rank)[rank] if len(some) else 0))
     if instance is not None:
-        ids = instance[np.ix_(rows, columns)]
+        ids = instance.ravel().take(place)
         edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
         edge[1:, :] |= ids[1:, :] != ids[:-1, :]
     return cv2.dilate(edge.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & valid
 
 
 def draw_queries(
-    truth: GroundTruth, normal: Normals, rng: np.random.Generator, *, samples: int, queries: int, edge_size: int
+    truth: GroundTruth, normal: Normals, rng: np.random.Generator, *, samples: int, queries: int, image_size: int
 ) -> np.ndarray:
     """(samples, queries) rows of `query_dtype`, every one on a known surface.
 
     `normal` gives the dataset's own normals of a frame at some pixels, or None. ValueError if the clip shows too little
     known surface to draw from.
     """
+    size, maps = min(image_size, EDGE_GRID), truth.maps
     edges = np.stack(
         [
-            edge_map(truth.depth[t], None if truth.instance is None else truth.instance[t], edge_size)
+            edge_map(maps.depth[t], None if maps.instance is None else maps.instance[t], size)
             for t in range(truth.num_frames)
         ]
     )

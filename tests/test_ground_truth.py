@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipelines.catalog import DepthTolerance
+from pipelines.depth_maps import OCCLUDED, OUT, VISIBLE
 from pipelines.geometry import inverse, project, rotate, transform
-from pipelines.ground_truth import OCCLUDED, OUT, VISIBLE, GroundTruth
+from pipelines.ground_truth import GroundTruth
 from pipelines.queries import draw_queries, edge_map
 from pipelines.sequence import RigidInstances, Static, Tracks
 from pipelines.sequence import Unknown as UnknownMotion
@@ -20,12 +21,12 @@ def scene(moving: bool, seed: int = 3) -> Scene:
     return Scene.random(seed, num_frames=FRAMES, width=WIDTH, height=HEIGHT, intrinsics=INTRINSICS, moving=moving)
 
 
-def ground_truth(scene: Scene, motion, *, tolerance=EXACT) -> GroundTruth:
+def ground_truth(scene: Scene, motion, *, tolerance=EXACT, instances: bool = False) -> GroundTruth:
     frames = [scene.render(t, supersample=1) for t in range(FRAMES)]
     return GroundTruth(
         cameras=scene.cameras,
         depth=np.stack([frame.depth for frame in frames]).astype(np.float32),
-        instance=np.stack([frame.instance for frame in frames]) if isinstance(motion, RigidInstances) else None,
+        instance=np.stack([frame.instance for frame in frames]) if instances else None,
         motion=motion,
         tolerance=tolerance,
     )
@@ -35,7 +36,7 @@ def ground_truth(scene: Scene, motion, *, tolerance=EXACT) -> GroundTruth:
 def case(request) -> tuple[Scene, GroundTruth]:
     world = scene(moving=request.param == "rigid")
     motion = RigidInstances(world_from_instance=world.world_from_object) if request.param == "rigid" else Static()
-    return world, ground_truth(world, motion)
+    return world, ground_truth(world, motion, instances=request.param == "rigid")
 
 
 def questions(count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -122,8 +123,8 @@ def test_own_time_is_always_visible_at_its_own_place(case):
 
 def test_missing_and_broken_depth_is_never_lifted():
     truth = ground_truth(scene(moving=False), Static())
-    truth.depth[:, :, :40] = np.nan
-    truth.depth[2, 50:60, 90:100] *= 0.5  # a hard edge all around
+    truth.maps.depth[:, :, :40] = np.nan
+    truth.maps.depth[2, 50:60, 90:100] *= 0.5  # a hard edge all around
     uv, t_src, _, _ = questions(5000, seed=5)
     points = truth.lift(uv, t_src)
     assert not points.known[uv[:, 0] < 41].any()
@@ -161,7 +162,7 @@ def test_an_object_without_pose_is_known_at_its_own_time_only():
     world = scene(moving=True)
     pose = world.world_from_object.copy()
     pose[:, 3] = np.nan
-    truth = ground_truth(world, RigidInstances(world_from_instance=pose))
+    truth = ground_truth(world, RigidInstances(world_from_instance=pose), instances=True)
     uv, t_src, _, t_cam = questions(20_000, seed=8)
     points = truth.lift(uv, t_src)
     on_object = points.known & (points.instance >= 0)
@@ -206,8 +207,7 @@ def test_tracks_are_followed_and_other_pixels_stay_at_their_time():
 def test_beside_tracks_a_background_that_is_known_to_stand_still_is_known_at_all_times():
     world = scene(moving=True)
     tracks, _ = tracked(world)
-    truth = ground_truth(world, tracks)
-    truth.instance = np.stack([world.render(t, supersample=1).instance for t in range(FRAMES)])
+    truth = ground_truth(world, tracks, instances=True)
     uv, t_src, t_tgt, t_cam = questions(20_000)
     pixels = truth.lift(uv, t_src)
     hits = world.trace(uv, t_src)
@@ -240,7 +240,7 @@ def test_a_hidden_or_unannotated_track_is_no_source():
 
 def test_samples_follow_the_papers_distribution(case):
     _, truth = case
-    rows = draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=4, queries=2048, edge_size=64)
+    rows = draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=4, queries=2048, image_size=64)
     assert rows.shape == (4, 2048)
     assert (rows["valid"] & 1 > 0).mean() > 0.9
     same = (rows["t_tgt"] == rows["t_cam"]).mean()
@@ -249,7 +249,7 @@ def test_samples_follow_the_papers_distribution(case):
         share = np.bincount(rows[field].ravel(), minlength=FRAMES) / rows.size
         np.testing.assert_allclose(share, 1 / FRAMES, atol=0.02)
     edge = (rows["flags"] & 1 > 0).mean()
-    uniform = np.mean([edge_map(frame, None, 64).mean() for frame in truth.depth])
+    uniform = np.mean([edge_map(frame, None, 64).mean() for frame in truth.maps.depth])
     assert edge > 0.3 + 0.5 * uniform * 0.7
     assert ((rows["uv_norm"] >= 0) & (rows["uv_norm"] <= 1)).all()
     offset = (rows["uv_norm"] * [WIDTH, HEIGHT]) % 1
@@ -261,7 +261,7 @@ def test_samples_follow_the_papers_distribution(case):
 def test_samples_are_a_function_of_the_seed():
     truth = ground_truth(scene(moving=False), Static())
     draw = [
-        draw_queries(truth, lambda *pixels: None, np.random.default_rng(seed), samples=1, queries=256, edge_size=64)
+        draw_queries(truth, lambda *pixels: None, np.random.default_rng(seed), samples=1, queries=256, image_size=64)
         for seed in (5, 5, 6)
     ]
     assert (draw[0] == draw[1]).all() and not (draw[0] == draw[2]).all()
@@ -269,9 +269,9 @@ def test_samples_are_a_function_of_the_seed():
 
 def test_too_little_depth_is_an_error():
     truth = ground_truth(scene(moving=False), Static())
-    truth.depth[:] = np.nan
+    truth.maps.depth[:] = np.nan
     with pytest.raises(ValueError, match="known surface"):
-        draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=1, queries=64, edge_size=32)
+        draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=1, queries=64, image_size=32)
 
 
 def test_edges_lie_at_the_step_and_nowhere_else():
