@@ -28,7 +28,7 @@ from pipelines.ground_truth import GroundTruth
 from pipelines.queries import draw_queries
 from pipelines.raw_folder import RawFolder
 from pipelines.sequence import RigidInstances
-from pipelines.synthesize.job import synthesize
+from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
 
 FRAMES = 16
@@ -41,7 +41,8 @@ LOOKUPS = 9 + 25 + 4  # depths that a query needs: around its source, for its no
 def measure_conversion(dataset: str, folder: Path) -> dict:
     """The clips of one sequence, written again and again."""
     raw = folder / dataset / "raw"
-    synthesize(dataset, out=str(raw), scenes=1, frames=FRAMES + CLIPS - 1, size="official")
+    row = {"dataset": dataset, "root": str(raw), "index": 0}
+    write_sequence(row, frames=FRAMES + CLIPS - 1, size="official", seed=0)
     adapter = DATASETS[dataset]
     name = adapter.find(RawFolder(str(raw)))[0]
     catalog = Catalog.load(dataset)
