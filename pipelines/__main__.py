@@ -4,13 +4,21 @@ import sys
 
 import tyro
 
+from pipelines.audit import audit
 from pipelines.convert import convert
 from pipelines.evaluate import evaluate
 from pipelines.infer import infer
 from pipelines.inspect import inspect
 from pipelines.synthesize.job import synthesize
 
-COMMANDS = {"synthesize": synthesize, "convert": convert, "inspect": inspect, "infer": infer, "evaluate": evaluate}
+COMMANDS = {
+    "synthesize": synthesize,
+    "audit": audit,
+    "convert": convert,
+    "inspect": inspect,
+    "infer": infer,
+    "evaluate": evaluate,
+}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import ray
 import ray.data
 
 ROOT = Path(__file__).resolve().parent.parent
+START_ATTEMPTS = 4
 OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
 
 
@@ -25,28 +26,39 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    # Workers import this code from where it lies, whether or not it is installed.
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     else:
-        ray.init(
-            address="local",
-            num_cpus=os.cpu_count(),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env=environment,
-            # Ray ends idle workers after a second; on few cores, starting them again costs more than all else.
-            # A busy machine may take long to start; that is no reason to give up.
-            _system_config={
-                "idle_worker_killing_time_threshold_ms": 120_000,
-                "num_workers_soft_limit": 16,
-                "agent_register_timeout_ms": 180_000,
-            },
-            _temp_dir=tempfile.gettempdir() + "/ray",
-        )
+        _start()
     # Every job shows its own progress, in its own terms.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _start() -> None:
+    """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
+    # Workers import this code from where it lies, whether or not it is installed.
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env=environment,
+                # Ray ends idle workers after a second; on few cores, starting them again costs more than all else.
+                _system_config={
+                    "idle_worker_killing_time_threshold_ms": 120_000,
+                    "num_workers_soft_limit": 16,
+                    "agent_register_timeout_ms": 180_000,
+                },
+                _temp_dir=tempfile.gettempdir() + "/ray",
+            )
+            return
+        except Exception as error:
+            if attempts_left == 0 or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()

@@ -7,21 +7,21 @@ interrupted one began. A sequence that fails becomes a row with its reason.
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import fsspec
 import ray.data
 from tqdm import tqdm
 
+from pipelines.audit import judge
 from pipelines.catalog import Catalog
 from pipelines.clip_store import ClipStore, StoreSettings
 from pipelines.clip_writer import finished_groups, write_group, write_index
 from pipelines.clips import build_clip, windows
 from pipelines.cluster import connect
-from pipelines.datasets import DATASETS
+from pipelines.datasets import DATASETS, Dataset, open_sequence
 from pipelines.raw_folder import RawFolder
-from pipelines.sequence import Sequence
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
 TASK_MEMORY = 1 << 30  # bytes reserved per task: one clip's raw frames at 960 x 540 with depth, and the group
@@ -29,35 +29,39 @@ TASK_MEMORY = 1 << 30  # bytes reserved per task: one clip's raw frames at 960 x
 Row = dict[str, Any]
 
 
-@lru_cache(maxsize=2)
-def open_sequence(dataset: str, raw: str, name: str) -> Sequence:
-    return DATASETS[dataset](RawFolder(raw), name)
+def plan_sequence(
+    row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog, finished: frozenset[str], allow_misfit: bool
+) -> Iterator[Row]:
+    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit"}.
 
-
-def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog) -> Iterator[Row]:
-    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason"}.
-
-    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short or is excluded by the
-    catalog yields one row with a reason and no group.
+    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or
+    is excluded by the catalog yields one row with a reason and no group. What is finished is not audited again.
     """
     name = row["sequence"]
-    nothing = {"sequence": name, "group": "", "first": 0, "last": 0}
+    nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "audit": ""}
     if reason := catalog.exclusion_of(name):
         yield nothing | {"reason": f"excluded by catalogs/{catalog.key}.yaml: {reason}", "failed": False}
         return
     try:
         sequence = open_sequence(settings.dataset, raw, name)
         count = len(windows(sequence, settings))
+        spans = [(first, min(first + CLIPS_PER_GROUP, count)) for first in range(0, count, CLIPS_PER_GROUP)]
+        groups = [name.replace("/", "__") + (f"__{first:05d}" if count > CLIPS_PER_GROUP else "") for first, _ in spans]
+        verdict = None if finished.issuperset(groups) else judge(sequence)
     except Exception as error:  # whatever it is, it becomes this sequence's reason and counts as failed
         yield nothing | {"reason": _reason(error), "failed": True}
         return
     if count == 0:
         reason = f"no {settings.frames} frames in a row with known pose: it has {len(sequence)} frames"
         yield nothing | {"reason": reason, "failed": False}
-    for first in range(0, count, CLIPS_PER_GROUP):
-        last = min(first + CLIPS_PER_GROUP, count)
-        group = name.replace("/", "__") + (f"__{first:05d}" if count > CLIPS_PER_GROUP else "")
-        yield {"sequence": name, "group": group, "first": first, "last": last, "reason": "", "failed": False}
+    elif verdict is not None and verdict.outcome == "misfit" and not allow_misfit:
+        reason = f"{verdict.reason}; look at it with `audit`, mend it, or use --allow-misfit"
+        yield nothing | {"reason": reason, "failed": True}
+    else:
+        figures = json.dumps(verdict.index_columns()) if verdict else ""
+        for group, (first, last) in zip(groups, spans, strict=True):
+            span = {"sequence": name, "group": group, "first": first, "last": last}
+            yield span | {"reason": "", "failed": False, "audit": figures}
 
 
 def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, catalog: Catalog) -> Row:
@@ -66,6 +70,8 @@ def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, ca
         sequence = open_sequence(settings.dataset, raw, row["sequence"])
         chosen = windows(sequence, settings)[row["first"] : row["last"]]
         clips = [build_clip(sequence, window, catalog, settings) for window in chosen]
+        for clip in clips:
+            clip.row.update(json.loads(row["audit"]))
         rows = write_group(store, row["group"], settings, clips)
     except Exception as error:
         return row | {"rows": "[]", "reason": _reason(error), "failed": True}
@@ -77,7 +83,7 @@ def _reason(error: Exception) -> str:
 
 
 def convert(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2"],
+    dataset: Dataset,
     /,
     *,
     raw: str,
@@ -92,6 +98,7 @@ def convert(
     video: Literal["jpeg", "zstd"] = "jpeg",
     seed: int = 0,
     max_failed_share: float = 0.05,
+    allow_misfit: bool = False,
 ) -> None:
     """Convert a raw dataset into a clip store. Run again after an interruption, it goes on where it was.
 
@@ -109,6 +116,8 @@ def convert(
         video: jpeg (quality 95, a tenth of the bytes) or zstd (exact pixels).
         seed: Of strides and queries.
         max_failed_share: Fail, leaving no finished store, if a larger share of the sequences fails.
+        allow_misfit: Also convert sequences whose depth and cameras fit together better when read in another way than
+            the dataset's conventions say (see `audit`); otherwise they fail.
     """
     catalog = Catalog.load(dataset)
     settings = StoreSettings(
@@ -139,7 +148,16 @@ def convert(
     connect()
     plan = (
         ray.data.from_items([{"sequence": name} for name in names], override_num_blocks=min(len(names), 256))
-        .flat_map(partial(plan_sequence, raw=raw, settings=settings, catalog=catalog))
+        .flat_map(
+            partial(
+                plan_sequence,
+                raw=raw,
+                settings=settings,
+                catalog=catalog,
+                finished=frozenset(finished),
+                allow_misfit=allow_misfit,
+            )
+        )
         .take_all()
     )
     groups = [row for row in plan if row["group"]]

@@ -38,6 +38,7 @@ from jaxtyping import Float, Float32
 
 from model import D4RT, recipes
 from pipelines.clips import resize
+from pipelines.geometry import xyzw_from_rotation
 from pipelines.pictures import camera_figure, depth_frames, position_colours, track_frames
 from pipelines.video import Video, write_video
 
@@ -191,25 +192,6 @@ def tum(frame_numbers: np.ndarray, world_from_cam: Float[np.ndarray, "T 4 4"]) -
     lines = ["# frame tx ty tz qx qy qz qw"]
     for number, pose in zip(frame_numbers, world_from_cam.astype(np.float64), strict=True):
         if np.isfinite(pose).all():
-            values = [*pose[:3, 3], *quaternion(pose[:3, :3])]
+            values = [*pose[:3, 3], *xyzw_from_rotation(pose[:3, :3])]
             lines.append(" ".join([str(number), *(f"{value:.9g}" for value in values)]))
     return "\n".join(lines) + "\n"
-
-
-def quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
-    """(x, y, z, w) of unit length, w >= 0, of a rotation matrix.
-
-    It is the eigenvector to the largest eigenvalue of a symmetric matrix (Bar-Itzhack 2000), so no case is singular.
-    """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    matrix = np.array(
-        [
-            [xx - yy - zz, xy + yx, xz + zx, zy - yz],
-            [xy + yx, yy - xx - zz, yz + zy, xz - zx],
-            [xz + zx, yz + zy, zz - xx - yy, yx - xy],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    )
-    values, vectors = np.linalg.eigh(matrix)
-    best = vectors[:, np.argmax(values)]
-    return best * np.copysign(1.0, best[3])

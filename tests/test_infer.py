@@ -17,8 +17,8 @@ from test_video import CAMEL, read, write_images
 
 from model import D4RT, ModelConfig, checkpoints, recipes
 from pipelines.clips import resize
+from pipelines.geometry import rotation_from_xyzw, xyzw_from_rotation
 from pipelines.infer import infer
-from pipelines.reconstruction import quaternion
 from pipelines.registered import load_model, model_version
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.video import find_sources, write_video
@@ -159,7 +159,8 @@ def test_quaternions_of_all_rotations():
         .tolist()
     )
     for turn in np.array(turns):
-        np.testing.assert_allclose(Rotation.from_quat(quaternion(turn)).as_matrix(), turn, atol=1e-12)
+        np.testing.assert_allclose(Rotation.from_quat(xyzw_from_rotation(turn)).as_matrix(), turn, atol=1e-12)
+        np.testing.assert_allclose(rotation_from_xyzw(xyzw_from_rotation(turn)), turn, atol=1e-12)
 
 
 def test_the_point_cloud_file_holds_the_points(results):

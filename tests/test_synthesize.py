@@ -83,14 +83,6 @@ def test_tartanair_poses_are_ned_world_from_camera_with_xyzw(written):
     np.testing.assert_allclose(heading, expected[:, :3, 2], atol=1e-12)
 
 
-def test_quaternions_are_right_for_every_angle():
-    rotations = Rotation.random(200, rng=0)
-    half_turns = Rotation.from_rotvec(np.pi * np.vstack([np.eye(3), [[0, 0.6, 0.8]]]))
-    for rotation in [*rotations, *half_turns, Rotation.identity()]:
-        quaternion = tartanair.quaternion_xyzw(rotation.as_matrix())
-        np.testing.assert_allclose(Rotation.from_quat(quaternion).as_matrix(), rotation.as_matrix(), atol=1e-12)
-
-
 def test_tartanair_camera_is_that_of_v1_at_every_size():
     for size, factor in (("official", 1), ("small", 0.2)):
         scene = tartanair.scene(0, num_frames=1, size=size)

@@ -13,9 +13,9 @@ P-numbers have gaps, and one environment lies in a folder of its own name, as so
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
 from PIL import Image
 
+from pipelines.geometry import xyzw_from_rotation
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
 
@@ -67,19 +67,5 @@ def write(scene: Scene, folder: Path) -> None:
         np.save(folder / f"depth_left/{t:06d}_left_depth.npy", depth)
         np.save(folder / f"seg_left/{t:06d}_left_seg.npy", np.zeros(depth.shape, np.uint8))
     world_from_cam = RAW_FROM_SCENE @ scene.cameras.world_from_cam
-    rows = [[*pose[:3, 3], *quaternion_xyzw(pose[:3, :3] @ CAM_FROM_NED)] for pose in world_from_cam]
+    rows = [[*pose[:3, 3], *xyzw_from_rotation(pose[:3, :3] @ CAM_FROM_NED)] for pose in world_from_cam]
     np.savetxt(folder / "pose_left.txt", rows, fmt="%.18e")
-
-
-def quaternion_xyzw(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "4"]:
-    """The unit quaternion (x, y, z, w) of a rotation matrix, exact for every angle.
-
-    The matrix 4 q q^T is linear in the rotation; its column with the largest diagonal is the best-conditioned.
-    """
-    trace = np.trace(rotation)
-    outer = np.empty((4, 4))
-    outer[:3, :3] = rotation + rotation.T + (1 - trace) * np.eye(3)
-    outer[3, :3] = outer[:3, 3] = (rotation - rotation.T)[(2, 0, 1), (1, 2, 0)]
-    outer[3, 3] = 1 + trace
-    column = outer[:, np.diag(outer).argmax()]
-    return column / np.linalg.norm(column)

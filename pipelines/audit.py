@@ -1,0 +1,223 @@
+"""`python -m pipelines audit DATASET --raw RAW`: is every declared convention the one that fits the data?
+
+A Ray Data job over the sequences of a raw dataset. `convert` asks the same of every sequence before it is converted.
+"""
+
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import ray.data
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from pipelines.cluster import connect
+from pipelines.datasets import DATASETS, Dataset, open_sequence
+from pipelines.raw_folder import RawFolder
+from pipelines.reprojection import DECLARED, NO_OVERLAP, OTHER_READINGS, PIXEL_READINGS, Fit, Reading, Reprojection
+from pipelines.result_folder import result_folder
+from pipelines.sequence import Sequence
+
+LOSS = 1.5  # the declared reading has lost if another one's median error is smaller by this factor
+WIN = 3  # and wins clearly if every other one, but for those of half a pixel's size, is worse by this factor
+WORST = 0.1  # median error beyond which nothing fits, whatever the others say
+MIN_LANDED = 0.25  # of the points that land in the reading where most do: fewer are a coincidence
+MIN_PARALLAX = 1 / 200  # of the image's width: less says nothing about poses
+SUMMARY = "audit.json"
+
+Outcome = Literal["fits", "unclear", "undecidable", "misfit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the audit of one sequence says. Errors are medians of |found - predicted depth| / predicted."""
+
+    outcome: Outcome
+    """misfit: another reading fits better, or none fits. undecidable: too little motion or overlap; no pass. unclear:
+    none fits better, but a very different one fits nearly as well."""
+    reason: str
+    error: float
+    close: float
+    """Share of points with an error below 5 %."""
+    parallax: float
+    """Pixels."""
+    seen_through: float
+    """Share of points that lie before what is found there: something moves, or a frame is wrong."""
+    landed: int
+    """Points that were compared."""
+    best_other: str
+    best_other_error: float
+    errors: dict[str, float]
+    """By reading."""
+
+    def index_columns(self) -> dict[str, str | float]:
+        """What the index of a clip store keeps of it."""
+        margin = self.best_other_error / self.error if self.error else float("inf")
+        return {
+            "audit": self.outcome,
+            "audit_error": self.error,
+            "audit_margin": margin,
+            "seen_through": self.seen_through,
+        }
+
+
+def judge(sequence: Sequence) -> Verdict:
+    """Measure every reading on a sample of frames (dataset notes 4). ValueError where a frame cannot be read."""
+    return _verdict(Reprojection(sequence), sequence.image_size[1])
+
+
+def _verdict(measured: Reprojection, width: int) -> Verdict:
+    declared = measured.fit(DECLARED)
+    fits = {reading: measured.fit(reading) for reading in (*PIXEL_READINGS, *OTHER_READINGS)}
+    most = max(declared.landed, *(fit.landed for fit in fits.values()))
+    others = {
+        reading: fit if fit.landed >= MIN_LANDED * most else replace(fit, error=NO_OVERLAP)
+        for reading, fit in fits.items()
+    }
+    outcome, reason = _outcome(declared, others, width)
+    best = min(others, key=lambda reading: others[reading].error)
+    return Verdict(
+        outcome=outcome,
+        reason=reason,
+        **asdict(declared),
+        best_other=best.name,
+        best_other_error=others[best].error,
+        errors={reading.name: fit.error for reading, fit in {DECLARED: declared, **others}.items()},
+    )
+
+
+def _outcome(declared: Fit, others: dict[Reading, Fit], width: int) -> tuple[Outcome, str]:
+    best = min(others, key=lambda reading: others[reading].error)
+    fit = others[best]
+    if fit.error * LOSS < declared.error and fit.error < WORST and fit.parallax >= MIN_PARALLAX * width:
+        return "misfit", (
+            f"depth and cameras agree better ({fit.error:.2g} instead of {declared.error:.2g}) if {best.name}"
+        )
+    if declared.error == NO_OVERLAP:
+        return "undecidable", "hardly any point of one frame lands on a known surface of another"
+    if declared.parallax < MIN_PARALLAX * width:
+        return "undecidable", f"the camera hardly moves: parallax {declared.parallax:.2g} pixels"
+    if declared.error > WORST:
+        return (
+            "misfit",
+            f"depth and cameras disagree by {declared.error:.2g}, and no known mistake explains it",
+        )
+    gross = [reading for reading in others if reading not in PIXEL_READINGS and not reading.lag and reading.focal == 1]
+    near = min(gross, key=lambda reading: others[reading].error)
+    if others[near].error < WIN * declared.error:
+        return "unclear", f"it fits nearly as well ({others[near].error:.2g} to {declared.error:.2g}) if {near.name}"
+    return "fits", f"declared {declared.error:.2g}, the next best {fit.error:.2g} (if {best.name})"
+
+
+def audit_sequence(row: dict[str, Any], *, dataset: str, raw: str) -> dict[str, Any]:
+    """{"sequence"} to its verdict as JSON and a picture as PNG; one that cannot be read gets a reason only."""
+    name = row["sequence"]
+    try:
+        sequence = open_sequence(dataset, raw, name)
+        measured = Reprojection(sequence)
+        verdict = _verdict(measured, sequence.image_size[1])
+        picture = io.BytesIO()
+        audit_figure(sequence, measured, verdict).savefig(picture, dpi=90)
+    except Exception as error:  # whatever it is, it is this sequence's verdict
+        return row | {"verdict": "", "reason": str(error) or type(error).__name__, "picture": b""}
+    return row | {"verdict": json.dumps(asdict(verdict)), "reason": verdict.reason, "picture": picture.getvalue()}
+
+
+def audit(
+    dataset: Dataset,
+    /,
+    *,
+    raw: str,
+    out: str = "audit",
+    sequences: int = 100,
+) -> None:
+    """Check that poses, intrinsics and depth of a raw dataset agree as they are read, and name the mistake if not.
+
+    Exits with an error if a sequence is a misfit.
+
+    Args:
+        dataset: Whose official layout the raw folder has.
+        raw: Folder or s3:// URI of the raw files.
+        out: New folder for audit.json and a picture per sequence.
+        sequences: At most so many, spread over the dataset.
+    """
+    names = DATASETS[dataset].find(RawFolder(raw))
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(sequences, len(names))).astype(int))]
+    connect()
+    with result_folder(out, last=SUMMARY) as folder:
+        rows = ray.data.from_items([{"sequence": name} for name in chosen], override_num_blocks=min(len(chosen), 256))
+        results = rows.map(partial(audit_sequence, dataset=dataset, raw=raw))
+        report: dict[str, dict[str, Any]] = {}
+        for row in tqdm(results.iter_rows(), total=len(chosen), desc=f"audit {dataset}", unit="sequence"):
+            if not row["verdict"]:
+                report[row["sequence"]] = {"outcome": "failed", "reason": row["reason"]}
+                continue
+            report[row["sequence"]] = json.loads(row["verdict"])
+            (folder / f"{row['sequence'].replace('/', '__')}.png").write_bytes(row["picture"])
+        report = dict(sorted(report.items()))
+        document = {"schema": 1, "dataset": dataset, "sequences": _finite(report)}
+        (folder / SUMMARY).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(table(report))
+    print(f"{out}: {SUMMARY} and a picture of each sequence")
+    if wrong := [name for name, row in report.items() if row["outcome"] in ("misfit", "failed")]:
+        raise ValueError(
+            f"{len(wrong)} of {len(report)} sequences do not fit or cannot be read, like {wrong[0]}: "
+            f"{report[wrong[0]]['reason']}. Download them again, or leave them out (`excluded` in the catalog)"
+        )
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: an error without overlap is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if value == NO_OVERLAP else value
+
+
+def table(report: dict[str, dict[str, Any]]) -> str:
+    """One line per sequence, then how many of each outcome."""
+    lines = [f"{'sequence':40} {'outcome':12} {'error':>9} {'parallax':>9} {'seen through':>13}  reason"]
+    for name, row in report.items():
+        if row["outcome"] == "failed":
+            lines.append(f"{name:40} {'failed':12} {'':9} {'':9} {'':13}  {row['reason']}")
+        else:
+            figures = f"{row['error']:9.2g} {row['parallax']:6.1f} px {100 * row['seen_through']:11.1f} %"
+            lines.append(f"{name:40} {row['outcome']:12} {figures}  {row['reason']}")
+    counts = Counter(row["outcome"] for row in report.values())
+    return "\n".join([*lines, ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())])
+
+
+def audit_figure(sequence: Sequence, measured: Reprojection, verdict: Verdict) -> Figure:
+    """Two frames, the points of the first in the second coloured by their error, and the error of every reading."""
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.1))
+    left, right = top.subplots(1, 2)
+    for axes in (left, right):
+        axes.set_axis_off()
+    if (example := measured.example()) is not None:
+        source, target, uv, error = example
+        left.imshow(sequence.image(source), extent=_extent(sequence))
+        left.set_title(f"frame {sequence.frame_numbers[source]}")
+        right.imshow(sequence.image(target), extent=_extent(sequence))
+        dots = right.scatter(*uv.T, c=100 * np.abs(error), s=5, cmap="turbo", vmin=0, vmax=5)
+        right.set_title(f"its points in frame {sequence.frame_numbers[target]}: error of depth in %")
+        top.colorbar(dots, ax=right, shrink=0.8)
+    names = sorted(verdict.errors, key=verdict.errors.get)
+    axes = bottom.subplots()
+    values = np.array([verdict.errors[name] for name in names])
+    finite = np.where(np.isfinite(values), values, np.nan)
+    colours = ["tab:green" if name == DECLARED.name else "tab:grey" for name in names]
+    axes.barh(names, finite, color=colours)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="median error of depth (no bar: no overlap)")
+    axes.tick_params(labelsize=7)
+    figure.suptitle(f"{sequence.name}: {verdict.outcome}. {verdict.reason}", fontsize=10)
+    return figure
+
+
+def _extent(sequence: Sequence) -> tuple[int, int, int, int]:
+    height, width = sequence.image_size
+    return 0, width, height, 0
