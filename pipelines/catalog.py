@@ -111,6 +111,27 @@ class Catalog:
         return asdict(self)
 
 
+def load_mixture(name: str) -> dict[str, float]:
+    """Dataset to sampling weight, from `catalogs/mixtures/<name>.yaml` or, if it ends in .yaml, from that file.
+
+    ValueError for a mixture or a dataset that does not exist, and for weights that are not positive numbers.
+    """
+    path = Path(name) if name.endswith(".yaml") else FOLDER / f"mixtures/{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise ValueError(f"no mixture {name!r}: in {path.parent.name}/ there are {there}")
+    try:
+        weights = yaml.safe_load(path.read_text())
+        if not isinstance(weights, dict) or not weights:
+            raise ValueError("a mapping of datasets to weights is needed")
+        for key, weight in weights.items():
+            Catalog.load(str(key))
+            _require(type(weight) in (int, float) and 0 < weight < np.inf, key, weight, "a positive number")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"mixture {path.name}: {error}") from None
+    return {key: float(weight) for key, weight in weights.items()}
+
+
 def _given(cls: type, facts: Any) -> dict[str, Any]:
     """The mapping found in a file, if it has the fields of `cls` and no others."""
     if not isinstance(facts, dict):

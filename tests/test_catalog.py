@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.catalog import FOLDER, Catalog, DepthTolerance
+from pipelines.catalog import FOLDER, Catalog, DepthTolerance, load_mixture
 from pipelines.datasets import DATASETS
 
 
@@ -128,6 +128,20 @@ WRONG = [
 def test_wrong_values(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         Catalog.read(wrong(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tartanair: 0", "field 'tartanair' is 0; it must be a positive number"),
+        ("tartan_air: 1", r"unknown dataset 'tartan_air' \(did you mean 'tartanair'"),
+        ("[tartanair]", "a mapping of datasets to weights"),
+    ],
+)
+def test_mixtures_that_are_wrong(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"mixture mine\.yaml: {message}"):
+        load_mixture(str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("text", ["title: [", "- a list", "", "!!python/object/apply:os.getcwd []"])

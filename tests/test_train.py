@@ -232,6 +232,14 @@ def test_command_line_overrides_a_preset():
     assert given.name.startswith("tiny-")
 
 
+def test_a_mixture_file_gives_the_weights_of_the_stores_in_a_folder(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("tartanair: 2\npoint_odyssey: 0.5\n")
+    given = cli(f"tiny --mixture {path} --stores=s3://bucket/clips/ --steps 200".split())
+    assert given.data.mixture == {"s3://bucket/clips/tartanair": 2.0, "s3://bucket/clips/point_odyssey": 0.5}
+    assert given.steps == 200
+
+
 def test_presets_follow_the_paper():
     for name in ("base", "large", "huge", "giant"):
         preset = PRESETS[name][1]
@@ -254,6 +262,8 @@ def test_presets_follow_the_paper():
         ("tiny", "data.mixture is empty"),
         ("tiny --data.mixture.nowhere 1", "nowhere: not a clip store"),
         ("tiny --data.mixture.nowhere", "--data.mixture"),
+        ("tiny --mixture nine", "--mixture and --stores go together"),
+        ("tiny --mixture ten --stores clips", "no mixture 'ten': in mixtures/ there are dynamic, nine"),
         ("register --checkpoint nowhere", "nowhere/config.json does not exist"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from model import ModelConfig
+from pipelines.catalog import load_mixture
 
 MIN_POINTS = 16  # a clip with fewer known points says too little about its scale: its 3D terms are dropped
 
@@ -25,7 +26,8 @@ class DataConfig:
 
     mixture: dict[str, float] = field(default_factory=dict)
     """Clip store (path or s3:// URI) to sampling weight; weights need not sum to one. On the command line, repeatable:
-    --data.mixture.STORE WEIGHT."""
+    --data.mixture.STORE WEIGHT; or --mixture NAME --stores FOLDER takes the weights of catalogs/mixtures/NAME.yaml for
+    the stores FOLDER/DATASET."""
     queries: int = 2048
     """Queries per clip and step, drawn from the stored sample; at most what the stores hold."""
     clips_per_worker: int = 8
@@ -181,6 +183,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
 }
 
 MIXTURE_FLAG = "--data.mixture"
+FILE_FLAGS = ("--mixture", "--stores")
 
 
 def cli(argv: list[str]) -> TrainConfig:
@@ -199,9 +202,32 @@ def cli(argv: list[str]) -> TrainConfig:
         prog=f"python -m train {preset}",
         description=about,
         default=default,
-        args=_gather_mixture(argv[1:]),
+        args=_gather_mixture(_expand_file(argv[1:])),
     )
     return config if config.name else replace(config, name=f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _expand_file(argv: list[str]) -> list[str]:
+    """Turn `--mixture NAME --stores FOLDER` into `--data.mixture.FOLDER/DATASET WEIGHT` for every dataset in it."""
+    given, kept = {}, []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in FILE_FLAGS:
+            given[flag] = value if equals else next(words, "")
+        else:
+            kept.append(word)
+    if not given:
+        return kept
+    if len(given) == 1 or not all(given.values()):
+        raise ValueError(
+            "--mixture and --stores go together: --mixture nine --stores s3://bucket/clips trains on the stores "
+            "s3://bucket/clips/DATASET with the weights of catalogs/mixtures/nine.yaml"
+        )
+    mixture, stores = (given[flag] for flag in FILE_FLAGS)
+    for dataset, weight in load_mixture(mixture).items():
+        kept += [f"{MIXTURE_FLAG}.{stores.rstrip('/')}/{dataset}", f"{weight:g}"]
+    return kept
 
 
 def _gather_mixture(argv: list[str]) -> list[str]:
