@@ -41,6 +41,7 @@ INDEX_SCHEMA = pa.schema(
         "sequence": pa.string(),
         "start": pa.int64(),  # first frame, counted within the sequence
         "stride": pa.int64(),
+        "crop": pa.list_(pa.int64()),  # left, top, width, height in raw pixels; null: the whole frame
         "frame_numbers": pa.list_(pa.int64()),
         "group": pa.string(),  # NAME of data/NAME.zarr
         "row": pa.int64(),
@@ -114,6 +115,7 @@ class StoreSettings:
     queries: int
     video: Literal["jpeg", "zstd"]
     seed: int
+    crops: int = 0
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         mine = json.loads(json.dumps(asdict(self)))

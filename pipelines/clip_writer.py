@@ -43,7 +43,7 @@ class ClipData:
     world_from_cam: Float32[np.ndarray, "T 4 4"]
     frame_index: Int64[np.ndarray, "T"]
     row: dict[str, Any]
-    """Index columns the store cannot know: sequence, start, stride, aspect, is_metric, shares, median depth."""
+    """Index columns the store cannot know: id, sequence, start, stride, crop, aspect, is_metric, shares, audit, ..."""
 
 
 def encode_jpeg(frames: UInt8[np.ndarray, "T S S 3"]) -> tuple[bytes, np.ndarray]:
@@ -125,7 +125,6 @@ def write_group(store: str, name: str, settings: StoreSettings, clips: list[Clip
         rows.append(
             clip.row
             | {
-                "id": f"{clip.row['sequence']}@{clip.row['start']}x{clip.row['stride']}",
                 "dataset": settings.dataset,
                 "frame_numbers": clip.frame_index.tolist(),
                 "group": name,

@@ -1,6 +1,6 @@
 """One sequence to clips: which frames, resized how, with which queries. Plain functions; `convert` runs them on Ray."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -9,10 +9,13 @@ from jaxtyping import UInt8
 from pipelines.catalog import Catalog
 from pipelines.clip_store import FLAG_BITS, VALID_BITS, StoreSettings
 from pipelines.clip_writer import ClipData
+from pipelines.crops import Crop, Cropped, Remembered
 from pipelines.geometry import scaled_intrinsics
 from pipelines.ground_truth import GroundTruth
-from pipelines.queries import draw_queries
+from pipelines.queries import TooLittleSurface, draw_queries
 from pipelines.sequence import Cameras, Sequence
+
+CROP_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,37 @@ def resize(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S
     return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: StoreSettings) -> ClipData:
-    """Read the frames of one window and compute its query samples. Pure in its arguments."""
+def build_clips(sequence: Sequence, window: Window, catalog: Catalog, settings: StoreSettings) -> list[ClipData]:
+    """The clip of one window, then its crops. Pure in its arguments.
+
+    A crop that shows too little known surface is drawn again; ValueError if that goes on.
+    """
+    if settings.crops == 0:
+        return [build_clip(sequence, window, catalog, settings)]
+    frames = Remembered(sequence)
+    clips = [build_clip(frames, window, catalog, settings)]
+    rng = np.random.default_rng([settings.seed, settings.crops, window.start, *sequence.name.encode()])
+    for number in range(1, settings.crops + 1):
+        for attempts_left in reversed(range(CROP_ATTEMPTS)):
+            crop = Crop.random(sequence.image_size, rng)
+            try:
+                clips.append(build_clip(Cropped(frames, crop), window, catalog, settings, crop=(number, crop)))
+                break
+            except TooLittleSurface:
+                if attempts_left == 0:
+                    raise
+    return clips
+
+
+def build_clip(
+    sequence: Sequence,
+    window: Window,
+    catalog: Catalog,
+    settings: StoreSettings,
+    *,
+    crop: tuple[int, Crop | None] = (0, None),
+) -> ClipData:
+    """Read the frames of one window and compute its query samples. `crop`: which one `sequence` is, for the index."""
     frames, times = np.array(window.frames), window.frames
     depth = np.stack([sequence.depth(t) for t in times])
     instance = [sequence.instance(t) for t in times]
@@ -92,7 +124,7 @@ def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: S
     queries = draw_queries(
         truth,
         lambda t, column, row: sequence.normal(times[t], column, row),
-        np.random.default_rng([settings.seed, window.start, *sequence.name.encode()]),
+        np.random.default_rng([settings.seed, crop[0], window.start, *sequence.name.encode()]),
         samples=settings.samples,
         queries=settings.queries,
         image_size=settings.image_size,
@@ -112,6 +144,8 @@ def build_clip(sequence: Sequence, window: Window, catalog: Catalog, settings: S
             "sequence": sequence.name,
             "start": window.start,
             "stride": window.stride,
+            "crop": None if crop[1] is None else list(astuple(crop[1])),
+            "id": f"{sequence.name}@{window.start}x{window.stride}" + (f"#{crop[0]}" if crop[0] else ""),
             "aspect": width / height,
             "is_metric": catalog.is_metric,
             "share_valid": float(xyz_known.mean()),

@@ -18,7 +18,7 @@ from pipelines.audit import judge
 from pipelines.catalog import Catalog
 from pipelines.clip_store import ClipStore, StoreSettings
 from pipelines.clip_writer import finished_groups, write_group, write_index
-from pipelines.clips import build_clip, windows
+from pipelines.clips import build_clips, windows
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
 from pipelines.raw_folder import RawFolder
@@ -45,8 +45,9 @@ def plan_sequence(
     try:
         sequence = open_sequence(settings.dataset, raw, name)
         count = len(windows(sequence, settings))
-        spans = [(first, min(first + CLIPS_PER_GROUP, count)) for first in range(0, count, CLIPS_PER_GROUP)]
-        groups = [name.replace("/", "__") + (f"__{first:05d}" if count > CLIPS_PER_GROUP else "") for first, _ in spans]
+        size = max(1, CLIPS_PER_GROUP // (1 + settings.crops))
+        spans = [(first, min(first + size, count)) for first in range(0, count, size)]
+        groups = [name.replace("/", "__") + (f"__{first:05d}" if count > size else "") for first, _ in spans]
         verdict = None if finished.issuperset(groups) else judge(sequence)
     except Exception as error:  # whatever it is, it becomes this sequence's reason and counts as failed
         yield nothing | {"reason": _reason(error), "failed": True}
@@ -69,7 +70,7 @@ def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, ca
     try:
         sequence = open_sequence(settings.dataset, raw, row["sequence"])
         chosen = windows(sequence, settings)[row["first"] : row["last"]]
-        clips = [build_clip(sequence, window, catalog, settings) for window in chosen]
+        clips = [clip for window in chosen for clip in build_clips(sequence, window, catalog, settings)]
         for clip in clips:
             clip.row.update(json.loads(row["audit"]))
         rows = write_group(store, row["group"], settings, clips)
@@ -95,6 +96,7 @@ def convert(
     hop: int | None = None,
     samples: int = 4,
     queries: int = 2048,
+    crops: int = 0,
     video: Literal["jpeg", "zstd"] = "jpeg",
     seed: int = 0,
     max_failed_share: float = 0.05,
@@ -113,6 +115,7 @@ def convert(
         hop: Frames from one clip's start to the next; by default as many as a clip has.
         samples: Query samples per clip; a training step reads one.
         queries: Queries per sample.
+        crops: Random crops of every clip, cut from native frames, each a clip of its own (the paper's augmentation).
         video: jpeg (quality 95, a tenth of the bytes) or zstd (exact pixels).
         seed: Of strides and queries.
         max_failed_share: Fail, leaving no finished store, if a larger share of the sequences fails.
@@ -131,6 +134,7 @@ def convert(
         queries=queries,
         video=video,
         seed=seed,
+        crops=crops,
     )
     store = store.rstrip("/")
     adapter = DATASETS[dataset]

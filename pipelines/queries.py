@@ -22,6 +22,10 @@ Normals = Callable[
 ]  # of frame t at N (column, row)
 
 
+class TooLittleSurface(ValueError):
+    """A clip in which almost nothing is known."""
+
+
 def edge_map(
     depth: Float[np.ndarray, "H W"], instance: Int32[np.ndarray, "H W"] | None, size: int
 ) -> Bool[np.ndarray, "S S"]:
@@ -55,8 +59,8 @@ def draw_queries(
 ) -> np.ndarray:
     """(samples, queries) rows of `query_dtype`, every one on a known surface.
 
-    `normal` gives the dataset's own normals of a frame at some pixels, or None. ValueError if the clip shows too little
-    known surface to draw from.
+    `normal` gives the dataset's own normals of a frame at some pixels, or None. TooLittleSurface if the clip shows too
+    little known surface to draw from.
     """
     size, maps = min(image_size, EDGE_GRID), truth.maps
     edges = np.stack(
@@ -80,7 +84,7 @@ def draw_queries(
     if (missing := total - len(points.t_src)) > 0:  # few edges, or few visible tracks: fill up from anywhere
         points = _concatenate([points, _draw(truth, rng, _any_pixels(truth, rng), missing)])
     if len(points.t_src) < total:
-        raise ValueError(
+        raise TooLittleSurface(
             f"only {len(points.t_src)} of {total} query points found a known surface: depth is missing, broken by "
             "edges or without pose almost everywhere in this clip"
         )

@@ -77,6 +77,13 @@ def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int) -
         intrinsics=np.tile(intrinsics, (frames, 1, 1)),
         world_from_cam=poses,
         frame_index=np.arange(frames),
-        row={"sequence": f"plane{number:04}", "start": 0, "stride": 1, "aspect": 1.5, "is_metric": True}
+        row={
+            "id": f"plane{number:04}@0x1",
+            "sequence": f"plane{number:04}",
+            "start": 0,
+            "stride": 1,
+            "aspect": 1.5,
+            "is_metric": True,
+        }
         | {"share_valid": 1.0, "share_dynamic": 0.0, "share_visible": 1.0, "median_depth": 4.0},
     )

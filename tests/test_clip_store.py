@@ -40,6 +40,7 @@ def clip(number: int) -> ClipData:
         world_from_cam=rng.random((FRAMES, 4, 4), np.float32),
         frame_index=rng.integers(0, 1000, FRAMES),
         row={
+            "id": f"env/Easy/P000@{number}x1",
             "sequence": "env/Easy/P000",
             "start": number,
             "stride": 1,
