@@ -232,7 +232,7 @@ def frame_pairs(sequence: Sequence) -> list[tuple[int, int]]:
         return [pair for pair in pairs if pair[0] != pair[1]]
     pairs = []
     for gap in GAPS:
-        starts: Int64[np.ndarray, n] = np.flatnonzero(known[: len(known) - gap] & known[gap:])
+        starts: Int64[np.ndarray, n] = np.flatnonzero(known[:-gap] & known[gap:] if gap < len(known) else [])
         spread = np.linspace(0, len(starts) - 1, PAIRS_PER_GAP + 2)[1:-1].astype(int) if len(starts) else []
         pairs += [(int(starts[i]), int(starts[i]) + gap) for i in sorted(set(spread))]
     return pairs

@@ -55,7 +55,7 @@ def ray_length() -> np.ndarray:
 
 
 def with_poses(room: Room, poses: np.ndarray) -> None:
-    room.cameras = Cameras(intrinsics=room.cameras.intrinsics, world_from_cam=poses)
+    room.cameras = Cameras(intrinsics=room.cameras.intrinsics[: len(poses)], world_from_cam=poses)
 
 
 def with_intrinsics(room: Room, change) -> None:
@@ -172,6 +172,14 @@ def test_pairs_avoid_unknown_poses_and_lie_at_three_gaps(room):
     pairs = frame_pairs(room)
     assert {t - s for s, t in pairs} == {1, 5, 20} and len(set(pairs)) == 9
     assert not {4, 17, 18} & {t for pair in pairs for t in pair}
+
+
+def test_a_short_sequence_has_pairs_at_small_gaps_only(room):
+    room.frame_numbers = np.arange(4)
+    with_poses(room, room.cameras.world_from_cam[:4])
+    assert {t - s for s, t in frame_pairs(room)} == {1}
+    with_poses(room, room.cameras.world_from_cam[:1])
+    assert frame_pairs(room) == []
 
 
 def test_nothing_to_compare_is_no_fit(room):
