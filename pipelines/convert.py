@@ -21,7 +21,7 @@ from pipelines.clips import build_clip, windows
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS
 from pipelines.raw_folder import RawFolder
-from pipelines.sequence import Sequence
+from pipelines.sequence import Excluded, Sequence
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
 TASK_MEMORY = 1 << 30  # bytes reserved per task: one clip's raw frames at 960 x 540 with depth, and the group
@@ -38,7 +38,7 @@ def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catal
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason"}.
 
     `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short or is excluded by the
-    catalog yields one row with a reason and no group.
+    catalog or by its reader yields one row with a reason and no group.
     """
     name = row["sequence"]
     nothing = {"sequence": name, "group": "", "first": 0, "last": 0}
@@ -48,6 +48,9 @@ def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catal
     try:
         sequence = open_sequence(settings.dataset, raw, name)
         count = len(windows(sequence, settings))
+    except Excluded as error:
+        yield nothing | {"reason": str(error), "failed": False}
+        return
     except Exception as error:  # whatever it is, it becomes this sequence's reason and counts as failed
         yield nothing | {"reason": _reason(error), "failed": True}
         return
@@ -77,7 +80,7 @@ def _reason(error: Exception) -> str:
 
 
 def convert(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2"],
+    dataset: Literal["co3d", "dynamic_replica", "point_odyssey", "tartanair", "virtual_kitti2"],
     /,
     *,
     raw: str,

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import cv2
 import fsspec
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
@@ -118,9 +118,26 @@ class RawFolder:
         try:
             return self._fs.open(self._path(path), "rb")
         except FileNotFoundError:
-            raise ValueError(
-                f"missing file {path} in {self.uri}: the dataset has it; download or extract it again"
-            ) from None
+            raise self._missing(path) from None
+
+    def version(self, path: str) -> str:
+        """A text that changes with the file; ValueError if it is missing."""
+        self.sizes([path])
+        return self._fs.ukey(self._path(path))
+
+    def sizes(self, paths: Iterable[str]) -> list[int]:
+        """Bytes of each file, listing each folder once; ValueError that names the first one missing."""
+        folders: dict[str, dict[str, int]] = {}
+        sizes = []
+        for path in paths:
+            folder, name = posixpath.split(self._path(path))
+            if folder not in folders:
+                entries = self._fs.ls(folder, detail=True) if self._fs.isdir(folder) else []
+                folders[folder] = {posixpath.basename(entry["name"]): entry["size"] for entry in entries}
+            if name not in folders[folder]:
+                raise self._missing(path)
+            sizes.append(folders[folder][name])
+        return sizes
 
     def read(self, path: str) -> bytes:
         with self.open(path) as file:
@@ -176,6 +193,10 @@ class RawFolder:
         """An 8-bit palette (or grey) PNG, as its indices."""
         return self._decoded(path, ("P", "L"), "an 8-bit index PNG", None)
 
+    def mask(self, path: str) -> Bool[np.ndarray, "H W"]:
+        """A black-and-white PNG, of 1 bit per pixel or 8: true where it is not black."""
+        return self._decoded(path, ("1", "L"), "a PNG of black and white or greys", None) > 0
+
     def _decoded(self, path: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
         """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
         which it would give the colours."""
@@ -190,6 +211,9 @@ class RawFolder:
         if decoded is None:
             raise self._unreadable(path, "an image", "decoding stopped before its end")
         return decoded
+
+    def _missing(self, path: str) -> ValueError:
+        return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
 
     def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
         return ValueError(
