@@ -43,8 +43,8 @@ class DynamicReplica(Sequence):
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
-        *outer, split, sequence, camera = ["", "", *name.split("/")]
-        folder, path = self._annotation(raw, "/".join(filter(None, outer)), split)
+        *outer, split, sequence, camera = name.split("/") if name.count("/") > 1 else ("", "", name)
+        folder, path = self._annotation(raw, "/".join(outer), split)
         records = json_list.groups(raw, path, *FIELDS).records((sequence, camera))
         where = f"{path} in {raw.uri}"
         frames = [Frame.parse(record, where, lambda inner: posixpath.join(folder, inner)) for record in records]
@@ -139,7 +139,7 @@ class DynamicReplica(Sequence):
     @staticmethod
     def _annotation(raw: RawFolder, outer: str, split: str) -> tuple[str, str]:
         """Where the sequences of a split lie, and their list: in a folder named for the split, or right here."""
-        for folder in (outer or ".", posixpath.join(outer, split)):
+        for folder in (outer or ".", posixpath.join(outer, split)) if split else ():
             for file in _lists(split):
                 if raw.exists(f"{folder}/{file}"):
                     return folder, f"{folder}/{file}"
