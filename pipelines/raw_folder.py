@@ -8,7 +8,6 @@ import io
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import cv2
 import fsspec
@@ -36,7 +35,7 @@ class RawFolder:
         clean = posixpath.normpath(path)
         if clean.startswith(("/", "..")):
             raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
-        return posixpath.join(self._root, clean)
+        return self._root if clean == "." else posixpath.join(self._root, clean)  # on S3, "." is a name like others
 
     def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
         """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
@@ -113,7 +112,7 @@ class RawFolder:
     def exists(self, path: str) -> bool:
         return self._fs.exists(self._path(path))
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing."""
         try:
             return self._fs.open(self._path(path), "rb")
@@ -123,7 +122,7 @@ class RawFolder:
     def version(self, path: str) -> str:
         """A text that changes with the file; ValueError if it is missing."""
         self.sizes([path])
-        return self._fs.ukey(self._path(path))
+        return str(self._fs.ukey(self._path(path)))
 
     def sizes(self, paths: Iterable[str]) -> list[int]:
         """Bytes of each file, listing each folder once; ValueError that names the first one missing."""

@@ -10,6 +10,9 @@ import plane
 import pytest
 from PIL import Image
 
+from pipelines.catalog import Catalog
+from pipelines.clip_store import StoreSettings
+from pipelines.convert import plan_sequence
 from pipelines.datasets.co3d import Co3d
 from pipelines.raw_folder import RawFolder
 from pipelines.sequence import Excluded, Static
@@ -248,6 +251,21 @@ def test_sequences_that_the_dataset_itself_advises_against_are_excluded(folder):
     save_sets(folder, [1])
     with pytest.raises(Excluded, match=r"no usable frame: 3 in no train or val list, 1 without viewpoint"):
         opened(folder)
+
+
+def test_conversion_skips_them_with_the_reason_and_counts_no_failure(folder):
+    save_sequences(folder, 0.2)
+    raw, catalog = str(folder.parents[1]), Catalog.load("co3d")
+    settings = StoreSettings(
+        dataset="co3d", split="all", frames=4, image_size=64, strides=(1, 1), hop=4, samples=1, queries=64,
+        video="jpeg", seed=0,
+    )  # fmt: skip
+    (row,) = plan_sequence({"sequence": NAME}, raw=raw, settings=settings, catalog=catalog)
+    assert "below 0.5" in row["reason"] and not row["failed"] and not row["group"]
+    (folder / f"images/{file(0)}.jpg").unlink()
+    save_sequences(folder, 0.9)
+    (row,) = plan_sequence({"sequence": NAME}, raw=raw, settings=settings, catalog=catalog)
+    assert "missing file" in row["reason"] and row["failed"]
 
 
 def test_finds_what_was_extracted_at_any_level(folder):

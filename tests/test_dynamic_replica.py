@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import implicitron
 import numpy as np
 import plane
@@ -241,6 +242,20 @@ def test_has_one_name_from_every_level_and_may_lie_deeper(split):
     name = DynamicReplica.find(RawFolder(str(split.parent)))[0]
     assert name == f"dynamic_replica_v2/{LEFT}" and DynamicReplica.scene_of(name) == "train"
     np.testing.assert_allclose(opened(split, name).depth(1), depth(1, "left"), rtol=2**-11)
+
+
+def test_reads_the_same_from_s3(split, s3_uri):
+    implicitron.save(records(), split / "frame_annotations_train.json")
+    s3 = fsspec.filesystem("s3")
+    s3.put(str(split), f"{s3_uri}/train", recursive=True)
+    raw = RawFolder(s3_uri)
+    assert DynamicReplica.find(raw) == [LEFT, f"train/{SEQUENCE}/right"]
+    remote, local = DynamicReplica(raw, LEFT), opened(split)
+    np.testing.assert_array_equal(remote.depth(1), local.depth(1))
+    np.testing.assert_array_equal(remote.motion(EVERY_FRAME).xyz_world, local.motion(EVERY_FRAME).xyz_world)
+    s3.rm(f"{s3_uri}/train/frame_annotations_train.jgz")
+    unpacked = DynamicReplica(RawFolder(f"{s3_uri}/train"), LEFT)
+    np.testing.assert_array_equal(unpacked.cameras.world_from_cam, local.cameras.world_from_cam)
 
 
 def change(split: Path, t: int, **fields: object) -> None:
