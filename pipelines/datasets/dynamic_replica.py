@@ -59,7 +59,9 @@ class DynamicReplica(Sequence):
         self.image_size = first.size
         for frame in self._frames:
             if not (frame.depth and frame.mask and frame.world_from_cam is not None):
-                raise ValueError(f"frame {frame.number} of {name!r} in {where} has no depth, mask or viewpoint")
+                raise ValueError(
+                    f"frame {frame.number} of {name!r} in {where} has no depth, mask or viewpoint; download it again"
+                )
             if frame.size != first.size or bool(frame.trajectories) != bool(first.trajectories):
                 raise ValueError(
                     f"frame {frame.number} of {name!r} in {where} has another image size than frame {first.number}, or "
