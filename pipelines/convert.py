@@ -22,6 +22,7 @@ from pipelines.clips import build_clips, windows
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
 from pipelines.raw_folder import RawFolder
+from pipelines.sequence import Excluded
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
 TASK_MEMORY = 1 << 30  # bytes reserved per task: one clip's raw frames at 960 x 540 with depth, and the group
@@ -34,8 +35,9 @@ def plan_sequence(
 ) -> Iterator[Row]:
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit"}.
 
-    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or
-    is excluded by the catalog yields one row with a reason and no group. What is finished is not audited again.
+    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or is
+    excluded by the catalog or by its reader yields one row with a reason and no group. What is finished is not audited
+    again.
     """
     name = row["sequence"]
     nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "audit": ""}
@@ -49,6 +51,9 @@ def plan_sequence(
         spans = [(first, min(first + size, count)) for first in range(0, count, size)]
         groups = [name.replace("/", "__") + (f"__{first:05d}" if count > size else "") for first, _ in spans]
         verdict = None if finished.issuperset(groups) else judge(sequence)
+    except Excluded as error:
+        yield nothing | {"reason": str(error), "failed": False}
+        return
     except Exception as error:  # whatever it is, it becomes this sequence's reason and counts as failed
         yield nothing | {"reason": _reason(error), "failed": True}
         return

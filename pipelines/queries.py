@@ -15,6 +15,7 @@ SAME_TIME_SHARE = 0.4  # of queries, t_cam = t_tgt
 EDGE_GRID = 128  # cells, at most, along each side of the map of edges
 EDGE_QUANTILE = 0.9  # of the depth gradient's magnitude, over every other cell: what lies above is an edge
 TRACK_SHARE = 0.7  # of queries, where a dataset annotates tracks; the rest are pixels at their own time
+ANY_TRIES = 8  # positions drawn for each one wanted anywhere
 MAX_ROUNDS = 16  # of drawing and dropping what has no known surface
 
 Normals = Callable[
@@ -113,8 +114,14 @@ def _edge_pixels(truth: GroundTruth, edges: np.ndarray, rng: np.random.Generator
 
 
 def _any_pixels(truth: GroundTruth, rng: np.random.Generator) -> Callable:
+    """Draws positions whose pixel has depth, which in some datasets is one of ten; up to n of them."""
+
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        return rng.random((n, 2)) * [truth.width, truth.height], rng.integers(truth.num_frames, size=n)
+        uv = rng.random((ANY_TRIES * n, 2)) * [truth.width, truth.height]
+        t = rng.integers(truth.num_frames, size=len(uv))
+        column, row = uv.astype(np.int64).T
+        known = np.flatnonzero(np.isfinite(truth.depth[t, row, column]))[:n]
+        return uv[known], t[known]
 
     return draw
 

@@ -8,12 +8,11 @@ import io
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import cv2
 import fsspec
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
@@ -36,7 +35,7 @@ class RawFolder:
         clean = posixpath.normpath(path)
         if clean.startswith(("/", "..")):
             raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
-        return posixpath.join(self._root, clean)
+        return self._root if clean == "." else posixpath.join(self._root, clean)  # on S3, "." is a name like others
 
     def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
         """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
@@ -113,14 +112,31 @@ class RawFolder:
     def exists(self, path: str) -> bool:
         return self._fs.exists(self._path(path))
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing."""
         try:
             return self._fs.open(self._path(path), "rb")
         except FileNotFoundError:
-            raise ValueError(
-                f"missing file {path} in {self.uri}: the dataset has it; download or extract it again"
-            ) from None
+            raise self._missing(path) from None
+
+    def version(self, path: str) -> str:
+        """A text that changes with the file; ValueError if it is missing."""
+        self.sizes([path])
+        return str(self._fs.ukey(self._path(path)))
+
+    def sizes(self, paths: Iterable[str]) -> list[int]:
+        """Bytes of each file, listing each folder once; ValueError that names the first one missing."""
+        folders: dict[str, dict[str, int]] = {}
+        sizes = []
+        for path in paths:
+            folder, name = posixpath.split(self._path(path))
+            if folder not in folders:
+                entries = self._fs.ls(folder, detail=True) if self._fs.isdir(folder) else []
+                folders[folder] = {posixpath.basename(entry["name"]): entry["size"] for entry in entries}
+            if name not in folders[folder]:
+                raise self._missing(path)
+            sizes.append(folders[folder][name])
+        return sizes
 
     def read(self, path: str) -> bytes:
         with self.open(path) as file:
@@ -176,6 +192,10 @@ class RawFolder:
         """An 8-bit palette (or grey) PNG, as its indices."""
         return self._decoded(path, ("P", "L"), "an 8-bit index PNG", None)
 
+    def mask(self, path: str) -> Bool[np.ndarray, "H W"]:
+        """A black-and-white PNG, of 1 bit per pixel or 8: true where it is not black."""
+        return self._decoded(path, ("1", "L"), "a PNG of black and white or greys", None) > 0
+
     def _decoded(self, path: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
         """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
         which it would give the colours."""
@@ -190,6 +210,9 @@ class RawFolder:
         if decoded is None:
             raise self._unreadable(path, "an image", "decoding stopped before its end")
         return decoded
+
+    def _missing(self, path: str) -> ValueError:
+        return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
 
     def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
         return ValueError(

@@ -83,10 +83,14 @@ class Tracks:
 Motion = Static | Unknown | RigidInstances | Tracks
 
 
+class Excluded(ValueError):
+    """A sequence that its own dataset says not to use. Conversion skips it with this reason; it is no failure."""
+
+
 class Sequence(ABC):
     """A video with known cameras. Opening it reads and checks the small files; frames are read only when asked for.
 
-    Every reader raises ValueError naming file, rule and remedy.
+    Every reader raises ValueError naming file, rule and remedy; Excluded where there is nothing to mend.
     """
 
     cameras: Cameras

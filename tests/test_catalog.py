@@ -22,9 +22,21 @@ def test_every_dataset_has_one(key):
 
 def test_facts_that_others_rely_on():
     is_metric = {key: Catalog.load(key).is_metric for key in DATASETS}
-    assert is_metric == {"point_odyssey": False, "tartanair": True, "virtual_kitti2": True}
+    assert is_metric == {
+        "co3d": False,
+        "dynamic_replica": True,
+        "point_odyssey": False,
+        "tartanair": True,
+        "virtual_kitti2": True,
+    }
     motion = {key: Catalog.load(key).motion for key in DATASETS}
-    assert motion == {"point_odyssey": "tracks", "tartanair": "static", "virtual_kitti2": "rigid_instances"}
+    assert motion == {
+        "co3d": "static",
+        "dynamic_replica": "tracks",
+        "point_odyssey": "tracks",
+        "tartanair": "static",
+        "virtual_kitti2": "rigid_instances",
+    }
 
 
 def test_tolerance_is_a_share_of_depth_above_a_floor():
@@ -43,6 +55,14 @@ def test_scenes_are_split():
     assert Catalog.load("virtual_kitti2").split_of("Scene0007") == "train"  # "*"
     assert Catalog.load("tartanair").split_of("oldtown") == "train"
     assert Catalog.load("point_odyssey").split_of("sample") == "val"
+    assert [Catalog.load("dynamic_replica").split_of(name) for name in ("train", "valid", "test")] == [
+        "train",
+        "val",
+        "test",
+    ]
+    assert Catalog.load("co3d").split_of("hydrant") == "train"
+    held_out = [Catalog.load("co3d").splits[split] for split in ("val", "test")]
+    assert [len(categories) for categories in held_out] == [5, 5]
     with pytest.raises(
         ValueError, match=r"'tests' is in no split of catalogs/point_odyssey.yaml \(did you mean 'test'"
     ):
@@ -63,11 +83,21 @@ def test_excluded_sequences_have_their_reason():
     assert catalog.exclusion_of("ocean/Easy/P001") is None
 
 
+def test_videos_without_true_depth_are_excluded():
+    catalog = Catalog.load("dynamic_replica")
+    for name in ("real/teddy_static/left", "dynamic_replica_v2/real/nikita_reading/right"):
+        assert "no ground-truth depth" in catalog.exclusion_of(name)
+        assert catalog.split_of(DATASETS["dynamic_replica"].scene_of(name)) == "test"
+    assert catalog.exclusion_of("train/009850-3_obj/left") is None
+
+
 def test_all_sequences_of_a_scene_share_a_split():
     names = {
         "tartanair": ["hospital/Easy/P037", "hospital/Hard/P041", "hospital/hospital/Easy/P038"],
         "virtual_kitti2": [f"Scene18/{kind}/Camera_{i}" for kind in ("clone", "fog", "15-deg-left") for i in (0, 1)],
         "point_odyssey": ["val/ani", "val/gym"],
+        "dynamic_replica": ["valid/009850-3_obj/left", "valid/009850-3_obj/right", "copy/valid/a/left"],
+        "co3d": ["ball/123_14363_28981", "release/ball/113_13350_23632"],
     }
     for key, sequences in names.items():
         assert {Catalog.load(key).split_of(DATASETS[key].scene_of(name)) for name in sequences} == {"val"}

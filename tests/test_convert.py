@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.catalog import Catalog
 from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
 from pipelines.convert import convert
 from pipelines.geometry import inverse, rotate, transform
 from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
-from pipelines.synthesize.virtual_kitti2 import right_eye
 
 FRAMES = 6
 SMALL = {"split": "all", "frames": FRAMES, "image_size": 64, "strides": (1, 1), "samples": 2, "queries": 512}
@@ -44,7 +44,7 @@ def scene_of(dataset: str, sequence: str):
         i for i in range(3) if sequence.endswith(LAYOUTS[dataset].folder(i)) or LAYOUTS[dataset].folder(i) in sequence
     )
     scene = scene_for(dataset, 7, index, frames=FRAMES, size="small")
-    return right_eye(scene) if sequence.endswith("Camera_1") else scene
+    return LAYOUTS[dataset].right_eye(scene) if sequence.endswith(("/Camera_1", "/right")) else scene
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -80,8 +80,10 @@ def test_every_stored_label_is_right(stores, dataset):
     assert np.median(errors) < 1e-3
     assert np.quantile(errors, 0.99) < 0.02
     assert np.concatenate(agree).mean() > 0.99
-    assert np.concatenate(normals).size > 1000 and np.median(np.concatenate(normals)) > np.cos(np.radians(3))
-    assert (moved > 100) == (dataset != "tartanair")
+    normals, catalog = np.concatenate(normals), Catalog.load(dataset)
+    assert (normals.size > 1000) == (catalog.normals != "none") == (normals.size > 0)
+    assert normals.size == 0 or np.median(normals) > np.cos(np.radians(3))
+    assert (moved > 100) == (catalog.motion != "static") == (moved > 0)
 
 
 def uv_in(scene, world: np.ndarray, t: np.ndarray) -> np.ndarray:

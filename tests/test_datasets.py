@@ -23,9 +23,21 @@ INDEX = 3
 TIMES = np.arange(FRAMES)
 
 
+# Layouts come in variants: other scenes (portrait, landscape and odd sizes, sky and ceiling, and for CO3D both forms of
+# intrinsics and scales of depth), other eyes, and archives that were extracted a level deeper than expected.
+VARIANTS = [(key, INDEX, 0, "") for key in DATASETS]
+VARIANTS += [("co3d", index, 0, "") for index in (4, 5, 6, 7, 8)]
+VARIANTS += [("co3d", 4, 0, "co3d_v2"), ("dynamic_replica", INDEX, 1, "dynamic_replica_v2")]
+HOLES = {"co3d": 0.03, "dynamic_replica": 0.001}  # largest share of surface whose depth the files do not tell
+
+
 @dataclass(frozen=True)
 class Case:
     key: str
+    outer: str
+    """Folder that the archives were extracted into, below the raw one."""
+    index: int
+    eye: int
     scene: Scene
     raw: RawFolder
     sequence: Sequence
@@ -36,39 +48,47 @@ class Case:
         """The dataset's world axes from the scene's."""
         return LAYOUTS[self.key].RAW_FROM_SCENE
 
+    @property
+    def folder(self) -> str:
+        return f"{self.outer}/{LAYOUTS[self.key].folder(self.index)}".lstrip("/")
+
     def rendered(self, t: int) -> Rendering:
-        return _rendered(self.key, t)
+        return _rendered(self.key, self.index, self.eye, t)
 
 
 @cache
-def _rendered(key: str, t: int) -> Rendering:
-    return scene_for(key, 0, INDEX, frames=FRAMES, size="small").render(t, supersample=1)
+def _scene(key: str, index: int, eye: int) -> Scene:
+    scene = scene_for(key, 0, index, frames=FRAMES, size="small")
+    return LAYOUTS[key].right_eye(scene) if eye else scene
 
 
-@pytest.fixture(scope="module", params=DATASETS)
+@cache
+def _rendered(key: str, index: int, eye: int, t: int) -> Rendering:
+    return _scene(key, index, eye).render(t, supersample=1)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join(map(str, variant)))
 def case(request, tmp_path_factory) -> Case:
-    key = request.param
+    key, index, eye, outer = request.param
     root = tmp_path_factory.mktemp(key)
-    scene = scene_for(key, 0, INDEX, frames=FRAMES, size="small")
-    LAYOUTS[key].write(scene, root / LAYOUTS[key].folder(INDEX))
+    LAYOUTS[key].write(_scene(key, index, 0), root / outer / LAYOUTS[key].folder(index))
     raw = RawFolder(str(root))
-    name = DATASETS[key].find(raw)[0]
-    return Case(key, scene, raw, DATASETS[key](raw, name), Catalog.load(key))
+    name = DATASETS[key].find(raw)[eye]
+    return Case(key, outer, index, eye, _scene(key, index, eye), raw, DATASETS[key](raw, name), Catalog.load(key))
 
 
 def test_names_are_folders_and_scenes_are_shared(case):
     names = DATASETS[case.key].find(case.raw)
-    assert names == sorted(names) and case.sequence.name == names[0]
-    folder = LAYOUTS[case.key].folder(INDEX)
-    assert all(name.startswith(folder) for name in names)
-    assert DATASETS[case.key].scene_of(names[0]) in folder.split("/")
+    assert names == sorted(names) and case.sequence.name == names[case.eye]
+    assert all(name.startswith(case.folder) for name in names)
+    assert DATASETS[case.key].scene_of(names[0]) in case.folder.split("/")
     assert case.catalog.split_of(DATASETS[case.key].scene_of(names[0])) == "train"
 
 
 def test_cameras(case):
     cameras = case.sequence.cameras
     assert len(case.sequence) == FRAMES
-    np.testing.assert_array_equal(case.sequence.frame_numbers, TIMES)
+    np.testing.assert_array_equal(case.sequence.frame_numbers - case.sequence.frame_numbers[0], TIMES)
     np.testing.assert_allclose(cameras.intrinsics, case.scene.cameras.intrinsics, rtol=1e-6)
     truth = case.raw_from_scene @ case.scene.cameras.world_from_cam
     np.testing.assert_allclose(cameras.world_from_cam, truth, atol=1e-4)
@@ -83,13 +103,18 @@ def test_frames(case, t):
     assert np.median(np.abs(image.astype(int) - truth.image)) <= 6
     assert depth.dtype == np.float32
     known = np.isfinite(truth.depth)
-    np.testing.assert_array_equal(np.isfinite(depth), known)
-    step = case.catalog.depth_tolerance.step_of(truth.depth[known])
-    assert (np.abs(depth - truth.depth)[known] <= 1.01 * step).all()
+    told = np.isfinite(depth)
+    assert not (told & ~known).any() and (known & ~told).mean() <= HOLES.get(case.key, 0)
+    step = case.catalog.depth_tolerance.step_of(truth.depth[told])
+    assert (np.abs(depth - truth.depth)[told] <= 1.01 * step).all()
     instance = case.sequence.instance(t)
     if case.catalog.motion == "rigid_instances":
         assert instance.dtype == np.int32
         np.testing.assert_array_equal(instance, truth.instance)
+    elif case.key == "dynamic_replica":  # what moves, and the static background
+        moves = (truth.instance >= 0) & case.scene.moving[truth.instance]
+        np.testing.assert_array_equal(instance >= 0, moves)
+        assert moves.any() and (instance[~moves] == -1).all()
     else:
         assert instance is None
 
@@ -99,8 +124,11 @@ def test_normals(case, t):
     truth = case.rendered(t)
     row, column = np.indices(truth.depth.shape).reshape(2, -1)
     normal = case.sequence.normal(t, column, row)
-    if case.catalog.normals != "stored":
+    if case.catalog.normals == "depth":
         assert normal is None
+        return
+    if case.catalog.normals == "none":
+        assert np.isnan(normal).all()
         return
     normal = normal.reshape(truth.normal.shape)
     known = np.isfinite(normal).all(axis=2)
@@ -119,7 +147,10 @@ def test_points_go_where_they_go(case):
         motion, {"static": Static, "rigid_instances": RigidInstances, "tracks": Tracks}[case.catalog.motion]
     )
     if isinstance(motion, Tracks):
-        check_tracks(case, motion)
+        if case.eye:
+            assert len(motion.xyz_world) == 0 and case.sequence.instance(0) is not None
+        else:
+            check_tracks(case, motion)
         return
     moved = 0
     for t_src in (0, 5):

@@ -1,14 +1,16 @@
 """The written files, read with Pillow and NumPy alone, say what the scene says, in the datasets' own encodings."""
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import co3d, dynamic_replica, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.synthesize.scene import Scene
 
@@ -287,3 +289,161 @@ def test_point_odyssey_tracks_follow_movers_and_rest_on_the_room(written):
     assert (steps[:, ~moving] < 1e-6).all()
     np.testing.assert_allclose(xyz[..., 1].min(), 0, atol=1e-5)  # nothing below the floor, and y points up
     assert xyz[..., 1].max() > 1
+
+
+# Dynamic Replica and CO3D
+
+
+def frame_list(path: Path) -> list[dict]:
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def camera_of(record: dict) -> tuple[np.ndarray, np.ndarray]:
+    """cam_from_world and K by PyTorch3D's documentation: row vectors, x left, y up; NDC counts from the centre of the
+    image, in half its shorter side, or, where no format is named, in half its width and its height."""
+    seen, (height, width) = record["viewpoint"], record["image"]["size"]
+    signs = np.array([-1, -1, 1])
+    cam_from_world = np.eye(4)
+    cam_from_world[:3, :3] = (np.array(seen["R"]) * signs).T
+    cam_from_world[:3, 3] = np.array(seen["T"]) * signs
+    isotropic = seen.get("intrinsics_format") == "ndc_isotropic"
+    assert isotropic or "intrinsics_format" not in seen
+    x, y = (min(height, width) / 2,) * 2 if isotropic else (width / 2, height / 2)
+    (fx, fy), (px, py) = seen["focal_length"], seen["principal_point"]
+    return cam_from_world, np.array([[fx * x, 0, width / 2 - px * x], [0, fy * y, height / 2 - py * y], [0, 0, 1]])
+
+
+def check_camera(record: dict, layout, scene: Scene, t: int) -> None:
+    cam_from_world, matrix = camera_of(record)
+    identity = cam_from_world @ layout.RAW_FROM_SCENE @ scene.cameras.world_from_cam[t]
+    np.testing.assert_allclose(identity, np.eye(4), atol=1e-9)
+    np.testing.assert_allclose(matrix, scene.cameras.intrinsics[t], atol=1e-9)
+    assert record["image"]["size"] == [scene.height, scene.width]
+
+
+def half(path: Path) -> np.ndarray:
+    return image(path, "I;16").view(np.float16).astype(np.float32)
+
+
+def dynamic_replica_eyes(scene: Scene) -> dict[str, Scene]:
+    return {"left": scene, "right": dynamic_replica.right_eye(scene)}
+
+
+def test_dynamic_replica_list_has_the_left_eye_then_the_right_one(written):
+    scene, folder = written["dynamic_replica"]
+    (left, right) = names(folder)[:2]
+    assert names(folder)[2:] == ["frame_annotations_train.jgz"] and right == left.replace("left", "right")
+    records = frame_list(folder / "frame_annotations_train.jgz")
+    order = [(eye, t) for eye in ("left", "right") for t in range(FRAMES)]
+    assert [(record["camera_name"], record["frame_number"]) for record in records] == order
+    assert {f"{record['sequence_name']}_source_left" for record in records} == {left}
+    for record, (eye, t) in zip(records, order, strict=True):
+        check_camera(record, dynamic_replica, dynamic_replica_eyes(scene)[eye], t)
+        assert record["viewpoint"]["intrinsics_format"] == "ndc_isotropic"
+        assert record["depth"]["scale_adjustment"] == 1
+        assert record["image"]["path"] == f"{left[:-4]}{eye}/images/{left[:-4]}{eye}-{t:04d}.png"
+        assert record["depth"]["path"] == f"{left[:-4]}{eye}/depths/{left[:-4]}{eye}_{t:04d}.geometric.png"
+        assert record["mask"]["path"] == f"{left[:-4]}{eye}/masks/{left[:-4]}{eye}_{t:04d}.png"
+        assert (record["trajectories"] is None) == (eye == "right")
+    assert "done.ok" in names(folder / left / "images") and "trajectories" not in names(folder / right)
+    centres = [np.linalg.inv(camera_of(record)[0])[:3, 3] for record in records]
+    baseline = [np.linalg.norm(centres[t] - centres[FRAMES + t]) for t in range(FRAMES)]
+    np.testing.assert_allclose(baseline, 0.12, rtol=1e-9)
+
+
+def test_dynamic_replica_frames(written):
+    scene, folder = written["dynamic_replica"]
+    for record in frame_list(folder / "frame_annotations_train.jgz"):
+        frame = dynamic_replica_eyes(scene)[record["camera_name"]].render(record["frame_number"])
+        rgba = image(folder / record["image"]["path"], "RGBA")
+        np.testing.assert_array_equal(rgba, np.dstack([frame.image, np.full(frame.depth.shape, 255)]))
+        depth = half(folder / record["depth"]["path"])
+        assert image(folder / record["depth"]["path"], "I;16")[0, :3].tolist() == [0x8000, 0, 0x7C00]
+        depth[0, :3] = frame.depth[0, :3]
+        np.testing.assert_allclose(depth, frame.depth, rtol=2**-11)
+        moves = (frame.instance >= 0) & scene.moving[frame.instance]
+        np.testing.assert_array_equal(image(folder / record["mask"]["path"], "L"), np.where(moves, 255, 0))
+        assert 0 < moves.mean() < 1
+
+
+def test_dynamic_replica_trajectories_are_points_seen_at_some_time(written):
+    scene, folder = written["dynamic_replica"]
+    records = frame_list(folder / "frame_annotations_train.jgz")[:FRAMES]
+    loaded = [torch.load(folder / record["trajectories"]["path"], weights_only=True) for record in records]
+    xyz = np.stack([tensors["traj_3d_world"] for tensors in loaded]).astype(float)
+    visible = np.stack([tensors["verts_inds_vis"] for tensors in loaded])
+    assert xyz.shape == (FRAMES, 2048, 3) and visible.shape == (FRAMES, 2048) and visible.dtype == bool
+    assert visible.any(axis=0).mean() > 0.99 and 0.2 < visible.mean() < 1
+    moving = np.linalg.norm(np.ptp(xyz, axis=0), axis=-1) > 0.01
+    assert 0.02 < moving.mean() < 0.95 and (loaded[0]["instances"].numpy()[moving] > 0).all()
+    for t, (record, tensors) in enumerate(zip(records, loaded, strict=True)):
+        cam_from_world, matrix = camera_of(record)
+        cam = xyz[t] @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
+        uv = (cam @ matrix.T)[:, :2] / cam[:, 2:]
+        stored = tensors["traj_2d"].numpy()
+        assert np.isinf(stored[0, :2]).all() and stored.shape == (2048, 3)
+        shown = visible[t]
+        shown[0] = False
+        np.testing.assert_allclose(stored[shown, :2], uv[shown], atol=0.01)
+        depth = scene.trace(uv[shown], np.full(shown.sum(), t)).depth
+        assert (np.abs(depth - cam[shown, 2]) <= 1e-4 * depth).mean() > 0.99
+        np.testing.assert_array_equal(tensors["img"].numpy(), image(folder / record["image"]["path"], "RGBA")[..., :3])
+
+
+def test_co3d_list_is_shuffled_and_names_files_by_other_numbers(written):
+    scene, folder = written["co3d"]
+    assert names(folder)[1:] == ["frame_annotations.jgz", "sequence_annotations.jgz", "set_lists"]
+    (sequence,) = frame_list(folder / "sequence_annotations.jgz")
+    assert (folder / sequence["sequence_name"] / "images").is_dir()
+    assert sequence["viewpoint_quality_score"] == (None if scene.seed % 2 else 0.87)
+    records = frame_list(folder / "frame_annotations.jgz")
+    assert len(records) == FRAMES + 4 == len(names(folder / sequence["sequence_name"] / "images"))
+    by_file = {int(record["image"]["path"][-10:-4]): record for record in records}
+    assert list(by_file) != sorted(by_file) == list(range(1, FRAMES + 5))
+    assert all(record["frame_number"] == 3 * file - 2 for file, record in by_file.items())
+    assert by_file[FRAMES + 1]["depth"] is None and by_file[FRAMES + 2]["viewpoint"] is None
+    for t in range(FRAMES):
+        check_camera(by_file[t + 1], co3d, scene, t)
+        assert by_file[t + 1]["depth"]["scale_adjustment"] == (2.5 if scene.seed % 4 > 1 else 1)
+        assert ("intrinsics_format" in by_file[t + 1]["viewpoint"]) == (scene.seed % 2 == 0)
+    sets = [json.loads(path.read_text()) for path in sorted((folder / "set_lists").iterdir())]
+    known = {tuple(entry) for listed in sets for part in ("train", "val") for entry in listed[part]}
+    test = {tuple(entry) for listed in sets for entry in listed["test"]}
+    entries = {(r["sequence_name"], r["frame_number"], r["image"]["path"]): file for file, r in by_file.items()}
+    assert known | test == set(entries) and {entries[entry] for entry in test - known} == {FRAMES + 3}
+
+
+def test_co3d_frames(written):
+    scene, folder = written["co3d"]
+    for record in frame_list(folder / "frame_annotations.jgz"):
+        t = int(record["image"]["path"][-10:-4]) - 1
+        assert all(path.startswith("apple/") for path in (record["image"]["path"], record["mask"]["path"]))
+        place = {key: folder / record[key]["path"].removeprefix("apple/") for key in ("image", "mask")}
+        shown = image(place["image"], "RGB")
+        assert shown.shape == (scene.height, scene.width, 3)
+        ramp = image(place["mask"], "L")
+        assert ramp.max() > 200 and ramp.min() == 0 and 50 < ramp.mean() < 200
+        if record["depth"] is None:
+            continue
+        depth = half(folder / record["depth"]["path"].removeprefix("apple/"))
+        trusted = image(folder / record["depth"]["mask_path"].removeprefix("apple/"), "1")
+        if t >= FRAMES + 2:
+            assert shown.max() == 0 and not depth.any() and not trusted.any()
+            continue
+        frame = scene.render(min(t, FRAMES - 1))
+        assert psnr(shown, frame.image) > 28
+        assert np.isposinf(depth[0, 0]) and np.isnan(depth[0, 1]) and depth[0, 2] == 0
+        depth[0, :3] = frame.depth[0, :3] / record["depth"]["scale_adjustment"]
+        known = np.isfinite(frame.depth)
+        error = np.abs(depth * record["depth"]["scale_adjustment"] / np.where(known, frame.depth, 1000) - 1)
+        assert (error[trusted] <= 2**-11).all() and (error[~trusted] > 0.1).all() and 0.5 < trusted.mean() < 0.99
+        assert (trusted <= known).all() and (known.all() or np.isfinite(depth[~known]).mean() > 0.9)
+
+
+def test_co3d_scenes_are_portraits_landscapes_and_odd():
+    scenes = [co3d.scene(seed, num_frames=1, size="small") for seed in range(3)]
+    sizes = [(scene.width, scene.height) for scene in scenes]
+    assert sizes == [(96, 128), (128, 96), (97, 127)]
+    assert not any(scene.moving.any() for scene in scenes)
+    focal = [scene.cameras.intrinsics[0, (0, 1), (0, 1)] for scene in scenes]
+    assert all(fx != fy for fx, fy in focal)

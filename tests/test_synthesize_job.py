@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import co3d, dynamic_replica, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
 
 
@@ -13,7 +13,13 @@ def test_raw_worlds_are_right_handed_and_down_is_where_the_dataset_has_it(layout
     rotation = layout.RAW_FROM_SCENE[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3))
     assert np.linalg.det(rotation) == pytest.approx(1)
-    down = {tartanair: [0, 0, 1], virtual_kitti2: [0, 1, 0], point_odyssey: [0, -1, 0]}[layout]
+    down = {
+        co3d: [0, -1, 0],
+        dynamic_replica: [0, 0, -1],
+        point_odyssey: [0, -1, 0],
+        tartanair: [0, 0, 1],
+        virtual_kitti2: [0, 1, 0],
+    }[layout]
     np.testing.assert_array_equal(rotation @ [0, 1, 0], down)
 
 

@@ -12,10 +12,13 @@ import ray.data
 from tqdm import tqdm
 
 from pipelines.cluster import connect
-from pipelines.synthesize import Size, point_odyssey, tartanair, virtual_kitti2
+from pipelines.datasets import Dataset
+from pipelines.synthesize import Size, co3d, dynamic_replica, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.scene import Scene
 
 LAYOUTS: dict[str, ModuleType] = {
+    "co3d": co3d,
+    "dynamic_replica": dynamic_replica,
     "point_odyssey": point_odyssey,
     "tartanair": tartanair,
     "virtual_kitti2": virtual_kitti2,
@@ -42,7 +45,7 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
 
 
 def synthesize(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2", "all"],
+    dataset: Dataset | Literal["all"],
     /,
     *,
     out: str,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipelines.geometry import inverse, project, transform
 from pipelines.synthesize import Size
-from pipelines.synthesize.scene import Hits, Rendering, Scene
+from pipelines.synthesize.scene import Rendering, Scene
 
 SIZES: dict[Size, tuple[int, int]] = {"small": (128, 72), "official": (960, 540)}
 TRACKS_PER_COLUMN = 16  # of the image: about 15,000 at the official size
@@ -76,7 +76,7 @@ def cam_from_world(scene: Scene) -> Float64[np.ndarray, "T 4 4"]:
 
 def tracks(scene: Scene, count: int) -> dict[str, Float64[np.ndarray, "T P ..."]]:
     """trajs_3d in the raw world, trajs_2d, visibs and valids of up to `count` points seen in the scene."""
-    hits = _surface_points(scene, count)
+    hits = scene.surface_points(count)
     frames = [np.full(len(hits.surface), t) for t in range(len(scene))]
     xyz = np.stack([scene.position(hits, t) for t in frames])
     visible = np.stack([scene.visible(hits, t) for t in frames])
@@ -90,16 +90,6 @@ def tracks(scene: Scene, count: int) -> dict[str, Float64[np.ndarray, "T P ..."]
     uv = np.stack([project(transform(extrinsics[t], xyz), matrices[t]) for t, xyz in zip(frames, xyz_raw, strict=True)])
     uv[:, INFINITE_UV] = np.inf
     return {"trajs_2d": uv, "trajs_3d": xyz_raw, "visibs": visible.astype(float), "valids": valid.astype(float)}
-
-
-def _surface_points(scene: Scene, count: int) -> Hits:
-    """What random pixels of random frames show; half of it objects, as far as there are enough of them."""
-    rng = np.random.default_rng([scene.seed, 3])
-    uv = rng.uniform(0, [scene.width, scene.height], (4 * count, 2))
-    hits = scene.trace(uv, rng.integers(0, len(scene), len(uv)))
-    objects = np.flatnonzero(hits.surface > 0)[: count // 2]
-    room = np.flatnonzero(hits.surface == 0)[: count - len(objects)]
-    return hits[np.sort(np.concatenate([objects, room]))]
 
 
 def _write_frame(folder: Path, t: int, frame: Rendering, cam_from_world: Float64[np.ndarray, "4 4"]) -> None:

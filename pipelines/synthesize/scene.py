@@ -4,7 +4,7 @@ Everything is in closed form, in float64. World axes: x right, y down, z forward
 the floor. Surface 0 is the room; surface 1 + i is object i.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -142,6 +142,24 @@ class Scene:
             for field in fields(Hits):
                 getattr(hits, field.name)[rows] = getattr(found, field.name)
         return hits
+
+    def surface_points(self, count: int) -> Hits:
+        """What random pixels of random frames show, up to `count`; half of it objects, as far as there are enough."""
+        rng = np.random.default_rng([self.seed, 3])
+        uv = rng.uniform(0, [self.width, self.height], (4 * count, 2))
+        hits = self.trace(uv, rng.integers(0, len(self), len(uv)))
+        objects = np.flatnonzero(hits.surface > 0)[: count // 2]
+        room = np.flatnonzero(hits.surface == 0)[: count - len(objects)]
+        return hits[np.sort(np.concatenate([objects, room]))]
+
+    def beside(self, distance: float) -> "Scene":
+        """The same scene from cameras so many metres to the right."""
+        step = np.eye(4)
+        step[0, 3] = distance
+        cameras = self.cameras
+        return replace(
+            self, cameras=Cameras(intrinsics=cameras.intrinsics, world_from_cam=cameras.world_from_cam @ step)
+        )
 
     def position(self, hits: Hits, t: Int[np.ndarray, "N"]) -> Float64[np.ndarray, "N 3"]:
         """Where the points are at frames t, in the world. NaN for sky."""

@@ -11,7 +11,6 @@ Left out: classes and flow. Synthetic scenes have four digits, real ones two. tr
 only where it is visible, and one object has none in the middle frame of a long sequence.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from jaxtyping import Bool, Float64
 from PIL import Image
 
 from pipelines.geometry import inverse, project
-from pipelines.sequence import Cameras
 from pipelines.synthesize import Size
 from pipelines.synthesize.arrangement import LONG
 from pipelines.synthesize.scene import Rendering, Scene
@@ -76,10 +74,7 @@ def folder(index: int) -> str:
 
 def right_eye(scene: Scene) -> Scene:
     """The same scene seen by camera 1."""
-    step = np.eye(4)
-    step[0, 3] = BASELINE
-    cameras = scene.cameras
-    return replace(scene, cameras=Cameras(intrinsics=cameras.intrinsics, world_from_cam=cameras.world_from_cam @ step))
+    return scene.beside(BASELINE)
 
 
 def write(scene: Scene, folder: Path) -> None:
