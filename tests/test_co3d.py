@@ -260,11 +260,16 @@ def test_conversion_skips_them_with_the_reason_and_counts_no_failure(folder):
         dataset="co3d", split="all", frames=4, image_size=64, strides=(1, 1), hop=4, samples=1, queries=64,
         video="jpeg", seed=0,
     )  # fmt: skip
-    (row,) = plan_sequence({"sequence": NAME}, raw=raw, settings=settings, catalog=catalog)
+
+    def plan() -> list[dict]:
+        options = {"settings": settings, "catalog": catalog, "finished": frozenset(), "allow_misfit": False}
+        return list(plan_sequence({"sequence": NAME}, raw=raw, **options))
+
+    (row,) = plan()
     assert "below 0.5" in row["reason"] and not row["failed"] and not row["group"]
     (folder / f"images/{file(0)}.jpg").unlink()
     save_sequences(folder, 0.9)
-    (row,) = plan_sequence({"sequence": NAME}, raw=raw, settings=settings, catalog=catalog)
+    (row,) = plan()
     assert "missing file" in row["reason"] and row["failed"]
 
 
