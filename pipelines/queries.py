@@ -15,7 +15,7 @@ SAME_TIME_SHARE = 0.4  # of queries, t_cam = t_tgt
 EDGE_GRID = 128  # cells, at most, along each side of the map of edges
 EDGE_QUANTILE = 0.9  # of the depth gradient's magnitude, over every other cell: what lies above is an edge
 TRACK_SHARE = 0.7  # of queries, where a dataset annotates tracks; the rest are pixels at their own time
-ANY_TRIES = 8  # positions drawn for each one wanted anywhere
+MAX_TRIES = 64  # positions drawn for each that is asked for, where depth is sparse
 MAX_ROUNDS = 16  # of drawing and dropping what has no known surface
 
 Normals = Callable[
@@ -114,13 +114,15 @@ def _edge_pixels(truth: GroundTruth, edges: np.ndarray, rng: np.random.Generator
 
 
 def _any_pixels(truth: GroundTruth, rng: np.random.Generator) -> Callable:
-    """Draws positions whose pixel has depth, which in some datasets is one of ten; up to n of them."""
+    """Draws positions whose pixel has depth, which in some datasets is one of ten; about n of them."""
+    share = np.isfinite(truth.maps.depth[:, ::8, ::8]).mean()
+    tries = min(1 / max(share, 1e-9), MAX_TRIES)
 
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        uv = rng.random((ANY_TRIES * n, 2)) * [truth.width, truth.height]
+        uv = rng.random((int(tries * n), 2)) * [truth.width, truth.height]
         t = rng.integers(truth.num_frames, size=len(uv))
         column, row = uv.astype(np.int64).T
-        known = np.flatnonzero(np.isfinite(truth.depth[t, row, column]))[:n]
+        known = np.flatnonzero(np.isfinite(truth.maps.depth[t, row, column]))
         return uv[known], t[known]
 
     return draw
