@@ -77,7 +77,7 @@ def _reason(error: Exception) -> str:
 
 
 def convert(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2"],
+    dataset: Literal["blended_mvs", "point_odyssey", "scannet", "tartanair", "virtual_kitti2"],
     /,
     *,
     raw: str,
