@@ -9,7 +9,6 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import filter as fitting
-from typing import BinaryIO
 
 import cv2
 import fsspec
@@ -37,7 +36,7 @@ class RawFolder:
         clean = posixpath.normpath(path)
         if clean.startswith(("/", "..")):
             raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
-        return posixpath.join(self._root, clean)
+        return self._root if clean == "." else posixpath.join(self._root, clean)  # "bucket/." is nothing on S3
 
     def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
         """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
@@ -124,7 +123,7 @@ class RawFolder:
     def exists(self, path: str) -> bool:
         return self._fs.exists(self._path(path))
 
-    def open(self, path: str, *, ahead: int | None = None) -> BinaryIO:
+    def open(self, path: str, *, ahead: int | None = None) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing. `ahead`: how many bytes more than asked for may be
         fetched over a network, few for a file of which little is read."""
         try:

@@ -119,7 +119,10 @@ class DepthFrames:
 
     def _from_payload(self, t: int) -> bytes:
         if t >= len(self._payloads):
-            raise self._ends(t, len(self._payloads))
+            raise ValueError(
+                f"{self._where} has {len(self._payloads)} frames, number {t} is asked for: truncated, or of another "
+                "video; download it again"
+            )
         start, length = self._payloads[t]
         self._file.seek(start)
         payload = self._file.read(length)
@@ -152,7 +155,7 @@ class DepthFrames:
 
     def _inflate(self) -> bytes:
         """The next frame of the one stream."""
-        content = b""
+        content, problem = b"", "it ends"
         try:
             while len(content) < METRES and not self._inflater.eof:
                 if not (data := self._inflater.unconsumed_tail):
@@ -163,14 +166,8 @@ class DepthFrames:
                 if not data and not more:
                     break
         except zlib.error as error:
-            problem = f"neither frames led by their lengths nor one deflate stream: {error}"
-            raise unreadable(self._where, "depth of a phone", problem) from None
+            problem = str(error)
         if len(content) < METRES:
-            raise self._ends(self._next, self._next)
+            wanted = f"frames led by their lengths, nor as one stream of more than {self._next} frames"
+            raise unreadable(self._where, wanted, problem)
         return content
-
-    def _ends(self, t: int, count: int) -> ValueError:
-        return ValueError(
-            f"{self._where} has {count} frames, number {t} is asked for: truncated, or of another video; download it "
-            "again"
-        )
