@@ -35,29 +35,31 @@ def open_sequence(dataset: str, raw: str, name: str) -> Sequence:
 
 
 def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog) -> Iterator[Row]:
-    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason"}.
+    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "unposed"}.
 
-    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short or is excluded by the
-    catalog yields one row with a reason and no group.
+    `first:last` are places in `windows(sequence)`; `unposed` counts the sequence's frames that are in no clip because
+    their pose is not known. A sequence that cannot be opened, is too short or is excluded by the catalog yields one row
+    with a reason and no group.
     """
     name = row["sequence"]
-    nothing = {"sequence": name, "group": "", "first": 0, "last": 0}
+    nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "unposed": 0}
     if reason := catalog.exclusion_of(name):
         yield nothing | {"reason": f"excluded by catalogs/{catalog.key}.yaml: {reason}", "failed": False}
         return
     try:
         sequence = open_sequence(settings.dataset, raw, name)
         count = len(windows(sequence, settings))
+        told = {"sequence": name, "unposed": int((~sequence.cameras.known).sum())}
     except Exception as error:  # whatever it is, it becomes this sequence's reason and counts as failed
         yield nothing | {"reason": _reason(error), "failed": True}
         return
     if count == 0:
         reason = f"no {settings.frames} frames in a row with known pose: it has {len(sequence)} frames"
-        yield nothing | {"reason": reason, "failed": False}
+        yield nothing | told | {"reason": reason, "failed": False}
     for first in range(0, count, CLIPS_PER_GROUP):
         last = min(first + CLIPS_PER_GROUP, count)
         group = name.replace("/", "__") + (f"__{first:05d}" if count > CLIPS_PER_GROUP else "")
-        yield {"sequence": name, "group": group, "first": first, "last": last, "reason": "", "failed": False}
+        yield told | {"group": group, "first": first, "last": last, "reason": "", "failed": False}
 
 
 def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, catalog: Catalog) -> Row:
@@ -173,6 +175,7 @@ def convert(
         "sequences": len(names),
         "clips": len(rows),
         "frames": len(rows) * settings.frames,
+        "raw_frames_without_pose": sum({row["sequence"]: row["unposed"] for row in plan}.values()),
         "failed": len(failed),
         "skipped": len(skipped),
     }

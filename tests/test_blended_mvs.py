@@ -8,8 +8,10 @@ import plane
 import pytest
 from PIL import Image
 
+from pipelines.catalog import Catalog
 from pipelines.clip_store import StoreSettings
 from pipelines.clips import windows
+from pipelines.convert import plan_sequence
 from pipelines.datasets.blended_mvs import BlendedMvs
 from pipelines.pfm import read_pfm
 from pipelines.raw_folder import RawFolder
@@ -128,6 +130,9 @@ def test_a_photo_with_hardly_any_depth_is_in_no_clip(scene, rows, kept):
     assert sequence.cameras.known.tolist() == [True, kept, True, True, True]
     shown = {t for window in windows(sequence, settings(2)) for t in window.frames}
     assert (1 in shown) == kept and {0, 2, 3} <= shown
+    catalog, raw = Catalog.load("blended_mvs"), str(scene.parent)
+    planned = list(plan_sequence({"sequence": PID}, raw=raw, settings=settings(2), catalog=catalog))
+    assert [row["unposed"] for row in planned] == [not kept]  # it is counted
 
 
 # Depth

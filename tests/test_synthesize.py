@@ -1,15 +1,30 @@
 """The written files, read with Pillow and NumPy alone, say what the scene says, in the datasets' own encodings."""
 
+import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
+import av
+import cv2
+import lz4.block
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
-from pipelines.synthesize.job import LAYOUTS, scene_for
+from pipelines.synthesize import (
+    blended_mvs,
+    point_odyssey,
+    scannet,
+    scannet_exported,
+    scannet_iphone,
+    tartanair,
+    tartanair_v2,
+    virtual_kitti2,
+)
+from pipelines.synthesize.job import ALL, scene_for
 from pipelines.synthesize.scene import Scene
 
 FRAMES = 8  # enough for the peculiarities of long sequences
@@ -20,7 +35,7 @@ def written(request, tmp_path_factory) -> dict[str, tuple[Scene, Path]]:
     """Of each layout one sequence, and the scene that it shows."""
     root = tmp_path_factory.mktemp("raw")
     result = {}
-    for name, layout in LAYOUTS.items():
+    for name, layout in ALL.items():
         scene = scene_for(name, 3, request.param, frames=FRAMES, size="small")
         layout.write(scene, root / name)
         result[name] = scene, root / name
@@ -97,6 +112,241 @@ def test_tartanair_camera_is_that_of_v1_at_every_size():
         np.testing.assert_allclose(
             scene.cameras.intrinsics[0], [[320 * factor, 0, 320 * factor], [0, 320 * factor, 240 * factor], [0, 0, 1]]
         )
+
+
+def test_tartanair_v2_files(written):
+    scene, folder = written["tartanair_v2"]
+    assert names(folder) == ["depth_lcam_front", "image_lcam_front", "pose_lcam_front.txt"]
+    assert names(folder / "image_lcam_front") == [f"{t:06d}_lcam_front.png" for t in range(FRAMES)]
+    assert names(folder / "depth_lcam_front") == [f"{t:06d}_lcam_front_depth.png" for t in range(FRAMES)]
+    for t in range(FRAMES):
+        frame = scene.render(t)
+        assert (image(folder / f"image_lcam_front/{t:06d}_lcam_front.png", "RGB") == frame.image).all()
+        coded = cv2.imread(str(folder / f"depth_lcam_front/{t:06d}_lcam_front_depth.png"), cv2.IMREAD_UNCHANGED)
+        assert coded.dtype == np.uint8 and coded.shape == (96, 96, 4)
+        depth = np.frombuffer(coded.tobytes(), "<f4").reshape(96, 96)  # as OpenCV orders the channels
+        np.testing.assert_array_equal(depth, np.where(np.isfinite(frame.depth), frame.depth, 10_000).astype(np.float32))
+    rows = np.loadtxt(folder / "pose_lcam_front.txt")
+    ned_from_cv = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    expected = raw_world_from_cam(tartanair_v2, scene)
+    np.testing.assert_allclose(
+        Rotation.from_quat(rows[:, 3:]).as_matrix() @ ned_from_cv, expected[:, :3, :3], atol=1e-12
+    )
+    np.testing.assert_allclose(rows[:, :3], expected[:, :3, 3], atol=1e-12)
+    official = tartanair_v2.scene(0, num_frames=1, size="official")
+    np.testing.assert_array_equal(official.cameras.intrinsics[0], [[320, 0, 320], [0, 320, 320], [0, 0, 1]])
+
+
+# ScanNet
+
+APART = np.eye(4)
+APART[:3, :3] = Rotation.from_euler("YXZ", [0.01, -0.02, 0.015]).as_matrix()
+APART[:3, 3] = [-0.04, 0.01, 0.005]
+
+
+def seen_in_colour(scene: Scene, colour_from_depth: np.ndarray, size: tuple[int, int], focal: float) -> Scene:
+    """What the colour camera of a scan must show, written down anew."""
+    return scannet.replace(
+        scene,
+        width=size[0],
+        height=size[1],
+        cameras=scannet.Cameras(
+            intrinsics=np.tile([[focal, 0, 0.51 * size[0]], [0, focal, 0.48 * size[1]], [0, 0, 1]], (len(scene), 1, 1)),
+            world_from_cam=scene.cameras.world_from_cam @ np.linalg.inv(colour_from_depth),
+        ),
+    )
+
+
+def check_scan(scene: Scene, t: int, jpeg: bytes, depth: np.ndarray, pose: np.ndarray, apart: np.ndarray) -> None:
+    """One frame of a scan, whichever way it was written."""
+    colour = seen_in_colour(scene, apart, (260, 194), 1170.187988 / 1296 * 260)
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        assert picture.format == "JPEG" and picture.size == (260, 194)
+        assert psnr(np.asarray(picture), colour.render(t).image) > 28
+    truth = np.round(1000 * scene.render(t).depth) * (t != FRAMES // 2 - 1)
+    np.testing.assert_array_equal(depth, truth)
+    if t == FRAMES // 2:
+        assert (pose == -np.inf).all()
+    else:
+        np.testing.assert_allclose(pose, raw_world_from_cam(scannet, scene)[t], atol=2e-6)
+
+
+def check_calibration(scene: Scene, matrices: list[np.ndarray], apart: np.ndarray) -> None:
+    """4x4 intrinsics and extrinsics of colour, then of depth; pixels count from integer centres."""
+    focal = 1170.187988 / 1296 * 260
+    colour = [[focal, 0, 0.51 * 260 - 0.5, 0], [0, focal, 0.48 * 194 - 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    depth = np.eye(4)
+    depth[:3, :3] = scene.cameras.intrinsics[0] - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+    for found, expected in zip(matrices, [colour, np.eye(4), depth, apart], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert abs(depth[0, 0] / scene.width - 577.870605 / 640) < 1e-9 and depth[0, 0] == depth[1, 1]
+
+
+@pytest.mark.parametrize("apart", [None, APART], ids=["at one place", "apart"])
+def test_scannet_stream(written, tmp_path, apart):
+    scene, folder = written["scannet"]
+    if apart is not None:
+        folder = tmp_path / "scannet"
+        scannet.write(scene, folder, colour_from_depth=apart)
+    assert names(folder) == ["scannet.sens", "scannet.txt"]
+    file = io.BytesIO((folder / "scannet.sens").read_bytes())
+
+    def take(pattern: str) -> tuple:
+        return struct.unpack(pattern, file.read(struct.calcsize(pattern)))
+
+    assert take("<IQ") == (4, 15) and file.read(15) == b"StructureSensor"
+    matrices = np.reshape(take("<64f"), (4, 4, 4))
+    check_calibration(scene, list(matrices), np.eye(4) if apart is None else apart)
+    assert take("<2i") == (2, 1) and take("<4I") == (260, 194, 128, 96) and take("<fQ") == (1000, FRAMES)
+    for t in range(FRAMES):
+        pose = np.reshape(take("<16f"), (4, 4))
+        *times, colour_bytes, depth_bytes = take("<4Q")
+        assert times == [0, 0]
+        jpeg, depth = file.read(colour_bytes), zlib.decompress(file.read(depth_bytes))
+        depth = np.frombuffer(depth, "<u2").reshape(96, 128)
+        check_scan(scene, t, jpeg, depth, pose, np.eye(4) if apart is None else apart)
+    assert take("<Q") == (2,) and file.read() == bytes(256)
+    info = dict(line.split(" = ") for line in (folder / "scannet.txt").read_text().splitlines())
+    assert info["numColorFrames"] == str(FRAMES + 1) and info["numDepthFrames"] == str(FRAMES)
+    assert ("colorToDepthExtrinsics" in info) == (apart is not None)
+    if apart is not None:
+        told = np.array(info["colorToDepthExtrinsics"].split(), float).reshape(4, 4)
+        np.testing.assert_allclose(told @ apart, np.eye(4), atol=1e-5)
+    assert not scene.moving.any()
+
+
+@pytest.mark.parametrize("tool", ["python", "sens", "frames_25k"])
+def test_scannet_exports(written, tmp_path, tool):
+    scene, _ = written["scannet_exported"]
+    folder = tmp_path / "scan"
+    apart = np.eye(4) if tool == "frames_25k" else APART
+    scannet_exported.write(scene, folder, tool=tool, step=10, colour_from_depth=apart)
+    for t in range(FRAMES):
+        number = 10 * t
+        if tool == "sens":
+            colour, depth, pose = (
+                folder / f"frame-{number:06d}.{kind}" for kind in ("color.jpg", "depth.pgm", "pose.txt")
+            )
+            magic, comment, size, largest, values = depth.read_bytes().split(b"\n", 4)
+            assert (magic, comment[:1], size, largest) == (b"P5", b"#", b"128 96", b"65535")
+            values = np.frombuffer(values, ">u2").reshape(96, 128)
+        else:
+            name = str(number) if tool == "python" else f"{number:06d}"
+            colour, depth, pose = (
+                folder / f"color/{name}.jpg",
+                folder / f"depth/{name}.png",
+                folder / f"pose/{name}.txt",
+            )
+            values = image(depth, "I;16")
+        check_scan(scene, t, colour.read_bytes(), values, np.loadtxt(pose), apart)
+    if tool == "sens":
+        lines = [line.split(" = ") for line in (folder / "_info.txt").read_text().splitlines()]
+        info = {key: np.array(value.split(), float) for key, value in lines if key != "m_sensorName"}
+        assert info["m_depthShift"] == 1000 and info["m_frames.size"] == FRAMES
+        assert [*info["m_colorWidth"], *info["m_colorHeight"]] == [260, 194]
+        assert [*info["m_depthWidth"], *info["m_depthHeight"]] == [128, 96]
+        keys = [f"m_calibration{camera}{kind}" for camera in ("Color", "Depth") for kind in ("Intrinsic", "Extrinsic")]
+        check_calibration(scene, [info[key].reshape(4, 4) for key in keys], apart)
+    elif tool == "python":
+        kinds = [(kind, camera) for camera in ("color", "depth") for kind in ("intrinsic", "extrinsic")]
+        matrices = [np.loadtxt(folder / f"intrinsic/{kind}_{camera}.txt") for kind, camera in kinds]
+        check_calibration(scene, matrices, apart)
+    else:
+        colour, depth = (np.loadtxt(folder / f"intrinsics_{camera}.txt") for camera in ("color", "depth"))
+        check_calibration(scene, [colour, np.eye(4), depth, np.eye(4)], apart)
+
+
+@pytest.mark.parametrize("encoding", ["lz4", "deflate", "stream"])
+def test_scannet_iphone_files(written, tmp_path, encoding):
+    scene, folder = written["scannet_iphone"]
+    if encoding != "lz4":
+        folder = tmp_path / "iphone"
+        scannet_iphone.write(scene, folder, depth=encoding)
+    assert names(folder) == ["depth.bin", "pose_intrinsic_imu.json", "rgb.mkv"]
+    told = json.loads((folder / "pose_intrinsic_imu.json").read_text())
+    assert list(told) == [f"frame_{t:06d}" for t in range(FRAMES) if t != FRAMES // 2]
+    with av.open(folder / "rgb.mkv") as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert len(pictures) == FRAMES and container.streams.video[0].average_rate == 60
+    content = (folder / "depth.bin").read_bytes()
+    for t in range(FRAMES):
+        truth = scene.render(t, supersample=1).depth
+        if encoding == "stream":
+            depth = np.frombuffer(zlib.decompress(content, -15), "<f4").reshape(-1, 192, 256)[t]
+            np.testing.assert_array_equal(depth, truth.astype(np.float32))
+        else:
+            (length,) = struct.unpack("<I", content[:4])
+            payload, content = content[4 : 4 + length], content[4 + length :]
+            if encoding == "lz4":
+                depth = np.frombuffer(lz4.block.decompress(payload, uncompressed_size=98304), "<u2").reshape(192, 256)
+                np.testing.assert_array_equal(depth, np.round(1000 * truth))
+            else:
+                depth = np.frombuffer(zlib.decompress(payload, -15), "<f4").reshape(192, 256)
+                np.testing.assert_array_equal(depth, truth.astype(np.float32))
+        larger = cv2.resize(scene.render(t).image, (320, 240), interpolation=cv2.INTER_LINEAR)
+        assert psnr(pictures[t], larger) > 22
+        if t != FRAMES // 2:
+            frame = told[f"frame_{t:06d}"]
+            np.testing.assert_allclose(frame["aligned_pose"], raw_world_from_cam(scannet_iphone, scene)[t], atol=1e-12)
+            assert np.abs(np.array(frame["pose"]) - frame["aligned_pose"]).max() > 0.5
+            nominal = np.diag([1920 / 256, 1440 / 192, 1]) @ scene.cameras.intrinsics[t]
+            np.testing.assert_allclose(frame["intrinsic"], nominal, rtol=1e-12)
+    assert encoding == "stream" or content == b""
+    assert (np.diff(scene.cameras.intrinsics[:, 0, 0]) > 0.1).all(), "the focal length breathes"
+
+
+# BlendedMVS
+
+
+def test_blended_mvs_files(written):
+    scene, folder = written["blended_mvs"]
+    units = blended_mvs.units_per_metre(scene)
+    assert units == (37.5 if scene.seed % 2 else 1)
+    numbers = [t + (t >= 2) for t in range(FRAMES)]
+    assert names(folder) == ["blended_images", "cams", "rendered_depth_maps"]
+    expected = [f"{number:08d}{twin}.jpg" for number in numbers for twin in ("", "_masked")]
+    assert names(folder / "blended_images") == sorted(expected)
+    assert names(folder / "rendered_depth_maps") == [f"{number:08d}.pfm" for number in numbers]
+    lengths = set()
+    for t, number in enumerate(numbers):
+        frame = scene.render(t)
+        sky = ~np.isfinite(frame.depth)
+        assert psnr(image(folder / f"blended_images/{number:08d}.jpg", "RGB"), frame.image) > 28
+        masked = image(folder / f"blended_images/{number:08d}_masked.jpg", "RGB")
+        assert not sky.any() or np.median(masked[sky]) < 5
+        header, data = (folder / f"rendered_depth_maps/{number:08d}.pfm").read_bytes().split(b"-1.000000\n", 1)
+        assert header == b"Pf\n128 96\n"
+        depth = np.frombuffer(data, "<f4").reshape(96, 128)[::-1]
+        np.testing.assert_array_equal(depth, np.where(sky, 0, units * frame.depth).astype(np.float32))
+        words = (folder / f"cams/{number:08d}_cam.txt").read_text().split()
+        assert (words[0], words[17]) == ("extrinsic", "intrinsic")
+        lengths.add(len(words))
+        extrinsic = np.array(words[1:17], float).reshape(4, 4)
+        truth = np.linalg.inv(raw_world_from_cam(blended_mvs, scene)[t])
+        np.testing.assert_allclose(extrinsic[:3, :3], truth[:3, :3], atol=1e-6)
+        np.testing.assert_allclose(extrinsic[:3, 3], units * truth[:3, 3], atol=1e-5 * units)
+        np.testing.assert_allclose(np.array(words[18:27], float).reshape(3, 3), scene.cameras.intrinsics[t], rtol=1e-8)
+        smallest, interval, *more = map(float, words[27:])
+        assert (smallest == 0) == (t == 1)
+        if more:
+            largest = more[1] if len(more) == 2 else smallest + interval * more[0]
+            assert more[0] == 128 and (t == 1 or smallest + interval < depth[~sky].min())
+            assert largest > depth[~sky].max()
+    assert lengths == {29, 30, 31}
+
+
+def test_blended_mvs_pairs(written):
+    _, folder = written["blended_mvs"]
+    count, *lines = (folder / "cams/pair.txt").read_text().splitlines()
+    assert int(count) == FRAMES == len(lines) / 2
+    numbers = [int(line) for line in lines[::2]]
+    assert sorted(numbers) == [t + (t >= 2) for t in range(FRAMES)] != numbers
+    for number, line in zip(numbers, lines[1::2], strict=True):
+        length, *rest = line.split()
+        ids, scores = [int(word) for word in rest[::2]], [float(word) for word in rest[1::2]]
+        assert len(ids) == int(length) and set(ids) <= set(numbers) - {number, FRAMES}
+        assert scores == sorted(scores, reverse=True)
+        assert (ids == []) == (number == FRAMES)  # the last photo
 
 
 # Virtual KITTI 2

@@ -1,4 +1,4 @@
-"""TartanAir V1 and V2, file by file (dataset notes D4): what is read and what is refused, against a plane written by hand."""
+"""TartanAir V1 and V2, file by file (dataset notes D4): what is read and refused, against a plane written by hand."""
 
 import shutil
 from pathlib import Path
