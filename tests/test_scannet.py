@@ -73,7 +73,8 @@ def millimetres(t: float) -> np.ndarray:
 def header(count: int = FRAMES, *, version=4, name=b"StructureSensor", kinds=(1, 1), shift=1000.0, **changes) -> bytes:
     sizes = changes.get("sizes", (COLOUR_WIDTH, COLOUR_HEIGHT, WIDTH, HEIGHT))
     colour_extrinsics = changes.get("colour_extrinsics", np.eye(4))
-    matrices = [matrix(COLOUR_K), colour_extrinsics, matrix(DEPTH_K), changes.get("colour_from_depth", np.eye(4))]
+    colour_k, colour_from_depth = changes.get("colour_k", COLOUR_K), changes.get("colour_from_depth", np.eye(4))
+    matrices = [matrix(colour_k), colour_extrinsics, matrix(DEPTH_K), colour_from_depth]
     start = struct.pack("<IQ", version, changes.get("name_length", len(name))) + name
     return start + np.array(matrices, "<f4").tobytes() + struct.pack("<2i4IfQ", *kinds, *sizes, shift, count)
 
@@ -240,31 +241,34 @@ def test_depth_is_seen_from_the_colour_camera_where_that_is_elsewhere(raw):
         assert np.nanmedian(error) < 1.5  # of one or two pixels of 8 levels; 0.2 m of baseline are 6 levels
 
 
-def test_no_holes_open_and_the_nearest_surface_wins(raw):
-    """A square a metre away before a wall at four: in the colour camera it has moved by its parallax."""
-    aside = np.eye(4)
-    aside[0, 3] = -0.25  # the colour camera is to the right
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("zoom", [1, 2.2])
+def test_no_holes_open_and_the_nearest_surface_wins(raw, side, zoom):
+    """A square a metre away before a wall at four: in the colour camera it has moved, to either side."""
+    apart = np.eye(4)
+    apart[0, 3] = 0.25 * side
     values = np.full((HEIGHT, WIDTH), 4000, np.uint16)
     values[8:16, 12:20] = 1000
     stored = frame(np.eye(4), encoded(colour(0, np.eye(4)), "png"), zlib.compress(values.tobytes()))
-    write_stream(raw, header(1, colour_from_depth=aside), [stored])
+    colour_k = COLOUR_K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]]  # of depth pixels with space between them, or not
+    write_stream(raw, header(1, colour_from_depth=apart, colour_k=colour_k), [stored])
     seen = only(raw).depth(0)
-    uv = np.array([[12, 8, 1], [20, 16, 1]]) @ np.linalg.inv(DEPTH_K).T
-    scale = np.diag([WIDTH / COLOUR_WIDTH, HEIGHT / COLOUR_HEIGHT, 1])
-    (left, top), (right, bottom) = ((uv + aside[:3, 3]) @ (scale @ COLOUR_K).T)[:, :2]
-    v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    inside = (u > left + 0.8) & (u < right - 0.8) & (v > top + 0.8) & (v < bottom - 0.8)
-    assert inside.sum() >= 9 and (seen[inside] == 1).all()
-    (far_left, far_top), (far_right, far_bottom) = (
-        (np.array([[0, 0, 1], [WIDTH, HEIGHT, 1]]) @ np.linalg.inv(DEPTH_K).T * 4 + aside[:3, 3])
-        @ (scale @ COLOUR_K).T
-        / 4
-    )[:, :2]
-    wall = (u > far_left + 1) & (u < far_right - 1) & (v > far_top + 1) & (v < far_bottom - 1)
-    around = (u < left - 0.8) | (v < top - 0.8) | (v > bottom + 0.8)  # to the right lies what the square hid
-    assert (wall & around).sum() > 100 and (seen[wall & around] == 4).all()
-    hidden = (u > right + 0.8) & (v > top + 0.8) & (v < bottom - 0.8) & (u < right + 3)
-    assert np.isnan(seen[hidden]).all() and np.isnan(seen[u < far_left - 1]).all()
+    to_colour = np.diag([WIDTH / COLOUR_WIDTH, HEIGHT / COLOUR_HEIGHT, 1]) @ colour_k
+
+    def covers(left: float, top: float, right: float, bottom: float, z: float, margin: float) -> np.ndarray:
+        """Pixels of the colour camera inside a rectangle of the depth image at distance z, by a margin."""
+        corners = np.array([[left, top, 1], [right, bottom, 1]]) @ np.linalg.inv(DEPTH_K).T * z + apart[:3, 3]
+        (left, top), (right, bottom) = (corners @ to_colour.T / z)[:, :2]
+        v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+        return (u > left + margin) & (u < right - margin) & (v > top + margin) & (v < bottom - margin)
+
+    square = covers(12, 8, 20, 16, 1, 0.8)
+    assert square.sum() >= 9 and (seen[square] == 1).all()
+    near, hidden = covers(12, 8, 20, 16, 1, -0.8), covers(12, 8, 20, 16, 4, 0.8)
+    wall = covers(0, 0, WIDTH, HEIGHT, 4, 0.8) & ~near & ~covers(12, 8, 20, 16, 4, -0.8)
+    assert wall.sum() > 100 and (seen[wall] == 4).all()
+    assert (hidden & ~near).sum() > 2 and np.isnan(seen[hidden & ~near]).all()  # what the square hid from depth
+    assert np.isnan(seen[~covers(0, 0, WIDTH, HEIGHT, 4, -0.8)]).all()
 
 
 # Exported frames

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from pipelines.sequence import Cameras
 from pipelines.synthesize import (
     blended_mvs,
     point_odyssey,
@@ -146,11 +148,11 @@ APART[:3, 3] = [-0.04, 0.01, 0.005]
 
 def seen_in_colour(scene: Scene, colour_from_depth: np.ndarray, size: tuple[int, int], focal: float) -> Scene:
     """What the colour camera of a scan must show, written down anew."""
-    return scannet.replace(
+    return replace(
         scene,
         width=size[0],
         height=size[1],
-        cameras=scannet.Cameras(
+        cameras=Cameras(
             intrinsics=np.tile([[focal, 0, 0.51 * size[0]], [0, focal, 0.48 * size[1]], [0, 0, 1]], (len(scene), 1, 1)),
             world_from_cam=scene.cameras.world_from_cam @ np.linalg.inv(colour_from_depth),
         ),

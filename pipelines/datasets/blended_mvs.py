@@ -26,7 +26,8 @@ MIN_KNOWN = 0.05  # share of a photo's pixels with depth, below which no clip ha
 
 
 class BlendedMvs(Sequence):
-    """The photos of one scene. One that shows hardly any of the mesh counts as one of unknown pose: no clip has it."""
+    """The photos of one scene. One that shows hardly any of the mesh counts as one of unknown pose, so that no clip has
+    it; to tell these, opening a scene reads its depth maps."""
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
