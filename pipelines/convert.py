@@ -35,12 +35,14 @@ def plan_sequence(
 ) -> Iterator[Row]:
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit"}.
 
+    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit", "notes"}.
+
     `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or is
     excluded by the catalog or by its reader yields one row with a reason and no group. What is finished is not audited
     again.
     """
     name = row["sequence"]
-    nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "audit": ""}
+    nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "audit": "", "notes": ""}
     if reason := catalog.exclusion_of(name):
         yield nothing | {"reason": f"excluded by catalogs/{catalog.key}.yaml: {reason}", "failed": False}
         return
@@ -51,6 +53,8 @@ def plan_sequence(
         spans = [(first, min(first + size, count)) for first in range(0, count, size)]
         groups = [name.replace("/", "__") + (f"__{first:05d}" if count > size else "") for first, _ in spans]
         verdict = None if finished.issuperset(groups) else judge(sequence)
+        unposed = int((~sequence.cameras.known).sum())
+        notes = "; ".join([*sequence.notes, *([f"{unposed} frames without pose"] if unposed else [])])
     except Excluded as error:
         yield nothing | {"reason": str(error), "failed": False}
         return
@@ -59,7 +63,7 @@ def plan_sequence(
         return
     if count == 0:
         reason = f"no {settings.frames} frames in a row with known pose: it has {len(sequence)} frames"
-        yield nothing | {"reason": reason, "failed": False}
+        yield nothing | {"reason": reason, "failed": False, "notes": notes}
     elif verdict is not None and verdict.outcome == "misfit" and not allow_misfit:
         reason = f"{verdict.reason}; look at it with `audit`, mend it, or use --allow-misfit"
         yield nothing | {"reason": reason, "failed": True}
@@ -67,7 +71,7 @@ def plan_sequence(
         figures = json.dumps(verdict.index_columns()) if verdict else ""
         for group, (first, last) in zip(groups, spans, strict=True):
             span = {"sequence": name, "group": group, "first": first, "last": last}
-            yield span | {"reason": "", "failed": False, "audit": figures}
+            yield span | {"reason": "", "failed": False, "audit": figures, "notes": notes}
 
 
 def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, catalog: Catalog) -> Row:
@@ -176,6 +180,7 @@ def convert(
     rows = [row for group in groups for row in finished.get(group["group"], [])]
     failed = {row["sequence"]: row["reason"] for row in plan if row["failed"]}
     skipped = {row["sequence"]: row["reason"] for row in plan if row["reason"] and not row["failed"]}
+    noted = {row["sequence"]: row["notes"] for row in plan if row["notes"]}
     if todo:
         results = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1024)).map(
             partial(convert_group, raw=raw, store=store, settings=settings, catalog=catalog), memory=TASK_MEMORY
@@ -187,7 +192,7 @@ def convert(
                     failed[result["sequence"]] = result["reason"]
                 bar.set_postfix(clips=len(rows), failed=len(failed), refresh=False)
                 bar.update()
-    for kind, listed in (("failed", failed), ("skipped", skipped)):
+    for kind, listed in (("noted", noted), ("failed", failed), ("skipped", skipped)):
         for name, reason in sorted(listed.items()):
             tqdm.write(f"{kind} {name}: {reason}")
     if len(failed) > max_failed_share * len(names) or not rows:
@@ -203,7 +208,8 @@ def convert(
         "failed": len(failed),
         "skipped": len(skipped),
     }
-    facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names, "failed": failed, "skipped": skipped}
+    facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names}
+    facts |= {"failed": failed, "skipped": skipped, "noted": noted}
     document = write_index(store, settings, rows, facts)
     print(f"{store}: {', '.join(f'{value} {key}' for key, value in counts.items())}; digest {document['digest']}")
 

@@ -104,6 +104,17 @@ def xyzw_from_rotation(rotation: Float[np.ndarray, "*batch 3 3"]) -> Float[np.nd
     return best * np.copysign(1.0, best[..., 3:])
 
 
+def check_fit(intrinsics: Float[np.ndarray, "*batch 3 3"], size: tuple[int, int], where: str) -> None:
+    """ValueError, naming `where` they are from, unless intrinsics are without skew and of images of `size` (H, W)."""
+    centre = intrinsics[..., :2, 2] / [size[1], size[0]]
+    rest = intrinsics[..., (0, 1, 2, 2, 2), (1, 0, 0, 1, 2)] - [0, 0, 0, 0, 1]
+    if not (np.abs(centre - 0.5) < 0.25).all() or rest.any():
+        raise ValueError(
+            f"intrinsics of {where} are {intrinsics.reshape(-1, 9)[0].tolist()}, but images are {size} (H, W): they "
+            "must be fx 0 cx, 0 fy cy, 0 0 1, with cx, cy near the middle of the image; were the images resized?"
+        )
+
+
 def image_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
     """Centres of all pixels."""
     return np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)

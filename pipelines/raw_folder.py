@@ -8,11 +8,12 @@ import io
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from fnmatch import filter as fitting
 
 import cv2
 import fsspec
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
@@ -51,17 +52,21 @@ class RawFolder:
         return sorted(folders), sorted(files)
 
     def find_folders(self, *markers: str, max_depth: int = 5) -> Iterator[str]:
-        """Folders that hold a file called like one of `markers`, breadth first, not looking inside those found."""
+        """Folders that hold a file or folder called like one of `markers`, which may be patterns such as "*.sens";
+        breadth first, not looking inside those found."""
         level = ["."]
         for _ in range(max_depth + 1):
             below = []
             for folder in level:
-                folders, files = self.listdir(folder)
-                if not set(markers).isdisjoint(files):
+                if self.holds(folder, *markers):
                     yield folder
                 else:
-                    below += [posixpath.normpath(posixpath.join(folder, name)) for name in folders]
+                    below += [posixpath.normpath(posixpath.join(folder, name)) for name in self.listdir(folder)[0]]
             level = below
+
+    def holds(self, folder: str, *markers: str) -> bool:
+        folders, files = self.listdir(folder)
+        return any(fitting(folders + files, marker) for marker in markers)
 
     def name_of(self, folder: str, *, parts: int) -> str:
         """What to call a folder: its path, led by the end of the raw folder's own path where shorter than `parts`.
@@ -72,14 +77,16 @@ class RawFolder:
         outer = self._root.strip("/").split("/")
         return "/".join(outer[len(outer) - max(parts - len(inner), 0) :] + inner)
 
-    def folder_of(self, name: str, marker: str) -> str:
-        """The folder that `name_of` named, by the file `marker` in it; ValueError if there is none."""
+    def folder_of(self, name: str, *markers: str) -> str:
+        """The folder that `name_of` named, by what `find_folders` knew it by; ValueError if there is none."""
         parts = name.split("/")
         for skipped in range(len(parts) + 1):
             folder = "/".join(parts[skipped:]) or "."
-            if self.exists(f"{folder}/{marker}"):
+            if self.holds(folder, *markers):
                 return folder
-        raise ValueError(f"no {marker} for {name!r} in {self.uri}: not one of the sequences that can be found there")
+        raise ValueError(
+            f"no {' or '.join(markers)} for {name!r} in {self.uri}: not one of the sequences that can be found there"
+        )
 
     def found(self, names: Iterable[str], layout: str) -> list[str]:
         """Names of sequences, sorted; ValueError that shows what lies here instead of `layout` if there are none."""
@@ -91,13 +98,17 @@ class RawFolder:
             f"no sequence in {self.uri}: expected {layout}; found {here}. Check --raw and what was extracted"
         )
 
+    def frame_numbers(self, folder: str, template: str) -> Int64[np.ndarray, "T"]:
+        """The numbers of the files named like "%06d_cam.txt" or "%d.txt", sorted as numbers. Other names are none."""
+        found = map(_number_in(template).fullmatch, self.listdir(folder)[1])
+        return np.array(sorted(int(match[1]) for match in found if match), np.int64)
+
     def frame_files(self, folder: str, template: str, numbers: Int64[np.ndarray, "T"], annotation: str) -> list[str]:
-        """Paths of one file per frame that the file `annotation` lists, named like "%06d_left.png".
+        """Paths of one file per frame that the file or folder `annotation` lists, named like "%06d_left.png".
 
         Other names are no frames. ValueError unless the folder has exactly these frames, and at least one.
         """
-        pattern = re.compile(re.sub(r"%0(\d+)d", r"\\d{\1}", re.escape(template)))
-        found = {name for name in self.listdir(folder)[1] if pattern.fullmatch(name)}
+        found = set(filter(_number_in(template).fullmatch, self.listdir(folder)[1]))
         wanted = [template % number for number in numbers]
         missing, extra = [name for name in wanted if name not in found], sorted(found.difference(wanted))
         if missing or extra or not wanted:
@@ -112,10 +123,11 @@ class RawFolder:
     def exists(self, path: str) -> bool:
         return self._fs.exists(self._path(path))
 
-    def open(self, path: str) -> io.IOBase:
-        """A seekable binary file; ValueError if it is missing."""
+    def open(self, path: str, *, ahead: int | None = None) -> io.IOBase:
+        """A seekable binary file; ValueError if it is missing. `ahead`: how many bytes more than asked for may be
+        fetched over a network, few for a file of which little is read."""
         try:
-            return self._fs.open(self._path(path), "rb")
+            return self._fs.open(self._path(path), "rb", block_size=ahead)
         except FileNotFoundError:
             raise self._missing(path) from None
 
@@ -143,10 +155,22 @@ class RawFolder:
             return file.read()
 
     def text(self, path: str) -> str:
-        try:
-            return self.read(path).decode()
-        except UnicodeDecodeError as error:
-            raise self._unreadable(path, "text", error) from None
+        return self.texts([path])[0]
+
+    def texts(self, paths: list[str]) -> list[str]:
+        """Many small text files, fetched together: over a network, one after the other would take minutes."""
+        contents = self._fs.cat_ranges([self._path(path) for path in paths], None, None, on_error="return")
+        texts = []
+        for path, content in zip(paths, contents, strict=True):
+            if isinstance(content, FileNotFoundError):
+                raise self._missing(path)
+            if isinstance(content, Exception):
+                raise content
+            try:
+                texts.append(content.decode())
+            except UnicodeDecodeError as error:
+                raise self._unreadable(path, "text", error) from None
+        return texts
 
     def table(self, path: str, *, columns: int, skip_rows: int = 0) -> Float64[np.ndarray, "rows columns"]:
         """A text table of numbers separated by spaces, True and False being 1 and 0; every row must have `columns`."""
@@ -182,11 +206,16 @@ class RawFolder:
 
     def rgb(self, path: str) -> UInt8[np.ndarray, "H W 3"]:
         """An 8-bit RGB image."""
-        return self._decoded(path, ("RGB", "RGBA"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB)
+        return decode_rgb(self.read(path), f"{path} in {self.uri}")
 
     def grey16(self, path: str) -> UInt16[np.ndarray, "H W"]:
-        """A 16-bit grey PNG."""
-        return self._decoded(path, ("I;16",), "a 16-bit grey PNG", cv2.IMREAD_UNCHANGED)
+        """A 16-bit grey PNG or PGM (which is big-endian, and may have comments)."""
+        return self._decoded(path, ("I;16", "I"), "a 16-bit grey PNG or PGM", cv2.IMREAD_UNCHANGED)
+
+    def float32(self, path: str) -> Float32[np.ndarray, "H W"]:
+        """A PNG of four 8-bit channels that are, in the order B, G, R, A, the bytes of little-endian float32."""
+        channels = self._decoded(path, ("RGBA",), "a PNG of four 8-bit channels", cv2.IMREAD_UNCHANGED)
+        return np.ascontiguousarray(channels).view("<f4")[..., 0].astype(np.float32)
 
     def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
         """An 8-bit palette (or grey) PNG, as its indices."""
@@ -197,24 +226,40 @@ class RawFolder:
         return self._decoded(path, ("1", "L"), "a PNG of black and white or greys", None) > 0
 
     def _decoded(self, path: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
-        """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
-        which it would give the colours."""
-        content = self.read(path)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                if image.mode not in modes:
-                    raise ValueError(f"{path} in {self.uri} is a {image.format} of mode {image.mode}, not {what}")
-                decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-        except (OSError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
-            raise self._unreadable(path, "an image", error) from None
-        if decoded is None:
-            raise self._unreadable(path, "an image", "decoding stopped before its end")
-        return decoded
+        return decode_image(self.read(path), f"{path} in {self.uri}", modes, what, flag)
 
     def _missing(self, path: str) -> ValueError:
         return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
 
     def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
-        return ValueError(
-            f"{path} in {self.uri} cannot be read as {what} ({error}): truncated or corrupt, download it again"
-        )
+        return unreadable(f"{path} in {self.uri}", what, error)
+
+
+def decode_image(content: bytes, where: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
+    """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
+    which it would give the colours. `where` names the image in errors."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode not in modes:
+                raise ValueError(f"{where} is a {image.format} of mode {image.mode}, not {what}")
+            decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except (OSError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
+        raise unreadable(where, "an image", error) from None
+    if decoded is None:
+        raise unreadable(where, "an image", "decoding stopped before its end")
+    return decoded
+
+
+def decode_rgb(content: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    """An 8-bit RGB image that lies in a file of its own kind."""
+    return decode_image(content, where, ("RGB", "RGBA"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB)
+
+
+def unreadable(where: str, what: str, error: Exception | str) -> ValueError:
+    return ValueError(f"{where} cannot be read as {what} ({error}): truncated or corrupt, download it again")
+
+
+def _number_in(template: str) -> re.Pattern:
+    """Matches file names like "%06d_left.png" or "%d.jpg"; the number is group 1."""
+    escaped = re.sub(r"%0(\d+)d", r"(\\d{\1})", re.escape(template))
+    return re.compile(escaped.replace("%d", "([0-9]+)"))

@@ -98,6 +98,8 @@ class Sequence(ABC):
     """What the raw files call each frame."""
     image_size: tuple[int, int]
     """(H, W) of every frame."""
+    notes: tuple[str, ...] = ()
+    """What the reader mended or left out, in words: conversion prints it and keeps it in the store."""
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         """`name` is one that `find` returned for this raw folder."""

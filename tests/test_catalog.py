@@ -16,24 +16,28 @@ from pipelines.datasets import DATASETS
 def test_every_dataset_has_one(key):
     catalog = Catalog.load(key)
     assert catalog.key == key
-    assert json.loads(json.dumps(catalog.facts()))["licence"].startswith("CC BY")
+    assert json.loads(json.dumps(catalog.facts()))["licence"].startswith(("CC BY", "ScanNet Terms of Use"))
     assert sum("*" in scenes for scenes in catalog.splits.values()) <= 1
 
 
 def test_facts_that_others_rely_on():
     is_metric = {key: Catalog.load(key).is_metric for key in DATASETS}
     assert is_metric == {
+        "blended_mvs": False,
         "co3d": False,
         "dynamic_replica": True,
         "point_odyssey": False,
+        "scannet": True,
         "tartanair": True,
         "virtual_kitti2": True,
     }
     motion = {key: Catalog.load(key).motion for key in DATASETS}
     assert motion == {
+        "blended_mvs": "static",
         "co3d": "static",
         "dynamic_replica": "tracks",
         "point_odyssey": "tracks",
+        "scannet": "static",
         "tartanair": "static",
         "virtual_kitti2": "rigid_instances",
     }
@@ -46,6 +50,9 @@ def test_tolerance_is_a_share_of_depth_above_a_floor():
     np.testing.assert_allclose(Catalog.load("tartanair").depth_tolerance.step_of(depth), [2**-10, 10 * 2**-10, np.nan])
     np.testing.assert_allclose(Catalog.load("virtual_kitti2").depth_tolerance.step_of(depth), [0.01, 0.01, np.nan])
     np.testing.assert_array_equal(DepthTolerance(relative=0.1, absolute=0).step_of(depth), [0, 0, np.nan])
+    # A scene of BlendedMVS may be 0.3 units wide: nothing absolute.
+    np.testing.assert_allclose(Catalog.load("blended_mvs").depth_tolerance.of(depth / 100), [1e-4, 1e-3, np.nan])
+    np.testing.assert_allclose(Catalog.load("scannet").depth_tolerance.of(depth), [0.03, 0.3, np.nan])
 
 
 def test_scenes_are_split():
@@ -63,6 +70,13 @@ def test_scenes_are_split():
     assert Catalog.load("co3d").split_of("hydrant") == "train"
     held_out = [Catalog.load("co3d").splits[split] for split in ("val", "test")]
     assert [len(categories) for categories in held_out] == [5, 5]
+    rooms = {"scene0000": "train", "scene0009": "val", "scene0699": "val", "scene0700": "train", "scene0706": "train"}
+    rooms |= {"scene0707": "test", "scene0709": "test", "scene0719": "test", "scene0806": "test", "scene0807": "train"}
+    rooms |= {"0a7cc12c0e": "train", "0a7cc12c00": "val", "0a7cc12c01": "test"}
+    assert {room: Catalog.load("scannet").split_of(room) for room in rooms} == rooms
+    scenes = {"5b7a3890fc8fcf6781e2593a": "val", "5a6400933d809f1d8200af15": "val", "5ab85f1dac4291329b17cb50": "train"}
+    scenes |= {"5ab85f1dac4291329b17cb57": "test"}
+    assert {scene: Catalog.load("blended_mvs").split_of(scene) for scene in scenes} == scenes
     with pytest.raises(
         ValueError, match=r"'tests' is in no split of catalogs/point_odyssey.yaml \(did you mean 'test'"
     ):
@@ -93,7 +107,14 @@ def test_videos_without_true_depth_are_excluded():
 
 def test_all_sequences_of_a_scene_share_a_split():
     names = {
-        "tartanair": ["hospital/Easy/P037", "hospital/Hard/P041", "hospital/hospital/Easy/P038"],
+        "blended_mvs": ["59d2657f82ca7774b1ec081d", "BlendedMVS/59d2657f82ca7774b1ec081d/59d2657f82ca7774b1ec081d"],
+        "scannet": ["scans/scene0019_00", "scans/scene0019_01", "frames/scene0019_02/exported"],
+        "tartanair": [
+            "hospital/Easy/P037",
+            "hospital/Hard/P041",
+            "hospital/hospital/Easy/P038",
+            "Hospital/Data_hard/P1",
+        ],
         "virtual_kitti2": [f"Scene18/{kind}/Camera_{i}" for kind in ("clone", "fog", "15-deg-left") for i in (0, 1)],
         "point_odyssey": ["val/ani", "val/gym"],
         "dynamic_replica": ["valid/009850-3_obj/left", "valid/009850-3_obj/right", "copy/valid/a/left"],

@@ -1,4 +1,4 @@
-"""TartanAir, file by file (dataset notes D4): what is read and what is refused, against a plane written by hand."""
+"""TartanAir V1 and V2, file by file (dataset notes D4): what is read and refused, against a plane written by hand."""
 
 import shutil
 from pathlib import Path
@@ -86,6 +86,7 @@ def test_finds_doubled_folders_and_gaps_in_numbers(env):
     names = TartanAir.find(RawFolder(str(env.parent)))
     assert names == ["harbour/Easy/P002", "more/office/Easy/P001", "office/office/Hard/P037"]
     assert [TartanAir.scene_of(name) for name in names] == ["harbour", "office", "office"]
+    assert TartanAir.scene_of("Office/Data_easy/P000") == TartanAir.scene_of("more/Office/Data_hard/P1") == "office"
     assert len(TartanAir(RawFolder(str(env.parent)), names[1])) == plane.FRAMES
 
 
@@ -163,9 +164,80 @@ def test_refuses_other_folders(tmp_path):
     with pytest.raises(ValueError, match=r"expected TartanAir V1.*pose_left\.txt.*found nothing"):
         TartanAir.find(RawFolder(str(tmp_path)))
     (tmp_path / "Office/Data_easy/P000").mkdir(parents=True)
-    (tmp_path / "Office/Data_easy/P000/pose_lcam_front.txt").write_text("")
-    with pytest.raises(ValueError, match=r"V2 is another layout.*found Office/"):
+    with pytest.raises(ValueError, match=r"or V2: .*pose_lcam_front\.txt.*found Office/"):
         TartanAir.find(RawFolder(str(tmp_path)))
+
+
+# V2
+
+SIDE = 24
+INTRINSICS_V2 = np.array([[12.0, 0, 12], [0, 12, 12], [0, 0, 1]])
+
+
+@pytest.fixture
+def env_v2(env: Path) -> Path:
+    """<raw>/Harbour with one trajectory of V2, beside that of V1."""
+    folder = env.parent / "Harbour/Data_hard/P001"
+    for kind in ("image", "depth", "seg"):
+        (folder / f"{kind}_lcam_front").mkdir(parents=True)
+    for t in range(plane.FRAMES):
+        name = f"{t:06d}_lcam_front"
+        Image.fromarray(plane.picture(t, SIDE, SIDE)).save(folder / f"image_lcam_front/{name}.png")
+        save_depth(folder / f"depth_lcam_front/{name}_depth.png", plane.depth(t, SIDE, SIDE, INTRINSICS_V2))
+    shutil.copy(env / "Easy/P002/pose_left.txt", folder / "pose_lcam_front.txt")
+    (folder / "pose_rcam_front.txt").write_text("0 0 0 0 0 0 1\n")
+    return env.parent / "Harbour"
+
+
+def save_depth(path: Path, depth: np.ndarray) -> None:
+    """The bytes of each float32 are its blue, green, red and alpha."""
+    blue, green, red, alpha = np.moveaxis(depth.astype("<f4")[..., None].view(np.uint8), -1, 0)
+    Image.fromarray(np.stack([red, green, blue, alpha], axis=-1)).save(path)
+
+
+def test_reads_v2(env_v2):
+    sequence = only(env_v2)
+    assert sequence.name == "Harbour/Data_hard/P001" and sequence.image_size == (SIDE, SIDE)
+    np.testing.assert_allclose(sequence.cameras.intrinsics, np.tile(INTRINSICS_V2, (plane.FRAMES, 1, 1)))
+    for t in range(plane.FRAMES):
+        np.testing.assert_allclose(sequence.cameras.world_from_cam[t], plane.world_from_cam(t), atol=1e-12)
+        np.testing.assert_array_equal(sequence.image(t), plane.picture(t, SIDE, SIDE))
+        np.testing.assert_array_equal(sequence.depth(t), plane.depth(t, SIDE, SIDE, INTRINSICS_V2).astype(np.float32))
+    geometry = sequence.depth(1), sequence.cameras.intrinsics[1], sequence.cameras.world_from_cam[1]
+    assert plane.distance(*geometry, centre=0.5).max() < 1e-6
+    assert np.median(plane.distance(*geometry, centre=0)) > 3e-4
+
+
+def test_sky_of_v2_is_unknown(env_v2):
+    depth = plane.depth(1, SIDE, SIDE, INTRINSICS_V2)
+    depth[0, :8] = [0, -1, np.nan, np.inf, 1000, 10000, 1e30, 999.5]
+    save_depth(env_v2 / "Data_hard/P001/depth_lcam_front/000001_lcam_front_depth.png", depth)
+    assert np.flatnonzero(np.isnan(only(env_v2).depth(1))).tolist() == list(range(7))
+
+
+def test_both_versions_lie_in_one_folder(env_v2):
+    raw = RawFolder(str(env_v2.parent))
+    names = TartanAir.find(raw)
+    assert names == ["Harbour/Data_hard/P001", "harbour/Easy/P002"]
+    assert {TartanAir.scene_of(name) for name in names} == {"harbour"}
+    assert [TartanAir(raw, name).image_size for name in names] == [(SIDE, SIDE), (HEIGHT, WIDTH)]
+
+
+def test_refuses_files_of_v2_that_do_not_fit(env_v2):
+    folder = env_v2 / "Data_hard/P001"
+    sequence = only(env_v2)
+    Image.new("RGB", (SIDE, SIDE)).save(folder / "depth_lcam_front/000001_lcam_front_depth.png")
+    with pytest.raises(ValueError, match=r"000001_lcam_front_depth\.png .*mode RGB, not a PNG of four 8-bit channels"):
+        sequence.depth(1)
+    save_depth(folder / "depth_lcam_front/000002_lcam_front_depth.png", np.ones((12, 12)))
+    with pytest.raises(ValueError, match=r"000002_lcam_front_depth\.png .*\(12, 12\)"):
+        sequence.depth(2)
+    Image.new("RGB", (32, 24)).save(folder / "image_lcam_front/000000_lcam_front.png")
+    with pytest.raises(ValueError, match=r"000000_lcam_front\.png .* is 32x24: TartanAir V2 is 640x640"):
+        only(env_v2)
+    (folder / "depth_lcam_front/000003_lcam_front_depth.png").unlink()
+    with pytest.raises(ValueError, match=r"missing file .*000003_lcam_front_depth\.png"):
+        only(env_v2)
 
 
 def reprojection_error(sequence: TartanAir, source: int, target: int, centre: float) -> float:

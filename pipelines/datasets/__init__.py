@@ -3,9 +3,11 @@
 from functools import lru_cache
 from typing import Literal
 
+from pipelines.datasets.blended_mvs import BlendedMvs
 from pipelines.datasets.co3d import Co3d
 from pipelines.datasets.dynamic_replica import DynamicReplica
 from pipelines.datasets.point_odyssey import PointOdyssey
+from pipelines.datasets.scannet import ScanNet
 from pipelines.datasets.tartanair import TartanAir
 from pipelines.datasets.virtual_kitti2 import VirtualKitti2
 from pipelines.raw_folder import RawFolder
@@ -14,9 +16,11 @@ from pipelines.sequence import Sequence
 Dataset = Literal["co3d", "dynamic_replica", "point_odyssey", "tartanair", "virtual_kitti2"]
 
 DATASETS: dict[str, type[Sequence]] = {
+    "blended_mvs": BlendedMvs,
     "co3d": Co3d,
     "dynamic_replica": DynamicReplica,
     "point_odyssey": PointOdyssey,
+    "scannet": ScanNet,
     "tartanair": TartanAir,
     "virtual_kitti2": VirtualKitti2,
 }

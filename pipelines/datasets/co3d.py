@@ -64,9 +64,9 @@ class Co3d(Sequence):
             else:
                 self._frames.append(frame)
         self._drop_blank()
+        self.notes = tuple(f"{count} frames {reason}" for reason, count in sorted(self.left_out.items()))
         if not self._frames:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
-            raise Excluded(f"{name} in {raw.uri} has no usable frame: {told}")
+            raise Excluded(f"{name} in {raw.uri} has no usable frame: {', '.join(self.notes)}")
         self._frames.sort(key=lambda frame: file_number(frame.image))
         self.frame_numbers = np.array([file_number(frame.image) for frame in self._frames], np.int64)
         if (np.diff(self.frame_numbers) < 1).any():

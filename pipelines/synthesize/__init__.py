@@ -2,10 +2,14 @@
 
 Every layout is a module named for its dataset, with
     SIZES                                          width and height of "small" and of "official" frames
-    RAW_FROM_SCENE                                 4x4: the dataset's raw world axes from the scene's
+    RAW_FROM_SCENE                                 4x4: the dataset's raw world axes from the scene's, in metres
     scene(seed, *, num_frames, size) -> Scene      a scene that suits the dataset
     folder(index) -> str                           where sequence `index` of a raw folder lies
     write(scene, folder)                           all files of one sequence
+and, where it is not what one would think,
+    units_per_metre(scene) -> float                the unit of the raw files, in which their world is written
+    frame_numbers(num_frames) -> array             what the raw files call the scene's frames
+    unknown_poses(num_frames) -> list              frames of which the raw files do not know the pose
 """
 
 from typing import Literal

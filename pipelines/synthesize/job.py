@@ -13,39 +13,62 @@ from tqdm import tqdm
 
 from pipelines.cluster import connect
 from pipelines.datasets import Dataset
-from pipelines.synthesize import Size, co3d, dynamic_replica, point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import (
+    Size,
+    blended_mvs,
+    co3d,
+    dynamic_replica,
+    point_odyssey,
+    scannet,
+    scannet_exported,
+    scannet_iphone,
+    tartanair,
+    tartanair_v2,
+    virtual_kitti2,
+)
 from pipelines.synthesize.scene import Scene
 
 LAYOUTS: dict[str, ModuleType] = {
+    "blended_mvs": blended_mvs,
     "co3d": co3d,
     "dynamic_replica": dynamic_replica,
     "point_odyssey": point_odyssey,
+    "scannet": scannet,
     "tartanair": tartanair,
     "virtual_kitti2": virtual_kitti2,
 }
+# Other official layouts of a dataset; its key, then what tells them apart.
+VARIANTS: dict[str, ModuleType] = {
+    "scannet_exported": scannet_exported,
+    "scannet_iphone": scannet_iphone,
+    "tartanair_v2": tartanair_v2,
+}
+ALL = LAYOUTS | VARIANTS
 Row = dict[str, Any]
 
 
 def scene_for(dataset: str, seed: int, index: int, *, frames: int, size: Size) -> Scene:
     """The very scene that `synthesize` writes as sequence `index`. Different seeds, or datasets, share no scene."""
     scene_seed = (zlib.crc32(dataset.encode()) << 32) + seed * 1_000_003 + index
-    return LAYOUTS[dataset].scene(scene_seed, num_frames=frames, size=size)
+    return ALL[dataset].scene(scene_seed, num_frames=frames, size=size)
 
 
 def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
     """Write {"dataset", "root", "index"} and add how many "bytes" it has. A sequence appears whole or not at all."""
-    target = Path(row["root"], LAYOUTS[row["dataset"]].folder(row["index"]))
+    layout = ALL[row["dataset"]]
+    target = Path(row["root"], layout.folder(row["index"]))
     if not target.exists():  # it does when Ray runs a task twice
-        partial_target = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial_target, ignore_errors=True)
+        hidden = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(hidden, ignore_errors=True)
         scene = scene_for(row["dataset"], seed, row["index"], frames=frames, size=size)
-        LAYOUTS[row["dataset"]].write(scene, partial_target)
-        os.replace(partial_target, target)
+        layout.write(scene, hidden / target.name)  # whose name the files may carry
+        os.replace(hidden / target.name, target)
+        hidden.rmdir()
     return row | {"bytes": sum(path.stat().st_size for path in target.rglob("*") if path.is_file())}
 
 
 def synthesize(
-    dataset: Dataset | Literal["all"],
+    dataset: Dataset | Literal["scannet_exported", "scannet_iphone", "tartanair_v2", "all"],
     /,
     *,
     out: str,
@@ -57,7 +80,8 @@ def synthesize(
     """Write synthetic raw data. Its truth is exact, so a conversion or a model can be measured on it.
 
     Args:
-        dataset: Whose official layout; with "all", each dataset gets a folder of its name below OUT.
+        dataset: Whose official layout (tartanair_v2 is another one of tartanair); with "all", each dataset gets a
+            folder of its name below OUT.
         out: A folder that is new or empty, on a disk that all workers share.
         scenes: Number of scenes per dataset.
         frames: Frames per scene.
@@ -84,4 +108,5 @@ def synthesize(
             bar.update()
     for name, root in roots.items():
         print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next:")
-        print(f"  python -m pipelines convert {name} --raw {root} --store clips/{name} --frames {frames}")
+        key = name if name in LAYOUTS else name.rpartition("_")[0]
+        print(f"  python -m pipelines convert {key} --raw {root} --store clips/{name} --frames {frames}")

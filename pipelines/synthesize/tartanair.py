@@ -66,6 +66,10 @@ def write(scene: Scene, folder: Path) -> None:
         Image.fromarray(frame.image).save(folder / f"image_left/{t:06d}_left.png", compress_level=1)
         np.save(folder / f"depth_left/{t:06d}_left_depth.npy", depth)
         np.save(folder / f"seg_left/{t:06d}_left_seg.npy", np.zeros(depth.shape, np.uint8))
+    np.savetxt(folder / "pose_left.txt", pose_rows(scene), fmt="%.18e")
+
+
+def pose_rows(scene: Scene) -> Float64[np.ndarray, "T 7"]:
+    """tx ty tz qx qy qz qw of every frame."""
     world_from_cam = RAW_FROM_SCENE @ scene.cameras.world_from_cam
-    rows = [[*pose[:3, 3], *xyzw_from_rotation(pose[:3, :3] @ CAM_FROM_NED)] for pose in world_from_cam]
-    np.savetxt(folder / "pose_left.txt", rows, fmt="%.18e")
+    return np.array([[*pose[:3, 3], *xyzw_from_rotation(pose[:3, :3] @ CAM_FROM_NED)] for pose in world_from_cam])
