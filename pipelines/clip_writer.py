@@ -174,7 +174,7 @@ def write_index(
 ) -> dict[str, Any]:
     """Write clips.parquet and then store.json, which makes the store readable. Returns the content of store.json.
 
-    `facts` are the remaining keys of store.json: catalog, counts, skipped, failed.
+    `facts` are the remaining keys of store.json: catalog, counts, sequences, failed, skipped, repaired.
     """
     rows = sorted(rows, key=lambda row: (row["group"], row["row"]))
     table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)

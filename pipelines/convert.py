@@ -35,13 +35,13 @@ def open_sequence(dataset: str, raw: str, name: str) -> Sequence:
 
 
 def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog) -> Iterator[Row]:
-    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason"}.
+    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "repairs"}.
 
     `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short or is excluded by the
     catalog yields one row with a reason and no group.
     """
     name = row["sequence"]
-    nothing = {"sequence": name, "group": "", "first": 0, "last": 0}
+    nothing = {"sequence": name, "group": "", "first": 0, "last": 0, "repairs": ""}
     if reason := catalog.exclusion_of(name):
         yield nothing | {"reason": f"excluded by catalogs/{catalog.key}.yaml: {reason}", "failed": False}
         return
@@ -57,7 +57,8 @@ def plan_sequence(row: Row, *, raw: str, settings: StoreSettings, catalog: Catal
     for first in range(0, count, CLIPS_PER_GROUP):
         last = min(first + CLIPS_PER_GROUP, count)
         group = name.replace("/", "__") + (f"__{first:05d}" if count > CLIPS_PER_GROUP else "")
-        yield {"sequence": name, "group": group, "first": first, "last": last, "reason": "", "failed": False}
+        span = {"sequence": name, "group": group, "first": first, "last": last}
+        yield span | {"repairs": "; ".join(sequence.repairs), "reason": "", "failed": False}
 
 
 def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, catalog: Catalog) -> Row:
@@ -77,7 +78,7 @@ def _reason(error: Exception) -> str:
 
 
 def convert(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2"],
+    dataset: Literal["kubric", "mvs_synth", "point_odyssey", "tartanair", "virtual_kitti2"],
     /,
     *,
     raw: str,
@@ -149,6 +150,7 @@ def convert(
     rows = [row for group in groups for row in finished.get(group["group"], [])]
     failed = {row["sequence"]: row["reason"] for row in plan if row["failed"]}
     skipped = {row["sequence"]: row["reason"] for row in plan if row["reason"] and not row["failed"]}
+    repaired = {row["sequence"]: row["repairs"] for row in plan if row["repairs"]}
     if todo:
         results = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1024)).map(
             partial(convert_group, raw=raw, store=store, settings=settings, catalog=catalog), memory=TASK_MEMORY
@@ -160,7 +162,7 @@ def convert(
                     failed[result["sequence"]] = result["reason"]
                 bar.set_postfix(clips=len(rows), failed=len(failed), refresh=False)
                 bar.update()
-    for kind, listed in (("failed", failed), ("skipped", skipped)):
+    for kind, listed in (("repaired", repaired), ("failed", failed), ("skipped", skipped)):
         for name, reason in sorted(listed.items()):
             tqdm.write(f"{kind} {name}: {reason}")
     if len(failed) > max_failed_share * len(names) or not rows:
@@ -176,7 +178,8 @@ def convert(
         "failed": len(failed),
         "skipped": len(skipped),
     }
-    facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names, "failed": failed, "skipped": skipped}
+    facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names}
+    facts |= {"failed": failed, "skipped": skipped, "repaired": repaired}
     document = write_index(store, settings, rows, facts)
     print(f"{store}: {', '.join(f'{value} {key}' for key, value in counts.items())}; digest {document['digest']}")
 

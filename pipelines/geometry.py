@@ -76,6 +76,17 @@ def scaled_intrinsics(
     return intrinsics * np.array([width_ratio, height_ratio, 1.0])[:, None]
 
 
+def rotation_from_xyzw(quaternion: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 3 3"]:
+    """Rotation matrix of a quaternion in the order x, y, z, w; its length does not matter."""
+    x, y, z, w = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
 def image_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
     """Centres of all pixels."""
     return np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)

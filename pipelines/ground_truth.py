@@ -19,6 +19,7 @@ OUT, VISIBLE, OCCLUDED, UNKNOWN = range(4)
 NORMAL_RADIUS = 2  # a normal is fitted to 5 x 5 pixels
 MAX_BEND = 0.15  # how far, in pixel footprints, a surface may leave its tangent plane within them
 MAX_GRAZING_SPREAD = 1.3  # far / near within a 2 x 2 cell that may still be one slanted surface
+NEIGHBOURHOOD = 64  # of the image's width: how far beside a point its surface must rest too, where motion is Unknown
 # A track that moves less than this share of its distance, or an instance less than this, stands still.
 MIN_MOTION = 1e-3
 STATIC, ANY_INSTANCE = -1, -2
@@ -172,7 +173,7 @@ class GroundTruth:
         outcome[own_time & points.known] = VISIBLE  # it was lifted from what this very camera saw
         known = np.isfinite(world).all(axis=1)
         if isinstance(self.motion, Unknown):
-            xyz_valid = known & (outcome == VISIBLE)
+            xyz_valid = known & (outcome == VISIBLE) & (own_time | self._seems_to_rest(points))
         else:  # Depth that looks through the point says that something moved unannotated, or a pose or depth is wrong.
             xyz_valid = known & ~((outcome == UNKNOWN) & self._seen_through(uv, z, t_tgt))
         if isinstance(self.motion, Tracks):
@@ -314,6 +315,21 @@ class GroundTruth:
         outcome[~((z > 0) & self._inside(uv))] = OUT
         outcome[~np.isfinite(world).all(axis=1)] = UNKNOWN
         return uv, z, outcome
+
+    def _seems_to_rest(self, points: Points) -> Bool[np.ndarray, "N"]:
+        """Whether no frame of the clip looks through the point, nor through the surface a little to its sides.
+
+        One frame alone may show another part of the same moving object where the point was.
+        """
+        rests = np.ones(len(points.t_src), bool)
+        reach = self.width / NEIGHBOURHOOD
+        for step in np.array([(0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)]) * reach:
+            beside = self.lift(points.uv + step, points.t_src)
+            for frame in range(self.num_frames):
+                t = np.full(len(rests), frame)
+                uv, z, outcome = self._look(beside.xyz_world, t, instance=beside.instance)
+                rests &= (outcome != UNKNOWN) | ~self._seen_through(uv, z, t) | (t == points.t_src)
+        return rests
 
     def _seen_through(self, uv, z, t) -> Bool[np.ndarray, "N"]:
         """Whether every valid depth around uv is farther than the point."""

@@ -157,6 +157,7 @@ def summarise(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> di
         "clips_per_sequence": dict(sorted(Counter(store.index["sequence"].to_pylist()).items())),
         "failed": info.get("failed", {}),
         "skipped": info.get("skipped", {}),
+        "repaired": info.get("repaired", {}),
     }
 
 
@@ -201,7 +202,7 @@ def table(summary: dict[str, Any]) -> str:
             f"{name} {'exact' if value is None else f'{value:.1f} dB'}" for name, value in summary["psnr"].items()
         ),
         "kB per clip": ", ".join(f"{name} {value / 1000:.1f}" for name, value in summary["bytes_per_clip"].items()),
-        **{name: _reasons(summary[name]) for name in ("failed", "skipped")},
+        **{name: _reasons(summary[name]) for name in ("failed", "skipped", "repaired")},
     }
     return "\n".join(f"  {name:14} {text}" for name, text in lines.items())
 

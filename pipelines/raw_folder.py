@@ -5,15 +5,18 @@ indices, truncated files raise, pickles are never executed, and no path leaves t
 """
 
 import io
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from fnmatch import fnmatchcase
+from typing import Any, BinaryIO
 
 import cv2
 import fsspec
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt16
+import OpenEXR
+from jaxtyping import Float, Float32, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
@@ -52,13 +55,14 @@ class RawFolder:
         return sorted(folders), sorted(files)
 
     def find_folders(self, *markers: str, max_depth: int = 5) -> Iterator[str]:
-        """Folders that hold a file called like one of `markers`, breadth first, not looking inside those found."""
+        """Folders that hold a file called like one of `markers` (names or patterns like "*.sens"), breadth first, not
+        looking inside those found."""
         level = ["."]
         for _ in range(max_depth + 1):
             below = []
             for folder in level:
                 folders, files = self.listdir(folder)
-                if not set(markers).isdisjoint(files):
+                if any(fnmatchcase(file, marker) for file in files for marker in markers):
                     yield folder
                 else:
                     below += [posixpath.normpath(posixpath.join(folder, name)) for name in folders]
@@ -118,19 +122,37 @@ class RawFolder:
         try:
             return self._fs.open(self._path(path), "rb")
         except FileNotFoundError:
-            raise ValueError(
-                f"missing file {path} in {self.uri}: the dataset has it; download or extract it again"
-            ) from None
+            raise self._missing(path) from None
 
     def read(self, path: str) -> bytes:
         with self.open(path) as file:
             return file.read()
+
+    def size(self, path: str) -> int:
+        """Of a file, in bytes."""
+        try:
+            return self._fs.size(self._path(path))
+        except FileNotFoundError:
+            raise self._missing(path) from None
+
+    def part(self, path: str, start: int, length: int) -> bytes:
+        """Some bytes of a file, which alone are fetched; fewer where it ends before."""
+        try:
+            return self._fs.cat_file(self._path(path), start, start + length) if length > 0 else b""
+        except FileNotFoundError:
+            raise self._missing(path) from None
 
     def text(self, path: str) -> str:
         try:
             return self.read(path).decode()
         except UnicodeDecodeError as error:
             raise self._unreadable(path, "text", error) from None
+
+    def json(self, path: str) -> Any:
+        try:
+            return json.loads(self.text(path))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise self._unreadable(path, "JSON", error) from None
 
     def table(self, path: str, *, columns: int, skip_rows: int = 0) -> Float64[np.ndarray, "rows columns"]:
         """A text table of numbers separated by spaces, True and False being 1 and 0; every row must have `columns`."""
@@ -172,6 +194,45 @@ class RawFolder:
         """A 16-bit grey PNG."""
         return self._decoded(path, ("I;16",), "a 16-bit grey PNG", cv2.IMREAD_UNCHANGED)
 
+    def rgb16(self, path: str) -> UInt16[np.ndarray, "H W 3"]:
+        """A 16-bit RGB PNG, of which Pillow would give the upper bytes only."""
+        what = "a 16-bit RGB PNG"
+        decoded = self._decoded(path, ("RGB",), what, cv2.IMREAD_UNCHANGED)
+        if decoded.dtype != np.uint16:
+            raise ValueError(f"{path} in {self.uri} has 8 bits per channel, but must be {what}: was it saved again?")
+        return decoded[..., ::-1]
+
+    def float_tiff(self, path: str) -> Float32[np.ndarray, "H W"]:
+        """A TIFF of one channel of float32."""
+        return self._decoded(path, ("F",), "a float32 TIFF of one channel", cv2.IMREAD_UNCHANGED)
+
+    def exr(self, path: str, channel: str) -> Float[np.ndarray, "H W"]:
+        """The one channel of an OpenEXR image, as float16 or float32, whichever it is stored as."""
+        content = self.read(path)
+        try:
+            parts = OpenEXR.File(io.BytesIO(content), header_only=True, num_threads=0).parts
+            header = parts[0].header
+            width, height = (header["dataWindow"][1].astype(int) - header["dataWindow"][0] + 1).tolist()
+            names = [each.name for each in header["channels"]]
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise self._unreadable(path, "an OpenEXR image", error) from None
+        flat = len(parts) == 1 and header["type"] in (OpenEXR.scanlineimage, OpenEXR.tiledimage)
+        if not flat or names != [channel] or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"{path} in {self.uri} has channels {', '.join(names)} of {width} x {height} in {len(parts)} part(s); "
+                f"it must be one flat image with one channel {channel} and at most {Image.MAX_IMAGE_PIXELS} pixels"
+            )
+        try:
+            pixels = OpenEXR.File(io.BytesIO(content), separate_channels=True, num_threads=0).channels()[channel].pixels
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise self._unreadable(path, "an OpenEXR image", error) from None
+        if pixels.shape != (height, width) or pixels.dtype not in (np.float16, np.float32):
+            raise ValueError(
+                f"channel {channel} of {path} in {self.uri} is {pixels.dtype} {pixels.shape}; it must be half or float "
+                f"and fill {(height, width)}"
+            )
+        return pixels
+
     def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
         """An 8-bit palette (or grey) PNG, as its indices."""
         return self._decoded(path, ("P", "L"), "an 8-bit index PNG", None)
@@ -190,6 +251,9 @@ class RawFolder:
         if decoded is None:
             raise self._unreadable(path, "an image", "decoding stopped before its end")
         return decoded
+
+    def _missing(self, path: str) -> ValueError:
+        return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
 
     def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
         return ValueError(

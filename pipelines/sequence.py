@@ -58,7 +58,8 @@ class Static:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something may move unannotated: a point at another time is trusted only where that frame's depth agrees."""
+    """Something may move unannotated: a point at another time is trusted only where that frame's depth agrees, and no
+    frame's depth looks through the surface around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,8 @@ class Sequence(ABC):
     """What the raw files call each frame."""
     image_size: tuple[int, int]
     """(H, W) of every frame."""
+    repairs: tuple[str, ...] = ()
+    """Faults of the raw files that the reader mended, in words: conversion prints them and keeps them in the store."""
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         """`name` is one that `find` returned for this raw folder."""

@@ -16,15 +16,27 @@ from pipelines.datasets import DATASETS
 def test_every_dataset_has_one(key):
     catalog = Catalog.load(key)
     assert catalog.key == key
-    assert json.loads(json.dumps(catalog.facts()))["licence"].startswith("CC BY")
+    assert json.loads(json.dumps(catalog.facts()))["licence"].startswith(("CC BY", "research"))
     assert sum("*" in scenes for scenes in catalog.splits.values()) <= 1
 
 
 def test_facts_that_others_rely_on():
     is_metric = {key: Catalog.load(key).is_metric for key in DATASETS}
-    assert is_metric == {"point_odyssey": False, "tartanair": True, "virtual_kitti2": True}
+    assert is_metric == {
+        "kubric": False,
+        "mvs_synth": False,
+        "point_odyssey": False,
+        "tartanair": True,
+        "virtual_kitti2": True,
+    }
     motion = {key: Catalog.load(key).motion for key in DATASETS}
-    assert motion == {"point_odyssey": "tracks", "tartanair": "static", "virtual_kitti2": "rigid_instances"}
+    assert motion == {
+        "kubric": "rigid_instances",
+        "mvs_synth": "unknown",
+        "point_odyssey": "tracks",
+        "tartanair": "static",
+        "virtual_kitti2": "rigid_instances",
+    }
 
 
 def test_tolerance_is_a_share_of_depth_above_a_floor():
@@ -42,6 +54,10 @@ def test_scenes_are_split():
     assert Catalog.load("virtual_kitti2").split_of("Scene01") == "train"
     assert Catalog.load("virtual_kitti2").split_of("Scene0007") == "train"  # "*"
     assert Catalog.load("tartanair").split_of("oldtown") == "train"
+    kubric = {scene: Catalog.load("kubric").split_of(scene) for scene in ("train", "validation", "test", "scene_0000")}
+    assert kubric == {"train": "train", "validation": "val", "test": "test", "scene_0000": "train"}
+    numbers = [Catalog.load("mvs_synth").split_of(f"{i:04d}") for i in range(120)]
+    assert numbers == ["train"] * 100 + ["val"] * 10 + ["test"] * 10
     assert Catalog.load("point_odyssey").split_of("sample") == "val"
     with pytest.raises(
         ValueError, match=r"'tests' is in no split of catalogs/point_odyssey.yaml \(did you mean 'test'"

@@ -13,9 +13,9 @@ The intrinsics are constants that stand in no file. A few things move (fish, rid
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
-from pipelines.geometry import scaled_intrinsics
+from pipelines.geometry import rotation_from_xyzw, scaled_intrinsics
 from pipelines.raw_folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
 
@@ -75,14 +75,3 @@ class TartanAir(Sequence):
 
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Static:
         return Static()
-
-
-def rotation_from_xyzw(quaternion: Float64[np.ndarray, "*batch 4"]) -> Float64[np.ndarray, "*batch 3 3"]:
-    """Rotation matrix of a quaternion in the order x, y, z, w; its length does not matter."""
-    x, y, z, w = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)

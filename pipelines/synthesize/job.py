@@ -12,10 +12,12 @@ import ray.data
 from tqdm import tqdm
 
 from pipelines.cluster import connect
-from pipelines.synthesize import Size, point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import Size, kubric, mvs_synth, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.scene import Scene
 
 LAYOUTS: dict[str, ModuleType] = {
+    "kubric": kubric,
+    "mvs_synth": mvs_synth,
     "point_odyssey": point_odyssey,
     "tartanair": tartanair,
     "virtual_kitti2": virtual_kitti2,
@@ -42,7 +44,7 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
 
 
 def synthesize(
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2", "all"],
+    dataset: Literal["kubric", "mvs_synth", "point_odyssey", "tartanair", "virtual_kitti2", "all"],
     /,
     *,
     out: str,
