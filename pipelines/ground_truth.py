@@ -319,7 +319,8 @@ class GroundTruth:
     def _seems_to_rest(self, points: Points) -> Bool[np.ndarray, "N"]:
         """Whether no frame of the clip looks through the point, nor through the surface a little to its sides.
 
-        One frame alone may show another part of the same moving object where the point was.
+        One frame alone may show another part of the same moving object where the point was. What slides along itself
+        through the whole clip cannot be told from what rests.
         """
         rests = np.ones(len(points.t_src), bool)
         reach = self.width / NEIGHBOURHOOD

@@ -39,7 +39,7 @@ class RawFolder:
         clean = posixpath.normpath(path)
         if clean.startswith(("/", "..")):
             raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
-        return posixpath.join(self._root, clean)
+        return self._root if clean == "." else posixpath.join(self._root, clean)  # in S3, "x/." is not x
 
     def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
         """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
@@ -138,7 +138,7 @@ class RawFolder:
     def part(self, path: str, start: int, length: int) -> bytes:
         """Some bytes of a file, which alone are fetched; fewer where it ends before."""
         try:
-            return self._fs.cat_file(self._path(path), start, start + length) if length > 0 else b""
+            return self._fs.cat_file(self._path(path), start=start, end=start + length) if length > 0 else b""
         except FileNotFoundError:
             raise self._missing(path) from None
 
