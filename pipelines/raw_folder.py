@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import fsspec
@@ -117,7 +117,7 @@ class RawFolder:
     def exists(self, path: str) -> bool:
         return self._fs.exists(self._path(path))
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing."""
         try:
             return self._fs.open(self._path(path), "rb")

@@ -38,7 +38,7 @@ class Record(RawFolder):
         except ValueError as error:
             raise ValueError(f"{self.uri} {error}: download the shard again") from None
 
-    def open(self, path: str) -> io.BytesIO:
+    def open(self, path: str) -> io.IOBase:
         name, _, i = path.rpartition("/")
         strings = self.features.get(name, ())
         if not i.isdecimal() or not int(i) < len(strings) or not isinstance(strings[int(i)], bytes):
