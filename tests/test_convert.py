@@ -62,7 +62,8 @@ def test_every_stored_label_is_right(stores, dataset):
         there, then = scene.position(hits, t_tgt), scene.position(hits, t_src)
         true = transform(cam_from_world[t_cam], there)
         valid = queries["valid"] & VALID_BITS["xyz"] > 0
-        assert valid.mean() > 0.95
+        # Of what may move unannotated only what is seen again is known at other times.
+        assert valid.mean() > (0.5 if dataset == "mvs_synth" else 0.95)
         errors.append((np.linalg.norm(queries["xyz"] - true, axis=1) / np.linalg.norm(true, axis=1))[valid])
         displacement = np.linalg.norm(queries["displacement"] - rotate(cam_from_world[t_cam], there - then), axis=1)
         assert np.quantile(displacement[valid], 0.98) < 0.03
@@ -81,7 +82,7 @@ def test_every_stored_label_is_right(stores, dataset):
     assert np.quantile(errors, 0.99) < 0.02
     assert np.concatenate(agree).mean() > 0.99
     assert np.concatenate(normals).size > 1000 and np.median(np.concatenate(normals)) > np.cos(np.radians(3))
-    assert (moved > 100) == (dataset != "tartanair")
+    assert (moved > 100) == (dataset not in ("tartanair", "mvs_synth"))
 
 
 def uv_in(scene, world: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from tensorflow_example import parsed, unframed
 
-from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import kubric, mvs_synth, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.synthesize.scene import Scene
 
@@ -295,3 +298,209 @@ def test_point_odyssey_tracks_follow_movers_and_rest_on_the_room(written):
     assert (steps[:, ~moving] < 1e-6).all()
     np.testing.assert_allclose(xyz[..., 1].min(), 0, atol=1e-5)  # nothing below the floor, and y points up
     assert xyz[..., 1].max() > 1
+
+
+# Kubric
+
+
+def rgb16(content: bytes) -> np.ndarray:
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded.dtype == np.uint16 and decoded.ndim == 3
+    return decoded[..., ::-1] / 65535
+
+
+def seen_points(scene: Scene, t: int) -> np.ndarray:
+    """(H, W, 3) camera axes: what the pixel centres show."""
+    v, u = np.mgrid[: scene.height, : scene.width] + 0.5
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(scene.cameras.intrinsics[t]).T
+    return rays * scene.render(t).depth[..., None]
+
+
+def rotation_of(wxyz: list[float]) -> np.ndarray:
+    w, x, y, z = wxyz
+    return Rotation.from_quat([x, y, z, w]).as_matrix()
+
+
+def test_kubric_folder_has_the_renderers_files(written):
+    scene, folder = written["kubric"]
+    kinds = ["backward_flow", "forward_flow", "normal", "object_coordinates", "rgba", "segmentation"]
+    files = {f"{kind}_{t:05d}.png" for kind in kinds for t in range(FRAMES)}
+    files |= {f"depth_{t:05d}.tiff" for t in range(FRAMES)} | {"metadata.json", "data_ranges.json", "events.json"}
+    assert set(names(folder)) == files
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert {"flags", "metadata", "camera", "instances"} == set(metadata)
+    assert metadata["metadata"]["num_instances"] == len(metadata["instances"]) >= 3
+    seen = [sum(instance["visibility"]) for instance in metadata["instances"]]
+    assert seen == sorted(seen, reverse=True) and seen[-1] > 0
+    assert not any(instance["is_dynamic"] for instance in metadata["instances"])
+    objects = [int(instance["asset_id"].split("_")[1]) for instance in metadata["instances"]]
+    world_from_cam = raw_world_from_cam(kubric, scene)
+    for t in range(FRAMES):
+        frame, points = scene.render(t), seen_points(scene, t)
+        rgba = image(folder / f"rgba_{t:05d}.png", "RGBA")
+        assert (rgba[..., :3] == frame.image).all() and (rgba[..., 3] == 255).all()
+        depth = image(folder / f"depth_{t:05d}.tiff", "F")
+        np.testing.assert_allclose(depth, np.linalg.norm(points, axis=-1), rtol=1e-6)
+        assert (depth[0, 0] / frame.depth[0, 0]) > 1.1, "a distance, not a depth"
+        shown = image(folder / f"segmentation_{t:05d}.png", "P").astype(int)
+        np.testing.assert_array_equal(np.array([-1, *objects])[shown], frame.instance)
+        assert np.bincount(shown.ravel(), minlength=len(objects) + 1)[1:].tolist() == [
+            instance["visibility"][t] for instance in metadata["instances"]
+        ]
+        normal = rgb16((folder / f"normal_{t:05d}.png").read_bytes()) * 2 - 1
+        np.testing.assert_allclose(normal @ world_from_cam[t, :3, :3], frame.normal, atol=1e-4)
+
+
+def test_kubric_cameras_and_instances_are_those_of_the_scene(written):
+    scene, folder = written["kubric"]
+    metadata = json.loads((folder / "metadata.json").read_text())
+    camera, world_from_cam = metadata["camera"], raw_world_from_cam(kubric, scene)
+    focal = camera["focal_length"] / camera["sensor_width"] * scene.width
+    np.testing.assert_allclose(
+        scene.cameras.intrinsics[0], [[focal, 0, scene.width / 2], [0, focal, scene.height / 2], [0, 0, 1]]
+    )
+    assert (camera["focal_length"], camera["sensor_width"]) == pytest.approx((35, 32))
+    assert np.tan(camera["field_of_view"] / 2) == pytest.approx(16 / 35), "radians"
+    np.testing.assert_allclose(camera["positions"], world_from_cam[:, :3, 3], atol=1e-12)
+    for t in range(FRAMES):
+        rotation = rotation_of(camera["quaternions"][t])
+        np.testing.assert_allclose(rotation[:, 0], world_from_cam[t, :3, 0], atol=1e-12)  # right
+        np.testing.assert_allclose(rotation[:, 1], -world_from_cam[t, :3, 1], atol=1e-12)  # up, not down
+        assert rotation[2, 1] > 0.9, "the camera's up is nearly the world's, +z"
+        # The official projection, with the normalised and sign-flipped matrix.
+        blender = (seen_points(scene, t) @ world_from_cam[t, :3, :3].T) @ rotation
+        homogeneous = blender @ np.array(camera["K"]).T
+        v, u = np.mgrid[: scene.height, : scene.width] + 0.5
+        projected = homogeneous[..., :2] / homogeneous[..., 2:] * [scene.width, scene.height]
+        np.testing.assert_allclose(projected, np.stack([u, v], axis=-1), atol=1e-9)
+    for instance in metadata["instances"]:
+        truth = kubric.RAW_FROM_SCENE @ scene.world_from_object[int(instance["asset_id"].split("_")[1])]
+        np.testing.assert_allclose(instance["positions"], truth[:, :3, 3], atol=1e-12)
+        rotations = [rotation_of(wxyz) for wxyz in instance["quaternions"]]
+        np.testing.assert_allclose(rotations, truth[:, :3, :3], atol=1e-12)
+
+
+def test_kubric_object_coordinates_and_boxes_give_the_points_that_depth_gives(written):
+    scene, folder = written["kubric"]
+    instances = json.loads((folder / "metadata.json").read_text())["instances"]
+    for t in range(FRAMES):
+        coordinates = rgb16((folder / f"object_coordinates_{t:05d}.png").read_bytes())
+        shown = image(folder / f"segmentation_{t:05d}.png", "P").astype(int)
+        pose = raw_world_from_cam(kubric, scene)[t]
+        world = seen_points(scene, t) @ pose[:3, :3].T + pose[:3, 3]
+        for k, instance in enumerate(instances):
+            corner, g = np.array(instance["bboxes_3d"][t]), coordinates[shown == k + 1]
+            axes = np.stack([corner[4] - corner[0], corner[2] - corner[0], corner[1] - corner[0]])
+            np.testing.assert_allclose(corner[0] + g @ axes, world[shown == k + 1], atol=1e-4)
+
+
+def test_kubric_flow_goes_from_the_frame_before_to_the_frame_after(written):
+    scene, folder = written["kubric"]
+    ranges = json.loads((folder / "data_ranges.json").read_text())
+    v, u = np.mgrid[: scene.height, : scene.width] + 0.5
+    uv = np.stack([u, v], axis=-1).reshape(-1, 2)
+    moved = 0
+    for t in range(1, FRAMES - 1):
+        hits = scene.trace(uv, np.full(len(uv), t))
+        where = []
+        for k in (t - 1, t, t + 1):
+            cam_from_world = np.linalg.inv(scene.cameras.world_from_cam[k])
+            xyz = scene.position(hits, np.full(len(uv), k)) @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
+            homogeneous = xyz @ scene.cameras.intrinsics[k].T
+            where.append(homogeneous[:, :2] / homogeneous[:, 2:])
+        for name, truth in (("backward_flow", where[1] - where[0]), ("forward_flow", where[2] - where[1])):
+            low, high = ranges[name]["min"], ranges[name]["max"]
+            flow = low + rgb16((folder / f"{name}_{t:05d}.png").read_bytes()).reshape(-1, 3) * (high - low)
+            np.testing.assert_allclose(flow[:, 1::-1], truth, atol=2 * (high - low) / 65535)
+            moved += (np.abs(truth) > 1).sum()
+    assert moved > 1000
+
+
+def test_kubric_records_hold_what_the_folder_holds(written, tmp_path):
+    scene, folder = written["kubric"]
+    other = kubric.scene(99, num_frames=2, size="small")
+    kubric.write_shard([other, scene], tmp_path / "shard")
+    first, second = (parsed(payload) for payload in unframed((tmp_path / "shard").read_bytes()))
+    document = json.loads((folder / "metadata.json").read_text())
+    count = len(document["instances"])
+    assert count != FRAMES, "or one could be taken for the other"
+    assert first["metadata/num_frames"] == [2] and second["metadata/num_frames"] == [FRAMES]
+    assert (second["metadata/width"], second["metadata/height"]) == ([scene.width], [scene.height])
+    assert second["metadata/num_instances"] == [count] and second["metadata/video_name"] == [b"1"]
+    for name in ("positions", "quaternions", "bboxes_3d", "image_positions", "visibility"):  # instance by instance
+        told = np.ravel([instance[name] for instance in document["instances"]])
+        np.testing.assert_allclose(second[f"instances/{name}"], told, rtol=1e-6)
+    assert [name.decode() for name in second["instances/asset_id"]] == [i["asset_id"] for i in document["instances"]]
+    for name in ("positions", "quaternions", "focal_length", "sensor_width", "field_of_view"):
+        np.testing.assert_allclose(second[f"camera/{name}"], np.ravel(document["camera"][name]), rtol=1e-6, atol=1e-9)
+    low, high = second["metadata/depth_range"]
+    for t in range(FRAMES):
+        (tmp_path / "a.png").write_bytes(second["video"][t])
+        assert (image(tmp_path / "a.png", "RGB") == image(folder / f"rgba_{t:05d}.png", "RGBA")[..., :3]).all()
+        (tmp_path / "a.png").write_bytes(second["segmentations"][t])
+        assert (image(tmp_path / "a.png", "L") == image(folder / f"segmentation_{t:05d}.png", "P")).all()
+        (tmp_path / "a.png").write_bytes(second["depth"][t])
+        depth = low + image(tmp_path / "a.png", "I;16") / 65535 * (high - low)
+        np.testing.assert_allclose(depth, image(folder / f"depth_{t:05d}.tiff", "F"), atol=(high - low) / 65535)
+        for name in ("normal", "object_coordinates"):
+            assert (rgb16(second[name][t]) == rgb16((folder / f"{name}_{t:05d}.png").read_bytes())).all()
+    for name in ("forward_flow", "backward_flow"):
+        flow = np.reshape(second[name], (FRAMES, scene.height, scene.width, 2)) / 65535
+        pngs = [rgb16((folder / f"{name}_{t:05d}.png").read_bytes()) for t in range(FRAMES)]
+        np.testing.assert_array_equal(flow, np.stack(pngs)[..., :2])
+        ranges = json.loads((folder / "data_ranges.json").read_text())[name]
+        np.testing.assert_allclose(second[f"metadata/{name}_range"], [ranges["min"], ranges["max"]], rtol=1e-6)
+
+
+# MVS-Synth
+
+
+def exr(path: Path) -> np.ndarray:
+    channels = OpenEXR.File(str(path), separate_channels=True).channels()
+    assert list(channels) == ["Y"]
+    return channels["Y"].pixels
+
+
+def test_mvs_synth_files(written):
+    scene, folder = written["mvs_synth"]
+    assert names(folder) == ["depths", "images", "poses"]
+    assert names(folder / "poses") == [f"{t:04d}.json" for t in range(FRAMES)]
+    holes = 0
+    for t in range(FRAMES):
+        frame = scene.render(t)
+        assert (image(folder / f"images/{t:04d}.png", "RGB") == frame.image).all()
+        depth = exr(folder / f"depths/{t:04d}.exr")
+        assert depth.dtype == np.float16 and depth.shape == (72, 128)
+        sky = np.isinf(frame.depth)
+        assert np.isin(depth[sky], [0, np.inf]).all() and (depth[sky] == np.inf).any()
+        np.testing.assert_allclose(depth[~sky], frame.depth[~sky], rtol=2**-11)
+        holes += (depth == 0).sum()
+    assert holes == 3 * FRAMES
+    assert scene.moving.any(), "something moves, unannotated"
+
+
+def test_mvs_synth_poses_are_of_a_left_handed_world(written, tmp_path):
+    scene, folder = written["mvs_synth"]
+    mvs_synth.write(scene, tmp_path / "right", left_handed=False)
+    for t in range(FRAMES):
+        pose, right = (json.loads((path / f"poses/{t:04d}.json").read_text()) for path in (folder, tmp_path / "right"))
+        extrinsic = np.array(pose["extrinsic"])
+        assert np.linalg.det(extrinsic[:3, :3]) == pytest.approx(-1)
+        mirror = np.diag([1, 1, -1, 1])
+        np.testing.assert_allclose(extrinsic @ mirror @ raw_world_from_cam(mvs_synth, scene)[t], np.eye(4), atol=1e-12)
+        np.testing.assert_allclose(right["extrinsic"], extrinsic @ mirror, atol=1e-12)
+        up = np.linalg.inv(extrinsic)[:3, :3] @ [0, -1, 0]
+        assert up[2] > 0.9, "+z up"
+        matrix = [[pose["f_x"], 0, pose["c_x"]], [0, pose["f_y"], pose["c_y"]], [0, 0, 1]]
+        np.testing.assert_allclose(matrix, scene.cameras.intrinsics[t])
+        assert pose["f_x"] == pytest.approx(1157.84 / 15)
+
+
+def test_mvs_synth_old_release_squeezes_images_but_not_f_x(written, tmp_path):
+    scene, folder = written["mvs_synth"]
+    mvs_synth.write(mvs_synth.squeezed(scene), tmp_path / "old")
+    wide, narrow = (json.loads((path / "poses/0000.json").read_text()) for path in (folder, tmp_path / "old"))
+    assert narrow == wide | {"c_x": 54.0}
+    before, after = image(folder / "images/0003.png", "RGB"), image(tmp_path / "old/images/0003.png", "RGB")
+    assert after.shape == (72, 108, 3)
+    assert psnr(cv2.resize(before, (108, 72), interpolation=cv2.INTER_AREA), after) > 22, "the same view, narrower"

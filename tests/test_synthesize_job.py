@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.synthesize import point_odyssey, tartanair, virtual_kitti2
+from pipelines.synthesize import kubric, mvs_synth, point_odyssey, tartanair, virtual_kitti2
 from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
 
 
@@ -13,8 +13,9 @@ def test_raw_worlds_are_right_handed_and_down_is_where_the_dataset_has_it(layout
     rotation = layout.RAW_FROM_SCENE[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3))
     assert np.linalg.det(rotation) == pytest.approx(1)
-    down = {tartanair: [0, 0, 1], virtual_kitti2: [0, 1, 0], point_odyssey: [0, -1, 0]}[layout]
-    np.testing.assert_array_equal(rotation @ [0, 1, 0], down)
+    down = {tartanair: [0, 0, 1], virtual_kitti2: [0, 1, 0], point_odyssey: [0, -1, 0]}
+    down |= {kubric: [0, 0, -1], mvs_synth: [0, 0, 1]}
+    np.testing.assert_array_equal(rotation @ [0, 1, 0], down[layout])
 
 
 def test_tartanair_folders_have_gaps_and_one_doubled_environment():
