@@ -33,8 +33,6 @@ Row = dict[str, Any]
 def plan_sequence(
     row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog, finished: frozenset[str], allow_misfit: bool
 ) -> Iterator[Row]:
-    """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit"}.
-
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit", "notes"}.
 
     `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or is

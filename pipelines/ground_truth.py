@@ -14,6 +14,7 @@ from pipelines.depth_maps import ANY_INSTANCE, OCCLUDED, OUT, STATIC, UNKNOWN, V
 from pipelines.geometry import inverse, rotate, transform, unproject
 from pipelines.sequence import Cameras, Motion, RigidInstances, Tracks, Unknown
 
+NEIGHBOURHOOD = 64  # of the image's width: how far beside a point its surface must rest too, where motion is Unknown
 # A track that moves less than this share of its distance, or an instance less than this, stands still.
 MIN_MOTION = 1e-3
 
@@ -151,7 +152,7 @@ class GroundTruth:
         outcome[own_time & points.known] = VISIBLE  # it was lifted from what this very camera saw
         known = np.isfinite(world).all(axis=1)
         if isinstance(self.motion, Unknown):
-            xyz_valid = known & (outcome == VISIBLE)
+            xyz_valid = known & (outcome == VISIBLE) & (own_time | self._seems_to_rest(points))
         else:  # Depth that looks through the point says that something moved unannotated, or a pose or depth is wrong.
             xyz_valid = known & ~((outcome == UNKNOWN) & self.maps.seen_through(uv, z, t_tgt))
         if isinstance(self.motion, Tracks):
@@ -202,6 +203,23 @@ class GroundTruth:
             track=track,
             dynamic=dynamic,
         )
+
+    def _seems_to_rest(self, points: Points) -> Bool[np.ndarray, "N"]:
+        """Whether no frame of the clip looks through the point, nor through the surface a little to its sides.
+
+        One frame alone may show another part of the same moving object where the point was. What slides along itself
+        through the whole clip cannot be told from what rests.
+        """
+        rests = np.ones(len(points.t_src), bool)
+        reach = self.width / NEIGHBOURHOOD
+        for step in np.array([(0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)]) * reach:
+            beside = self.lift(points.uv + step, points.t_src)
+            for frame in range(self.num_frames):
+                t = np.full(len(rests), frame)
+                seen_from = transform(self.cam_from_world[t], beside.xyz_world)
+                uv, outcome = self.maps.look(seen_from, t, beside.instance)
+                rests &= (outcome != UNKNOWN) | ~self.maps.seen_through(uv, seen_from[:, 2], t) | (t == points.t_src)
+        return rests
 
 
 def _moving(pose: Float64[np.ndarray, "I T 4 4"]) -> Bool[np.ndarray, "I"]:

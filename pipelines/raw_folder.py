@@ -5,15 +5,18 @@ indices, truncated files raise, pickles are never executed, and no path leaves t
 """
 
 import io
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import filter as fitting
+from typing import Any
 
 import cv2
 import fsspec
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8, UInt16
+import OpenEXR
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
@@ -154,6 +157,20 @@ class RawFolder:
         with self.open(path) as file:
             return file.read()
 
+    def size(self, path: str) -> int:
+        """Of a file, in bytes."""
+        try:
+            return self._fs.size(self._path(path))
+        except FileNotFoundError:
+            raise self._missing(path) from None
+
+    def part(self, path: str, start: int, length: int) -> bytes:
+        """Some bytes of a file, which alone are fetched; fewer where it ends before."""
+        try:
+            return self._fs.cat_file(self._path(path), start=start, end=start + length) if length > 0 else b""
+        except FileNotFoundError:
+            raise self._missing(path) from None
+
     def text(self, path: str) -> str:
         return self.texts([path])[0]
 
@@ -171,6 +188,12 @@ class RawFolder:
             except UnicodeDecodeError as error:
                 raise self._unreadable(path, "text", error) from None
         return texts
+
+    def json(self, path: str) -> Any:
+        try:
+            return json.loads(self.text(path))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise self._unreadable(path, "JSON", error) from None
 
     def table(self, path: str, *, columns: int, skip_rows: int = 0) -> Float64[np.ndarray, "rows columns"]:
         """A text table of numbers separated by spaces, True and False being 1 and 0; every row must have `columns`."""
@@ -216,6 +239,45 @@ class RawFolder:
         """A PNG of four 8-bit channels that are, in the order B, G, R, A, the bytes of little-endian float32."""
         channels = self._decoded(path, ("RGBA",), "a PNG of four 8-bit channels", cv2.IMREAD_UNCHANGED)
         return np.ascontiguousarray(channels).view("<f4")[..., 0].astype(np.float32)
+
+    def rgb16(self, path: str) -> UInt16[np.ndarray, "H W 3"]:
+        """A 16-bit RGB PNG, of which Pillow would give the upper bytes only."""
+        what = "a 16-bit RGB PNG"
+        decoded = self._decoded(path, ("RGB",), what, cv2.IMREAD_UNCHANGED)
+        if decoded.dtype != np.uint16:
+            raise ValueError(f"{path} in {self.uri} has 8 bits per channel, but must be {what}: was it saved again?")
+        return decoded[..., ::-1]
+
+    def float_tiff(self, path: str) -> Float32[np.ndarray, "H W"]:
+        """A TIFF of one channel of float32."""
+        return self._decoded(path, ("F",), "a float32 TIFF of one channel", cv2.IMREAD_UNCHANGED)
+
+    def exr(self, path: str, channel: str) -> Float[np.ndarray, "H W"]:
+        """The one channel of an OpenEXR image, as float16 or float32, whichever it is stored as."""
+        content = self.read(path)
+        try:
+            parts = OpenEXR.File(io.BytesIO(content), header_only=True, num_threads=0).parts
+            header = parts[0].header
+            width, height = (header["dataWindow"][1].astype(int) - header["dataWindow"][0] + 1).tolist()
+            names = [each.name for each in header["channels"]]
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise self._unreadable(path, "an OpenEXR image", error) from None
+        flat = len(parts) == 1 and header["type"] in (OpenEXR.scanlineimage, OpenEXR.tiledimage)
+        if not flat or names != [channel] or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"{path} in {self.uri} has channels {', '.join(names)} of {width} x {height} in {len(parts)} part(s); "
+                f"it must be one flat image with one channel {channel} and at most {Image.MAX_IMAGE_PIXELS} pixels"
+            )
+        try:
+            pixels = OpenEXR.File(io.BytesIO(content), separate_channels=True, num_threads=0).channels()[channel].pixels
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise self._unreadable(path, "an OpenEXR image", error) from None
+        if pixels.shape != (height, width) or pixels.dtype not in (np.float16, np.float32):
+            raise ValueError(
+                f"channel {channel} of {path} in {self.uri} is {pixels.dtype} {pixels.shape}; it must be half or float "
+                f"and fill {(height, width)}"
+            )
+        return pixels
 
     def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
         """An 8-bit palette (or grey) PNG, as its indices."""

@@ -58,7 +58,8 @@ class Static:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something may move unannotated: a point at another time is trusted only where that frame's depth agrees."""
+    """Something may move unannotated: a point at another time is trusted only where that frame's depth agrees, and no
+    frame's depth looks through the surface around it."""
 
 
 @dataclass(frozen=True, kw_only=True)

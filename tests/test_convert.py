@@ -52,7 +52,7 @@ def test_every_stored_label_is_right(stores, dataset):
     """From the files of each layout to the queries in the store, against the scene that was written."""
     store = ClipStore(str(stores / dataset))
     errors, normals, agree, moved = [], [], [], 0
-    normals_known = Catalog.load(dataset).normals != "none"
+    catalog = Catalog.load(dataset)
     for clip in store:
         scene = scene_of(dataset, clip.sequence)
         units = getattr(LAYOUTS[dataset], "units_per_metre", lambda scene: 1.0)(scene)
@@ -67,7 +67,8 @@ def test_every_stored_label_is_right(stores, dataset):
         there, then = scene.position(hits, t_tgt), scene.position(hits, t_src)
         true = transform(cam_from_world[t_cam], there)
         valid = queries["valid"] & VALID_BITS["xyz"] > 0
-        assert valid.mean() > 0.95
+        # Of what may move unannotated only what is seen again is known at other times.
+        assert valid.mean() > (0.5 if catalog.motion == "unknown" else 0.95)
         xyz, displacement = queries["xyz"] / units, queries["displacement"] / units
         errors.append((np.linalg.norm(xyz - true, axis=1) / np.linalg.norm(true, axis=1))[valid])
         displacement = np.linalg.norm(displacement - rotate(cam_from_world[t_cam], there - then), axis=1)
@@ -86,10 +87,10 @@ def test_every_stored_label_is_right(stores, dataset):
     assert np.median(errors) < 1e-3
     assert np.quantile(errors, 0.99) < 0.02
     assert np.concatenate(agree).mean() > 0.99
-    normals, catalog = np.concatenate(normals), Catalog.load(dataset)
+    normals = np.concatenate(normals)
     assert (normals.size > 1000) == (catalog.normals != "none") == (normals.size > 0)
     assert normals.size == 0 or np.median(normals) > np.cos(np.radians(3))
-    assert (moved > 100) == (catalog.motion != "static") == (moved > 0)
+    assert (moved > 100) == (catalog.motion in ("tracks", "rigid_instances")) == (moved > 0)
 
 
 def uv_in(scene, world: np.ndarray, t: np.ndarray) -> np.ndarray:

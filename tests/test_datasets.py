@@ -3,9 +3,12 @@
 How single files are read and refused is tested in one file per dataset.
 """
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,86 +16,146 @@ import pytest
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, project, transform, unproject
+from pipelines.ground_truth import GroundTruth
 from pipelines.raw_folder import RawFolder
-from pipelines.sequence import RigidInstances, Sequence, Static, Tracks
-from pipelines.synthesize.job import LAYOUTS, scene_for
+from pipelines.sequence import RigidInstances, Sequence, Static, Tracks, Unknown
+from pipelines.synthesize import mvs_synth
+from pipelines.synthesize.job import ALL, scene_for
 from pipelines.synthesize.scene import Rendering, Scene
 
 FRAMES = 9  # long enough for tumbling objects and for gaps in annotations
-INDEX = 3
 TIMES = np.arange(FRAMES)
-
-
-# Layouts come in variants: other scenes (portrait, landscape and odd sizes, sky and ceiling, and for CO3D both forms of
-# intrinsics and scales of depth), other eyes, and archives that were extracted a level deeper than expected.
-VARIANTS = [(key, INDEX, 0, "") for key in DATASETS]
-VARIANTS += [("co3d", index, 0, "") for index in (4, 5, 6, 7, 8)]
-VARIANTS += [("co3d", 4, 0, "co3d_v2"), ("dynamic_replica", INDEX, 1, "dynamic_replica_v2")]
 HOLES = {"co3d": 0.03, "dynamic_replica": 0.001}  # largest share of surface whose depth the files do not tell
 
 
 @dataclass(frozen=True)
-class Case:
+class Variant:
+    """A form in which a dataset comes."""
+
     key: str
-    outer: str
-    """Folder that the archives were extracted into, below the raw one."""
-    index: int
-    eye: int
+    layout: str
+    """Name of the writer."""
+    index: int = 3
+    eye: int = 0
+    outer: str = ""
+    """Folder that the archives were extracted into, a level deeper than expected."""
+    write: Callable[[Scene, Path], None] | None = None
+    """If not as `synthesize` writes it."""
+    shown: Callable[[Scene], Scene] = lambda scene: scene
+
+    @property
+    def module(self) -> ModuleType:
+        return ALL[self.layout]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.outer}/{self.module.folder(self.index)}".lstrip("/")
+
+
+def layout(key: str, name: str, **options: str) -> Variant:
+    return Variant(key, name, write=partial(ALL[name].write, **options))
+
+
+VARIANTS = {
+    **{key: Variant(key, key) for key in DATASETS},
+    **{f"{key} deeper": Variant(key, key, outer="extracted") for key in DATASETS},
+    # Portrait, landscape and odd sizes, both forms of intrinsics, scales of depth.
+    **{f"co3d {index}": Variant("co3d", "co3d", index) for index in (4, 5, 6, 7, 8)},
+    "dynamic_replica right": Variant("dynamic_replica", "dynamic_replica", eye=1),
+    "kubric tfrecord": Variant("kubric", "kubric_tfrecord"),
+    "mvs_synth right-handed": layout("mvs_synth", "mvs_synth", left_handed=False),
+    "mvs_synth old": Variant("mvs_synth", "mvs_synth", shown=mvs_synth.squeezed),
+    "scannet python export": layout("scannet", "scannet_exported", tool="python"),
+    "scannet sens tool": layout("scannet", "scannet_exported", tool="sens"),
+    "scannet frames_25k": layout("scannet", "scannet_exported", tool="frames_25k"),
+    "scannet iphone lz4": layout("scannet", "scannet_iphone", depth="lz4"),
+    "scannet iphone deflate": layout("scannet", "scannet_iphone", depth="deflate"),
+    "scannet iphone stream": layout("scannet", "scannet_iphone", depth="stream"),
+    "tartanair V2": Variant("tartanair", "tartanair_v2"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    variant: Variant
     scene: Scene
     raw: RawFolder
     sequence: Sequence
     catalog: Catalog
 
     @property
-    def raw_from_scene(self) -> np.ndarray:
-        """The dataset's world axes from the scene's."""
-        return LAYOUTS[self.key].RAW_FROM_SCENE
+    def key(self) -> str:
+        return self.variant.key
 
     @property
-    def folder(self) -> str:
-        return f"{self.outer}/{LAYOUTS[self.key].folder(self.index)}".lstrip("/")
+    def units(self) -> float:
+        """Of the raw world per metre of the scene."""
+        return getattr(self.variant.module, "units_per_metre", lambda scene: 1.0)(self.scene)
+
+    @property
+    def raw_from_scene(self) -> np.ndarray:
+        """The dataset's world from the scene's: axes and unit."""
+        return np.diag([*[self.units] * 3, 1]) @ self.variant.module.RAW_FROM_SCENE
+
+    @property
+    def raw_world_from_cam(self) -> np.ndarray:
+        """A camera's axes keep their length whatever the unit."""
+        return self.raw_from_scene @ self.scene.cameras.world_from_cam @ np.diag([*[1 / self.units] * 3, 1])
+
+    @property
+    def known(self) -> np.ndarray:
+        """Frames whose pose the files tell."""
+        return ~np.isin(TIMES, getattr(self.variant.module, "unknown_poses", lambda num_frames: [])(FRAMES))
 
     def rendered(self, t: int) -> Rendering:
-        return _rendered(self.key, self.index, self.eye, t)
+        return _rendered(self.variant, t)
 
 
 @cache
-def _scene(key: str, index: int, eye: int) -> Scene:
-    scene = scene_for(key, 0, index, frames=FRAMES, size="small")
-    return LAYOUTS[key].right_eye(scene) if eye else scene
+def _scene(variant: Variant) -> Scene:
+    scene = variant.shown(scene_for(variant.layout, 0, variant.index, frames=FRAMES, size="small"))
+    return variant.module.right_eye(scene) if variant.eye else scene
 
 
 @cache
-def _rendered(key: str, index: int, eye: int, t: int) -> Rendering:
-    return _scene(key, index, eye).render(t, supersample=1)
+def _rendered(variant: Variant, t: int) -> Rendering:
+    return _scene(variant).render(t, supersample=1)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join(map(str, variant)))
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def case(request, tmp_path_factory) -> Case:
-    key, index, eye, outer = request.param
-    root = tmp_path_factory.mktemp(key)
-    LAYOUTS[key].write(_scene(key, index, 0), root / outer / LAYOUTS[key].folder(index))
+    variant = request.param
+    root = tmp_path_factory.mktemp(variant.key)
+    write = variant.write or variant.module.write
+    target = root / variant.folder
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write(variant.shown(scene_for(variant.layout, 0, variant.index, frames=FRAMES, size="small")), target)
     raw = RawFolder(str(root))
-    name = DATASETS[key].find(raw)[eye]
-    return Case(key, outer, index, eye, _scene(key, index, eye), raw, DATASETS[key](raw, name), Catalog.load(key))
+    name = DATASETS[variant.key].find(raw)[variant.eye]
+    return Case(variant, _scene(variant), raw, DATASETS[variant.key](raw, name), Catalog.load(variant.key))
 
 
 def test_names_are_folders_and_scenes_are_shared(case):
     names = DATASETS[case.key].find(case.raw)
-    assert names == sorted(names) and case.sequence.name == names[case.eye]
-    assert all(name.startswith(case.folder) for name in names)
-    assert DATASETS[case.key].scene_of(names[0]) in case.folder.split("/")
-    assert case.catalog.split_of(DATASETS[case.key].scene_of(names[0])) == "train"
+    assert names == sorted(names) and case.sequence.name == names[case.variant.eye]
+    folder = case.variant.folder
+    assert all(name.startswith(folder) for name in names)
+    scene = DATASETS[case.key].scene_of(names[0])
+    assert any(part.lower().startswith(scene.lower()) for part in re.split(r"[/.-]", folder))
+    assert case.catalog.split_of(scene) == "train"
 
 
 def test_cameras(case):
     cameras = case.sequence.cameras
     assert len(case.sequence) == FRAMES
-    np.testing.assert_array_equal(case.sequence.frame_numbers - case.sequence.frame_numbers[0], TIMES)
-    np.testing.assert_allclose(cameras.intrinsics, case.scene.cameras.intrinsics, rtol=1e-6)
-    truth = case.raw_from_scene @ case.scene.cameras.world_from_cam
-    np.testing.assert_allclose(cameras.world_from_cam, truth, atol=1e-4)
-    assert cameras.known.all()
+    numbers = getattr(case.variant.module, "frame_numbers", np.arange)(FRAMES)
+    first = 1 if case.key == "co3d" else 0
+    np.testing.assert_array_equal(case.sequence.frame_numbers, numbers + first)
+    np.testing.assert_array_equal(cameras.known, case.known)
+    intrinsics = case.scene.cameras.intrinsics[case.known]
+    np.testing.assert_allclose(cameras.intrinsics[case.known], intrinsics, rtol=1e-6)
+    error = np.abs(cameras.world_from_cam - case.raw_world_from_cam)[case.known]
+    assert error[:, :3, :3].max() < 1e-4 and error[:, :, 3].max() < 1e-4 * case.units
 
 
 @pytest.mark.parametrize("t", [0, FRAMES - 1])
@@ -102,15 +165,17 @@ def test_frames(case, t):
     assert image.dtype == np.uint8 and image.shape == truth.image.shape == (*case.sequence.image_size, 3)
     assert np.median(np.abs(image.astype(int) - truth.image)) <= 6
     assert depth.dtype == np.float32
-    known = np.isfinite(truth.depth)
-    told = np.isfinite(depth)
+    known, told = np.isfinite(truth.depth), np.isfinite(depth)
+    assert not np.isinf(depth).any()
     assert not (told & ~known).any() and (known & ~told).mean() <= HOLES.get(case.key, 0)
-    step = case.catalog.depth_tolerance.step_of(truth.depth[told])
-    assert (np.abs(depth - truth.depth)[told] <= 1.01 * step).all()
+    step = case.catalog.depth_tolerance.step_of(case.units * truth.depth[told])
+    assert (np.abs(depth - case.units * truth.depth)[told] <= 1.01 * step).all()
     instance = case.sequence.instance(t)
     if case.catalog.motion == "rigid_instances":
         assert instance.dtype == np.int32
-        np.testing.assert_array_equal(instance, truth.instance)
+        np.testing.assert_array_equal(instance == -1, truth.instance == -1)
+        pairs = np.unique([instance.ravel(), truth.instance.ravel()], axis=1)  # whatever the dataset's numbers are
+        assert [len(np.unique(row)) for row in pairs] == [pairs.shape[1]] * 2
     elif case.key == "dynamic_replica":  # what moves, and the static background
         moves = (truth.instance >= 0) & case.scene.moving[truth.instance]
         np.testing.assert_array_equal(instance >= 0, moves)
@@ -128,7 +193,7 @@ def test_normals(case, t):
         assert normal is None
         return
     if case.catalog.normals == "none":
-        assert np.isnan(normal).all()
+        assert normal.shape == (truth.depth.size, 3) and np.isnan(normal).all()
         return
     normal = normal.reshape(truth.normal.shape)
     known = np.isfinite(normal).all(axis=2)
@@ -143,11 +208,15 @@ def test_normals(case, t):
 def test_points_go_where_they_go(case):
     """Lifting what is seen at one time and moving it to every other lands where the scene says."""
     motion = case.sequence.motion(TIMES)
-    assert isinstance(
-        motion, {"static": Static, "rigid_instances": RigidInstances, "tracks": Tracks}[case.catalog.motion]
-    )
+    kinds = {"static": Static, "rigid_instances": RigidInstances, "tracks": Tracks, "unknown": Unknown}
+    assert isinstance(motion, kinds[case.catalog.motion])
+    if isinstance(motion, Unknown):
+        check_unknown(case, motion)
+        return
+    if isinstance(motion, RigidInstances):  # or instances could be taken for frames
+        assert len(motion.world_from_instance) != FRAMES
     if isinstance(motion, Tracks):
-        if case.eye:
+        if case.variant.eye:
             assert len(motion.xyz_world) == 0 and case.sequence.instance(0) is not None
         else:
             check_tracks(case, motion)
@@ -160,7 +229,7 @@ def test_points_go_where_they_go(case):
         lifted = unproject(uv, depth, case.sequence.cameras.intrinsics[t_src])
         world = transform(case.sequence.cameras.world_from_cam[t_src], lifted)
         hits = case.scene.trace(uv, np.full(len(uv), t_src))
-        tolerance = 2 * case.catalog.depth_tolerance.step_of(depth) + 1e-4
+        tolerance = 2 * case.catalog.depth_tolerance.step_of(depth) + 1e-4 * case.units
         instance = hits.surface - 1 if case.catalog.motion == "static" else case.sequence.instance(t_src)[row, column]
         for t_tgt in TIMES:
             there = world.copy()
@@ -173,8 +242,33 @@ def test_points_go_where_they_go(case):
             known = np.isfinite(error)
             assert (error[known] < tolerance[known]).all()
             assert known[(instance < 0) & np.isfinite(depth)].all()
-            moved += (np.linalg.norm(there - world, axis=1) > 0.1).sum()
+            moved += (np.linalg.norm(there - world, axis=1) > 0.1 * case.units).sum()
     assert (moved > 0) == (case.catalog.motion == "rigid_instances")
+
+
+def check_unknown(case: Case, motion: Unknown) -> None:
+    """No point of anything that moves has a wrong place at another time; what stands still keeps its place."""
+    cameras = case.sequence.cameras
+    depth = np.stack([case.sequence.depth(t) for t in range(FRAMES)])
+    truth = GroundTruth(
+        cameras=cameras, depth=depth, instance=None, motion=motion, tolerance=case.catalog.depth_tolerance
+    )
+    rng = np.random.default_rng(0)
+    uv = rng.random((40_000, 2)) * [case.scene.width, case.scene.height]
+    t_src, t_tgt, t_cam = rng.integers(0, FRAMES, (3, len(uv)))
+    points = truth.lift(uv, t_src)
+    answer = truth.ask(points, t_tgt, t_cam)
+    hits = case.scene.trace(uv, t_src)
+    there, then = case.scene.position(hits, t_tgt), case.scene.position(hits, t_src)
+    xyz = transform(inverse(case.scene.cameras.world_from_cam[t_cam]), there)
+    error = np.linalg.norm(answer.xyz - xyz, axis=1) / np.linalg.norm(xyz, axis=1)
+    moves = np.append(False, case.scene.moving)[hits.surface.clip(0)] & points.known
+    assert (moves & (np.linalg.norm(there - then, axis=1) > 0.2)).sum() > 1000
+    assert not (moves & answer.xyz_valid & (error > 0.02)).any()
+    assert answer.xyz_valid[moves & (t_tgt == t_src)].all()
+    rests = points.known & ~moves & (hits.surface >= 0)  # beside the centre of a wall's pixel may be sky
+    assert error[rests & answer.xyz_valid].max() < 0.02
+    assert answer.xyz_valid[rests & case.scene.visible(hits, t_tgt)].mean() > 0.95
 
 
 def check_tracks(case: Case, motion: Tracks) -> None:

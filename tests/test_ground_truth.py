@@ -158,6 +158,26 @@ def test_unknown_motion_trusts_only_what_is_seen_again():
     assert answer.xyz_valid[other].any() and not answer.xyz_valid[other].all()
 
 
+@pytest.mark.parametrize("seed", [5, 9])
+def test_unknown_motion_gives_no_wrong_place_to_what_moves(seed):
+    """Not even where another part of a mover takes the place of the one that was seen, at the same depth."""
+    intrinsics = np.array([[77.0, 0, 64], [0, 77, 36], [0, 0, 1]])
+    world = Scene.random(seed, num_frames=9, width=128, height=72, intrinsics=intrinsics, open_top=True)
+    depth = np.stack([world.render(t, supersample=1).depth for t in range(9)]).astype(np.float32)
+    depth[np.isinf(depth)] = np.nan
+    truth = GroundTruth(cameras=world.cameras, depth=depth, instance=None, motion=UnknownMotion(), tolerance=EXACT)
+    rng = np.random.default_rng(0)
+    uv, (t_src, t_tgt) = rng.random((40_000, 2)) * [128, 72], rng.integers(0, 9, (2, 40_000))
+    points, hits = truth.lift(uv, t_src), world.trace(uv, t_src)
+    answer = truth.ask(points, t_tgt, t_tgt)
+    there = transform(inverse(world.cameras.world_from_cam[t_tgt]), world.position(hits, t_tgt))
+    right = np.linalg.norm(answer.xyz - there, axis=1) < 0.02 * np.linalg.norm(there, axis=1)
+    moves = np.append(False, world.moving)[hits.surface.clip(0)] & points.known
+    assert (moves & (t_tgt != t_src) & world.visible(hits, t_tgt)).sum() > 500
+    assert right[moves & answer.xyz_valid].all()
+    assert answer.xyz_valid[points.known & ~moves & world.visible(hits, t_tgt)].mean() > 0.98
+
+
 def test_an_object_without_pose_is_known_at_its_own_time_only():
     world = scene(moving=True)
     pose = world.world_from_object.copy()

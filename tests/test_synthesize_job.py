@@ -4,20 +4,42 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.synthesize import co3d, dynamic_replica, point_odyssey, tartanair, virtual_kitti2
-from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
+from pipelines.synthesize import (
+    blended_mvs,
+    co3d,
+    dynamic_replica,
+    kubric,
+    kubric_tfrecord,
+    mvs_synth,
+    point_odyssey,
+    scannet,
+    scannet_exported,
+    scannet_iphone,
+    tartanair,
+    tartanair_v2,
+    virtual_kitti2,
+)
+from pipelines.synthesize.job import ALL, LAYOUTS, VARIANTS, scene_for, synthesize, write_sequence
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
 def test_raw_worlds_are_right_handed_and_down_is_where_the_dataset_has_it(layout):
     rotation = layout.RAW_FROM_SCENE[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3))
     assert np.linalg.det(rotation) == pytest.approx(1)
     down = {
+        blended_mvs: [0, 0, 1],  # any
         co3d: [0, -1, 0],
         dynamic_replica: [0, 0, -1],
+        kubric: [0, 0, -1],
+        kubric_tfrecord: [0, 0, -1],
+        mvs_synth: [0, 0, 1],
         point_odyssey: [0, -1, 0],
+        scannet: [0, 0, -1],
+        scannet_exported: [0, 0, -1],
+        scannet_iphone: [0, 0, -1],
         tartanair: [0, 0, 1],
+        tartanair_v2: [0, 0, 1],
         virtual_kitti2: [0, 1, 0],
     }[layout]
     np.testing.assert_array_equal(rotation @ [0, 1, 0], down)
@@ -30,21 +52,42 @@ def test_tartanair_folders_have_gaps_and_one_doubled_environment():
     assert len(set(folders)) == 6
 
 
+def test_blended_mvs_folders_are_pids_and_one_is_nested():
+    first, nested, third = (blended_mvs.folder(i) for i in range(3))
+    assert first == f"BlendedMVS/{0:024x}" and third == f"BlendedMVS/{2:024x}"
+    assert nested == f"BlendedMVS/{1:024x}/{1:024x}"
+
+
+def test_scannet_rooms_have_two_scans():
+    folders = [scannet.folder(i) for i in range(4)]
+    assert folders == [f"scans/{scan}" for scan in ("scene0000_00", "scene0000_01", "scene0001_00", "scene0001_01")]
+
+
+def test_files_may_carry_the_name_of_their_folder(tmp_path):
+    """Also though a sequence appears whole or not at all."""
+    row = write_sequence({"dataset": "scannet", "root": str(tmp_path), "index": 2}, frames=1, size="small", seed=0)
+    scans = tmp_path / "scans"
+    assert [path.name for path in scans.iterdir()] == ["scene0001_00"]
+    files = sorted((scans / "scene0001_00").iterdir())
+    assert [path.name for path in files] == ["scene0001_00.sens", "scene0001_00.txt"]
+    assert row["bytes"] == sum(path.stat().st_size for path in files)
+
+
 def test_different_datasets_seeds_and_indices_give_different_scenes():
     rooms = [
         scene_for(dataset, seed, index, frames=1, size="small").solids[0].size
-        for dataset in LAYOUTS
+        for dataset in ALL
         for seed in (0, 1)
         for index in (0, 1, 2)
     ]
-    assert len(set(rooms)) == 6 * len(LAYOUTS)
+    assert len(set(rooms)) == 6 * len(ALL)
 
 
-@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("dataset", ALL)
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_the_shortest_sequences_can_be_written(dataset, num_frames, tmp_path):
     scene = scene_for(dataset, 0, 0, frames=num_frames, size="small")
-    LAYOUTS[dataset].write(scene, tmp_path / "sequence")
+    ALL[dataset].write(scene, tmp_path / "sequence")
     assert len(scene) == num_frames
 
 
@@ -58,6 +101,13 @@ def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
     scene = scene_for("tartanair", 5, 2, frames=2, size="small")
     written = tmp_path / "raw/tartanair" / tartanair.folder(2) / "image_left/000001_left.png"
     np.testing.assert_array_equal(np.asarray(Image.open(written)), scene.render(1).image)
+
+
+def test_job_writes_variants_and_says_whose_they_are(ray_cluster, tmp_path, capsys):
+    assert list(VARIANTS) == ["scannet_exported", "scannet_iphone", "tartanair_v2"]
+    synthesize("tartanair_v2", out=str(tmp_path / "raw"), scenes=2, frames=2)
+    assert f"python -m pipelines convert tartanair --raw {tmp_path}/raw " in capsys.readouterr().out
+    assert all((tmp_path / "raw" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))
 
 
 def test_job_refuses_to_mix_with_what_is_there(tmp_path):

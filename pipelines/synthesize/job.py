@@ -18,6 +18,9 @@ from pipelines.synthesize import (
     blended_mvs,
     co3d,
     dynamic_replica,
+    kubric,
+    kubric_tfrecord,
+    mvs_synth,
     point_odyssey,
     scannet,
     scannet_exported,
@@ -32,6 +35,8 @@ LAYOUTS: dict[str, ModuleType] = {
     "blended_mvs": blended_mvs,
     "co3d": co3d,
     "dynamic_replica": dynamic_replica,
+    "kubric": kubric,
+    "mvs_synth": mvs_synth,
     "point_odyssey": point_odyssey,
     "scannet": scannet,
     "tartanair": tartanair,
@@ -39,6 +44,7 @@ LAYOUTS: dict[str, ModuleType] = {
 }
 # Other official layouts of a dataset; its key, then what tells them apart.
 VARIANTS: dict[str, ModuleType] = {
+    "kubric_tfrecord": kubric_tfrecord,
     "scannet_exported": scannet_exported,
     "scannet_iphone": scannet_iphone,
     "tartanair_v2": tartanair_v2,
@@ -68,7 +74,7 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
 
 
 def synthesize(
-    dataset: Dataset | Literal["scannet_exported", "scannet_iphone", "tartanair_v2", "all"],
+    dataset: Dataset | Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2", "all"],
     /,
     *,
     out: str,
