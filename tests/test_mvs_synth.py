@@ -293,5 +293,5 @@ def test_refuses_other_folders(raw, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected MVS-Synth: GTAV_540/0000/.*found nothing"):
         MvsSynth.find(RawFolder(str(tmp_path / "empty")))
-    with pytest.raises(ValueError, match=r"no poses/0000\.json for 'GTAV_540/0018'"):
+    with pytest.raises(ValueError, match=r"no poses for 'GTAV_540/0018'"):
         MvsSynth(RawFolder(str(raw)), "GTAV_540/0018")

@@ -104,7 +104,7 @@ def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
 
 
 def test_job_writes_variants_and_says_whose_they_are(ray_cluster, tmp_path, capsys):
-    assert list(VARIANTS) == ["scannet_exported", "scannet_iphone", "tartanair_v2"]
+    assert list(VARIANTS) == ["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
     synthesize("tartanair_v2", out=str(tmp_path / "raw"), scenes=2, frames=2)
     assert f"python -m pipelines convert tartanair --raw {tmp_path}/raw " in capsys.readouterr().out
     assert all((tmp_path / "raw" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))

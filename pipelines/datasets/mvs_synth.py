@@ -37,7 +37,7 @@ class MvsSynth(Sequence):
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
-        folder = raw.folder_of(name, "poses/0000.json")
+        folder = raw.folder_of(name, "poses")
         files = [file for file in raw.listdir(f"{folder}/poses")[1] if file.endswith(".json")]
         self.frame_numbers = np.arange(self._listed(folder, len(files)))
         poses = f"{folder}/poses"

@@ -24,10 +24,9 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8, UInt16
 from PIL import Image
 
-from pipelines.geometry import image_grid, inverse, project, transform
+from pipelines.geometry import image_grid, inverse, project, transform, xyzw_from_rotation
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Hits, Scene
-from pipelines.synthesize.tartanair import quaternion_xyzw
 from pipelines.tfrecord import masked_crc
 
 SIZES: dict[Size, tuple[int, int]] = {"small": (128, 96), "official": (512, 512)}
@@ -212,7 +211,7 @@ def _instance(scene: Scene, layers: Layers, number: int, i: int) -> dict[str, An
 
 
 def _wxyz(rotation: Float64[np.ndarray, "3 3"]) -> list[float]:
-    return np.roll(quaternion_xyzw(rotation), 1).tolist()
+    return np.roll(xyzw_from_rotation(rotation), 1).tolist()
 
 
 def _object_coordinates(scene: Scene, hits: Hits) -> Float64[np.ndarray, "N 3"]:

@@ -13,6 +13,7 @@ P-numbers have gaps, and one environment lies in a folder of its own name, as so
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from PIL import Image
 
 from pipelines.geometry import xyzw_from_rotation
