@@ -8,10 +8,13 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from matplotlib import pyplot
 
+from pipelines.catalog import load_mixture
 from pipelines.convert import convert
+from pipelines.datasets import Dataset
 from pipelines.evaluate import evaluate
 from pipelines.infer import infer
 from pipelines.inspect import inspect
@@ -20,10 +23,21 @@ from train.config import PRESETS, DataConfig
 from train.loop import run
 
 OUT = Path("demo-output")
-# Rooms to learn from, and unseen ones to be judged by: static, with rigid movers (filmed by two cameras), with tracks.
+# Rooms to learn from, about as many sequences of each dataset as its weight in the mixture, and unseen ones to be
+# judged by. Virtual KITTI 2 and Dynamic Replica film each with two cameras.
 SCENES = {
-    "train": {"tartanair": 340, "virtual_kitti2": 170, "point_odyssey": 340},
-    "val": {"tartanair": 12, "virtual_kitti2": 6, "point_odyssey": 12},
+    "train": {
+        "point_odyssey": 75,
+        "dynamic_replica": 45,
+        "kubric": 60,
+        "tartanair": 120,
+        "virtual_kitti2": 45,
+        "scannet": 100,
+        "blended_mvs": 135,
+        "co3d": 100,
+        "mvs_synth": 90,
+    },
+    "val": dict.fromkeys(get_args(Dataset), 4),
 }
 MODEL = "models:/d4rt@champion"
 
@@ -48,15 +62,15 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{OUT.absolute()}/mlflow.db")
 
     step(
-        "small raw datasets in three official layouts, different rooms for training and for judging",
-        f"python -m pipelines synthesize tartanair --out {raw('train', 'tartanair')} --scenes 340 --frames 4 ...",
+        "small raw datasets in nine official layouts, different rooms for training and for judging",
+        f"python -m pipelines synthesize tartanair --out {raw('train', 'tartanair')} --scenes 120 --frames 4 ...",
     )
     for seed, (split, scenes) in enumerate(SCENES.items()):
         for dataset, count in scenes.items():
             synthesize(dataset, out=raw(split, dataset), scenes=count, frames=4, seed=seed)
 
     step(
-        "raw datasets to clip stores",
+        "raw datasets to clip stores; every sequence is audited on the way",
         f"python -m pipelines convert tartanair --raw {raw('train', 'tartanair')} "
         f"--store {store('train', 'tartanair')} --split all --frames 4 --image-size 64 --queries 512 ...",
         f"python -m pipelines inspect {store('train', 'virtual_kitti2')}",
@@ -75,11 +89,11 @@ def main() -> None:
             )
     inspect(store("train", "virtual_kitti2"), out=f"{OUT}/inspect")
 
-    mixture = {store("train", dataset): 1.0 for dataset in SCENES["train"]}
+    mixture = {store("train", dataset): weight for dataset, weight in load_mixture("nine").items()}
     preset = PRESETS["tiny"][1]
     step(
         f"training `tiny` for {preset.steps} steps on {preset.workers} workers, then into the registry",
-        "python -m train tiny " + " ".join(f"--data.mixture.{uri} {weight:g}" for uri, weight in mixture.items()),
+        f"python -m train tiny --mixture nine --stores {OUT}/clips/train",
     )
     data = replace(preset.data, mixture=mixture)
     run(replace(preset, data=DataConfig(**vars(data)), out=f"{OUT}/runs", name="demo"))
