@@ -11,6 +11,9 @@ import plane
 import pytest
 from PIL import Image
 
+from pipelines.catalog import Catalog
+from pipelines.clip_store import StoreSettings
+from pipelines.convert import open_sequence, plan_sequence
 from pipelines.datasets.mvs_synth import MvsSynth
 from pipelines.raw_folder import RawFolder
 from pipelines.sequence import Unknown
@@ -147,6 +150,18 @@ def test_focal_lengths_are_per_frame(raw):
     sequence = opened(raw)
     np.testing.assert_allclose(sequence.cameras.intrinsics[:, 0, 0] / FOCAL, [1, 1, 2, 1])
     assert sequence.notes[0].startswith("intrinsics_repaired: f_x or c_x of 1 frames")
+
+
+def test_conversion_is_told_of_repairs(raw):
+    small = {"frames": 2, "image_size": 32, "strides": (1, 1), "hop": 4, "samples": 1, "queries": 8}
+    settings = StoreSettings(dataset="mvs_synth", split="all", video="jpeg", seed=0, **small)
+    arguments = {"raw": str(raw), "settings": settings, "catalog": Catalog.load("mvs_synth")}
+    (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
+    assert group["repairs"] == ""
+    edit_poses(raw, f_x=0.9 * FOCAL)
+    open_sequence.cache_clear()
+    (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
+    assert group["repairs"] == "intrinsics_repaired: f_x or c_x of 4 frames did not fit 64x36 images"
 
 
 @pytest.mark.parametrize("level", [".", "GTAV_540", "GTAV_540/0017"])
