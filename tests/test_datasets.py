@@ -149,8 +149,7 @@ def test_cameras(case):
     cameras = case.sequence.cameras
     assert len(case.sequence) == FRAMES
     numbers = getattr(case.variant.module, "frame_numbers", np.arange)(FRAMES)
-    first = 1 if case.key == "co3d" else 0
-    np.testing.assert_array_equal(case.sequence.frame_numbers, numbers + first)
+    np.testing.assert_array_equal(case.sequence.frame_numbers, numbers)
     np.testing.assert_array_equal(cameras.known, case.known)
     intrinsics = case.scene.cameras.intrinsics[case.known]
     np.testing.assert_allclose(cameras.intrinsics[case.known], intrinsics, rtol=1e-6)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from PIL import Image
 
 from pipelines.geometry import inverse
@@ -50,6 +51,11 @@ def scene(seed: int, *, num_frames: int, size: Size) -> Scene:
         moving=False,
         open_top=seed % 2 == 0,
     )
+
+
+def frame_numbers(num_frames: int) -> Int64[np.ndarray, "T"]:
+    """Image files count from 1."""
+    return np.arange(1, num_frames + 1)
 
 
 def folder(index: int) -> str:
