@@ -26,7 +26,7 @@ from pipelines.clips import build_clip, resize, windows
 from pipelines.datasets import DATASETS
 from pipelines.ground_truth import GroundTruth
 from pipelines.queries import draw_queries
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import RigidInstances
 from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.reprojection import DECLARED, NO_OVERLAP, OTHER_READINGS, PIXEL_READINGS, Fit, Reading, Reprojection
 from pipelines.result_folder import result_folder
 from pipelines.sequence import Sequence

@@ -21,7 +21,7 @@ from pipelines.clip_writer import finished_groups, write_group, write_index
 from pipelines.clips import build_clips, windows
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
@@ -31,7 +31,13 @@ Row = dict[str, Any]
 
 
 def plan_sequence(
-    row: Row, *, raw: str, settings: StoreSettings, catalog: Catalog, finished: frozenset[str], allow_misfit: bool
+    row: Row,
+    *,
+    raw: str,
+    settings: StoreSettings,
+    catalog: Catalog,
+    finished: frozenset[str] = frozenset(),
+    allow_misfit: bool = False,
 ) -> Iterator[Row]:
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit", "notes"}.
 

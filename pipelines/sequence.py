@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 
 @dataclass(frozen=True, kw_only=True)

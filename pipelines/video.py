@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from pipelines.datasets import DATASETS
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 IMAGES = (".png", ".jpg", ".jpeg")
 IMAGE_FPS = 10.0  # images do not say how fast they were taken; only the speed of the pictures depends on it

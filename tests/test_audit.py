@@ -12,7 +12,7 @@ from pipelines.clip_store import ClipStore
 from pipelines.convert import convert
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, unproject
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.synthesize.job import LAYOUTS, scene_for
 
 FRAMES = 26

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.clip_store import StoreSettings
 from pipelines.clips import windows
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
 
 FRAMES = 4

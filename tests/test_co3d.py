@@ -14,7 +14,7 @@ from pipelines.catalog import Catalog
 from pipelines.clip_store import StoreSettings
 from pipelines.convert import plan_sequence
 from pipelines.datasets.co3d import Co3d
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded, Static
 
 SEQUENCE = "110_13051_23361"

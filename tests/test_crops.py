@@ -9,7 +9,7 @@ from pipelines.clips import build_clips, windows
 from pipelines.crops import Crop
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, transform
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.synthesize.job import LAYOUTS, scene_for
 
 FRAMES = 4

@@ -17,7 +17,7 @@ from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, project, transform, unproject
 from pipelines.ground_truth import GroundTruth
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import RigidInstances, Sequence, Static, Tracks, Unknown
 from pipelines.synthesize import mvs_synth
 from pipelines.synthesize.job import ALL, scene_for

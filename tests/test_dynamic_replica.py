@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.datasets.dynamic_replica import DynamicReplica
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Tracks
 
 HEIGHT, WIDTH = 24, 42  # not square, so that half the longer side is not half the shorter one

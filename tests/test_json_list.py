@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import json_list
-from pipelines.raw_folder import RawFolder
+from pipelines.raw import json_list
+from pipelines.raw.folder import RawFolder
 
 NASTY = {"a": '"}, {', "b": [{"c": ["[", "]"]}, {}], "d": {"e": '\\"}'}, "f": "Zürich \ud83d\ude00", "g": 1e-7}
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from tensorflow_example import framed, parsed, serialized, unframed
 
 from pipelines.datasets.kubric import Kubric
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 HEIGHT, WIDTH = 24, 40
 FOCAL_LENGTH, SENSOR_WIDTH = 35.0, 32.0

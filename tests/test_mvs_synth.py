@@ -15,7 +15,7 @@ from pipelines.catalog import Catalog
 from pipelines.clip_store import StoreSettings
 from pipelines.convert import open_sequence, plan_sequence
 from pipelines.datasets.mvs_synth import MvsSynth
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Unknown
 
 HEIGHT, WIDTH = 36, 64  # a thirtieth of 1920 x 1080
@@ -157,11 +157,11 @@ def test_conversion_is_told_of_repairs(raw):
     settings = StoreSettings(dataset="mvs_synth", split="all", video="jpeg", seed=0, **small)
     arguments = {"raw": str(raw), "settings": settings, "catalog": Catalog.load("mvs_synth")}
     (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
-    assert group["repairs"] == ""
+    assert group["notes"] == ""
     edit_poses(raw, f_x=0.9 * FOCAL)
     open_sequence.cache_clear()
     (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
-    assert group["repairs"] == "intrinsics_repaired: f_x or c_x of 4 frames did not fit 64x36 images"
+    assert group["notes"] == "intrinsics_repaired: f_x or c_x of 4 frames did not fit 64x36 images"
 
 
 @pytest.mark.parametrize("level", [".", "GTAV_540", "GTAV_540/0017"])

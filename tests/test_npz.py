@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.npz import Npz
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.npz import Npz
 
 
 def opened(folder: Path) -> Npz:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.datasets.point_odyssey import PointOdyssey
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 HEIGHT, WIDTH = 24, 40
 INTRINSICS = np.array([[30.0, 0, 20], [0, 30, 12], [0, 0, 1]])

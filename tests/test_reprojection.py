@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.geometry import inverse, rotation_from_xyzw, unproject, xyzw_from_rotation
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.reprojection import DECLARED, NED, OTHER_READINGS, PIXEL_READINGS, Reading, Reprojection, frame_pairs
 from pipelines.sequence import Cameras, Sequence, Static
 from pipelines.synthesize.scene import Scene

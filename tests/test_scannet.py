@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.clip_store import StoreSettings
 from pipelines.clips import windows
 from pipelines.datasets.scannet import ScanNet
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
 
 FRAMES = 12  # so many that names without leading zeros are not in the order of their numbers

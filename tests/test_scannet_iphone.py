@@ -13,7 +13,7 @@ import plane
 import pytest
 
 from pipelines.datasets.scannet import ScanNet
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 FRAMES = 70  # more than between two marks of one stream
 MISSING = 5, 41  # frames of which the JSON knows nothing

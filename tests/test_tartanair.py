@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from pipelines.datasets.tartanair import TartanAir
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
 
 HEIGHT, WIDTH = 24, 32  # a twentieth of the real size

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tensorflow_example import framed, masked_crc, serialized
 
-from pipelines import tfrecord
-from pipelines.raw_folder import RawFolder
-from pipelines.tfrecord import Record, record_starts
+from pipelines.raw import tfrecord
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.tfrecord import Record, record_starts
 
 FEATURES = {
     "pictures": [b"one", b"", bytes(range(256)) * 40],

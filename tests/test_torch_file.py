@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.raw_folder import RawFolder
-from pipelines.torch_file import read_tensors
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.torch_file import read_tensors
 
 
 def read(folder: Path, *keys: str) -> list[np.ndarray]:

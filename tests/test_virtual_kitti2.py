@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from pipelines.datasets.virtual_kitti2 import VirtualKitti2, rotation_from_yxz
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 HEIGHT, WIDTH = 12, 20
 INTRINSICS = np.array([[15.0, 0, 10.25], [0, 16, 6.5], [0, 0, 1]])  # corner origin; the files say 9.75 and 6

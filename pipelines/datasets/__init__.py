@@ -12,7 +12,7 @@ from pipelines.datasets.point_odyssey import PointOdyssey
 from pipelines.datasets.scannet import ScanNet
 from pipelines.datasets.tartanair import TartanAir
 from pipelines.datasets.virtual_kitti2 import VirtualKitti2
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Sequence
 
 Dataset = Literal[

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from pipelines.geometry import check_fit, inverse
-from pipelines.pfm import read_pfm
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Cameras, Sequence, Static
 
 LAYOUT = "BlendedMVS (+, ++): <PID of 24 hex digits>/ with blended_images/, rendered_depth_maps/ and cams/"

@@ -23,10 +23,10 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from pipelines import json_list
 from pipelines.datasets.co3d_set_lists import usable_frames
 from pipelines.datasets.pytorch3d import Frame, depth_of
-from pipelines.raw_folder import RawFolder
+from pipelines.raw import json_list
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Excluded, Sequence, Static
 
 LAYOUT = (

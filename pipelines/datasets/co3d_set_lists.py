@@ -3,7 +3,7 @@
 import json
 from functools import lru_cache
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 MAX_BYTES = 1 << 28  # of one set list; real ones have some ten million
 

@@ -19,11 +19,11 @@ import posixpath
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from pipelines import json_list
 from pipelines.datasets.pytorch3d import Frame, depth_of
-from pipelines.raw_folder import RawFolder
+from pipelines.raw import json_list
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.torch_file import read_tensors
 from pipelines.sequence import Cameras, Sequence, Tracks
-from pipelines.torch_file import read_tensors
 
 LAYOUT = (
     "Dynamic Replica v2: <split>/ with frame_annotations_<split>.jgz and the folders <seq>_source_left and _right of "

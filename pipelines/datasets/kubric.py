@@ -25,11 +25,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
+from pipelines.datasets.kubric_layouts import from_folder, from_record
 from pipelines.geometry import image_grid, towards_camera, unproject
-from pipelines.kubric_layouts import from_folder, from_record
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.tfrecord import record_starts
 from pipelines.sequence import Cameras, RigidInstances, Sequence
-from pipelines.tfrecord import record_starts
 
 LAYOUT = (
     "Kubric: shards like movi_f-train.tfrecord-00000-of-00512, or render folders with metadata.json and rgba_00000.png"

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from pipelines.geometry import inverse
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Unknown
 
 LAYOUT = "MVS-Synth: GTAV_540/0000/ (or GTAV_720, GTAV_1080) with images/, depths/ and poses/0000.json"

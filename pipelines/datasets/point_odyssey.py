@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from pipelines.geometry import inverse, project, towards_camera, transform
-from pipelines.npz import Npz
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.npz import Npz
 from pipelines.sequence import Cameras, Sequence, Tracks
 
 LAYOUT = "PointOdyssey v1.2: <split>/<seq>/ with anno.npz, rgbs/ and depths/"

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from pipelines.datasets.scannet_iphone import MARKER, iphone
 from pipelines.datasets.scannet_layouts import LAYOUTS
 from pipelines.geometry import check_fit, image_grid, inverse, project, scaled_intrinsics, transform, unproject
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
 
 LAYOUT = (

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from pipelines.raw_folder import RawFolder
-from pipelines.sens import SensFile
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.sens import SensFile
 
 DEPTH_SHIFT = 1000  # units per metre
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from pipelines.geometry import rotation_from_xyzw, scaled_intrinsics
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
 
 LAYOUT = (

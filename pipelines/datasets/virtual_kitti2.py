@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from pipelines.geometry import inverse
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, RigidInstances, Sequence
 
 LAYOUT = (

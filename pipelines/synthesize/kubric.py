@@ -25,9 +25,9 @@ from jaxtyping import Float64, Int64, UInt8, UInt16
 from PIL import Image
 
 from pipelines.geometry import image_grid, inverse, project, transform, xyzw_from_rotation
+from pipelines.raw.tfrecord import masked_crc
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Hits, Scene
-from pipelines.tfrecord import masked_crc
 
 SIZES: dict[Size, tuple[int, int]] = {"small": (128, 96), "official": (512, 512)}
 RAW_FROM_SCENE = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # +Z up

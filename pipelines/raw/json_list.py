@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 CHUNK = 1 << 20  # characters read at a time
 MAX_RECORD = 1 << 22  # characters of one record; real ones have some thousand

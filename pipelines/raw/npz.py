@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 BLOCK_BYTES = 1 << 23
 KEPT_BLOCKS = 24  # 200 MB: for four arrays of 20,000 points, more frames than a clip spans

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from pipelines.geometry import rotation_from_xyzw
-from pipelines.raw_folder import RawFolder
-from pipelines.tfrecord import Record
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.tfrecord import Record
 
 MAPS = {"video": "rgba_%05d.png", "depth": "depth_%05d.tiff", "normal": "normal_%05d.png"}
 MAPS |= {"segmentations": "segmentation_%05d.png"}  # the feature of a record, and the files of a folder

@@ -15,14 +15,10 @@ from typing import Any
 import cv2
 import fsspec
 import numpy as np
-import OpenEXR
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt16
 from PIL import Image
 
-# Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
-Image.MAX_IMAGE_PIXELS = 64_000_000
-# A damaged file becomes an error with a name, not a line on the terminal.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+from pipelines.raw.images import decode_exr, decode_image, decode_rgb, unreadable
 
 
 class RawFolder:
@@ -32,6 +28,7 @@ class RawFolder:
         """uri: a local path or s3://bucket/prefix. ValueError if it is not a folder."""
         self.uri = str(uri).rstrip("/")
         self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+        self._fs.invalidate_cache()  # of what lay here when this process looked last
         if not self._fs.isdir(self._root):
             raise ValueError(f"raw folder {self.uri!r} does not exist or is not a folder: check --raw")
 
@@ -254,30 +251,7 @@ class RawFolder:
 
     def exr(self, path: str, channel: str) -> Float[np.ndarray, "H W"]:
         """The one channel of an OpenEXR image, as float16 or float32, whichever it is stored as."""
-        content = self.read(path)
-        try:
-            parts = OpenEXR.File(io.BytesIO(content), header_only=True, num_threads=0).parts
-            header = parts[0].header
-            width, height = (header["dataWindow"][1].astype(int) - header["dataWindow"][0] + 1).tolist()
-            names = [each.name for each in header["channels"]]
-        except (RuntimeError, ValueError, LookupError) as error:
-            raise self._unreadable(path, "an OpenEXR image", error) from None
-        flat = len(parts) == 1 and header["type"] in (OpenEXR.scanlineimage, OpenEXR.tiledimage)
-        if not flat or names != [channel] or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f"{path} in {self.uri} has channels {', '.join(names)} of {width} x {height} in {len(parts)} part(s); "
-                f"it must be one flat image with one channel {channel} and at most {Image.MAX_IMAGE_PIXELS} pixels"
-            )
-        try:
-            pixels = OpenEXR.File(io.BytesIO(content), separate_channels=True, num_threads=0).channels()[channel].pixels
-        except (RuntimeError, ValueError, LookupError) as error:
-            raise self._unreadable(path, "an OpenEXR image", error) from None
-        if pixels.shape != (height, width) or pixels.dtype not in (np.float16, np.float32):
-            raise ValueError(
-                f"channel {channel} of {path} in {self.uri} is {pixels.dtype} {pixels.shape}; it must be half or float "
-                f"and fill {(height, width)}"
-            )
-        return pixels
+        return decode_exr(self.read(path), f"{path} in {self.uri}", channel)
 
     def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
         """An 8-bit palette (or grey) PNG, as its indices."""
@@ -295,30 +269,6 @@ class RawFolder:
 
     def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
         return unreadable(f"{path} in {self.uri}", what, error)
-
-
-def decode_image(content: bytes, where: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
-    """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
-    which it would give the colours. `where` names the image in errors."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in modes:
-                raise ValueError(f"{where} is a {image.format} of mode {image.mode}, not {what}")
-            decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except (OSError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
-        raise unreadable(where, "an image", error) from None
-    if decoded is None:
-        raise unreadable(where, "an image", "decoding stopped before its end")
-    return decoded
-
-
-def decode_rgb(content: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
-    """An 8-bit RGB image that lies in a file of its own kind."""
-    return decode_image(content, where, ("RGB", "RGBA"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB)
-
-
-def unreadable(where: str, what: str, error: Exception | str) -> ValueError:
-    return ValueError(f"{where} cannot be read as {what} ({error}): truncated or corrupt, download it again")
 
 
 def _number_in(template: str) -> re.Pattern:

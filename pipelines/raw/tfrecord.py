@@ -19,7 +19,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 MAX_RECORD = 1 << 30  # bytes; a video of MOVi-F has about 150 MB
 MAX_RECORDS = 1 << 20  # of a shard

@@ -21,7 +21,8 @@ import zlib
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt16
 
-from pipelines.raw_folder import RawFolder, decode_rgb, unreadable
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.images import decode_rgb, unreadable
 
 START, FORMAT, FRAME = struct.Struct("<IQ"), struct.Struct("<2i4IfQ"), struct.Struct("<16f4Q")
 MATRICES = 4 * 16 * 4  # bytes

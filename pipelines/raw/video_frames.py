@@ -12,7 +12,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from pipelines.raw_folder import RawFolder, unreadable
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.images import unreadable
 
 MAX_PIXELS = 64_000_000  # as for images
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.raw_folder import RawFolder
+from pipelines.raw.folder import RawFolder
 
 MAX_PICKLE = 1 << 20  # bytes; without the storages, a dictionary of tensors is a thousandth of that
 MAX_STORAGE = 1 << 28  # bytes; 24,000 points have 288,000

@@ -5,7 +5,8 @@ import re
 import numpy as np
 from jaxtyping import Float32
 
-from pipelines.raw_folder import RawFolder, unreadable
+from pipelines.raw.folder import RawFolder
+from pipelines.raw.images import unreadable
 
 # Any whitespace between the tokens, but a single byte of it before the data.
 HEADER = re.compile(rb"Pf\s+([1-9][0-9]{0,4})\s+([1-9][0-9]{0,4})\s+([-+]?[0-9]+(?:\.[0-9]*)?)\s")
