@@ -52,9 +52,9 @@ def _reordered(order: list[int], camera_from_file: Float64[np.ndarray, "3 3"]) -
     """The quaternion of every rotation, in the axes of the file, with its components (x, y, z, w) in another order."""
 
     def change(poses: Poses) -> Poses:
-        quaternion = xyzw_from_rotation(poses[:, :3, :3] @ camera_from_file)[:, order]
-        changed = poses.copy()
-        changed[:, :3, :3] = rotation_from_xyzw(quaternion) @ camera_from_file.T
+        changed, known = poses.copy(), np.isfinite(poses).all(axis=(1, 2))
+        quaternion = xyzw_from_rotation(poses[known, :3, :3] @ camera_from_file)[:, order]
+        changed[known, :3, :3] = rotation_from_xyzw(quaternion) @ camera_from_file.T
         return changed
 
     return change

@@ -249,7 +249,9 @@ def test_sequences_that_the_dataset_itself_advises_against_are_excluded(folder):
         opened(folder)
     change(folder, 1, viewpoint=None)
     save_sets(folder, [1])
-    with pytest.raises(Excluded, match=r"no usable frame: 3 in no train or val list, 1 without viewpoint"):
+    with pytest.raises(
+        Excluded, match=r"no usable frame: 3 frames in no train or val list, 1 frames without viewpoint"
+    ):
         opened(folder)
 
 

@@ -130,6 +130,14 @@ def test_the_declared_reading_fits_and_no_other(tmp_path, moving):
     assert min(errors.values()) > 3 * right
 
 
+def test_frames_of_unknown_pose_do_not_matter(room):
+    poses = room.cameras.world_from_cam.copy()
+    poses[[0, 7]] = np.nan
+    with_poses(room, poses)
+    errors = fits(room)
+    assert errors.pop(DECLARED) < 1e-4 < min(errors.values())
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_planted_mistake_is_named(room, name):
     MISTAKES[name](room)

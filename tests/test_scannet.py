@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import plane
 import pytest
@@ -513,8 +514,8 @@ def test_opening_reads_no_pictures(raw):
     tracemalloc.stop()
 
 
-def test_a_stream_on_s3(raw, s3_server):
-    shutil.copytree(raw, s3_server / "scannet")
-    sequence = only("s3://scannet")
+def test_a_stream_on_s3(raw, s3_uri):
+    fsspec.filesystem("s3").put(f"{raw}/", f"{s3_uri}/", recursive=True)
+    sequence = only(s3_uri)
     assert sequence.name == NAME
     check(sequence)
