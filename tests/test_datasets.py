@@ -37,8 +37,6 @@ class Variant:
     """Name of the writer."""
     index: int = 3
     eye: int = 0
-    outer: str = ""
-    """Folder that the archives were extracted into, a level deeper than expected."""
     write: Callable[[Scene, Path], None] | None = None
     """If not as `synthesize` writes it."""
     shown: Callable[[Scene], Scene] = lambda scene: scene
@@ -49,7 +47,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        return f"{self.outer}/{self.module.folder(self.index)}".lstrip("/")
+        return self.module.folder(self.index)
 
 
 def layout(key: str, name: str, **options: str) -> Variant:
@@ -58,7 +56,6 @@ def layout(key: str, name: str, **options: str) -> Variant:
 
 VARIANTS = {
     **{key: Variant(key, key) for key in DATASETS},
-    **{f"{key} deeper": Variant(key, key, outer="extracted") for key in DATASETS},
     # Portrait, landscape and odd sizes, both forms of intrinsics, scales of depth.
     **{f"co3d {index}": Variant("co3d", "co3d", index) for index in (4, 5, 6, 7, 8)},
     "dynamic_replica right": Variant("dynamic_replica", "dynamic_replica", eye=1),
@@ -287,6 +284,18 @@ def check_tracks(case: Case, motion: Tracks) -> None:
         truth = np.stack([case.scene.position(hits, np.full(len(rows), k)) for k in TIMES], axis=1)
         error = np.linalg.norm(xyz - truth, axis=2)[on_surface]
         assert np.percentile(error, 98) < 1e-2
+
+
+@pytest.mark.parametrize("key", DATASETS)
+def test_archives_may_lie_a_level_deeper(key, tmp_path: Path):
+    scene = scene_for(key, 0, 3, frames=2, size="small")
+    ALL[key].write(scene, tmp_path / "extracted" / ALL[key].folder(3))
+    raw = RawFolder(str(tmp_path))
+    name = DATASETS[key].find(raw)[0]
+    sequence = DATASETS[key](raw, name)
+    np.testing.assert_allclose(sequence.cameras.intrinsics, scene.cameras.intrinsics, rtol=1e-6)
+    assert sequence.image(1).shape[:2] == sequence.depth(1).shape == sequence.image_size
+    assert Catalog.load(key).split_of(DATASETS[key].scene_of(name)) == "train"
 
 
 @pytest.mark.parametrize("key", DATASETS)
