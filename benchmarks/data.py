@@ -32,7 +32,7 @@ from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
 
 FRAMES = 16
-CLIPS = 3  # of a sequence: opening it and beginning a group are shared by its clips, as they are in real ones
+CLIPS = 3  # of a sequence, which may have a gap in its middle: opening it and beginning a group are shared by its clips, as they are in real ones
 RUNS = 5
 QUERY_FRAMES, QUERIES = 48, 16_384
 LOOKUPS = 9 + 25 + 4  # depths that a query needs: around its source, for its normal, around its target
@@ -42,7 +42,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     """The clips of one sequence, written again and again."""
     raw = folder / dataset / "raw"
     row = {"dataset": dataset, "root": str(raw), "index": 0}
-    write_sequence(row, frames=FRAMES + CLIPS - 1, size="official", seed=0)
+    write_sequence(row, frames=2 * FRAMES + 4, size="official", seed=0)
     adapter = DATASETS[dataset]
     name = adapter.find(RawFolder(str(raw)))[0]
     catalog = Catalog.load(dataset)
@@ -61,14 +61,14 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
 
     def convert() -> list[dict]:
         sequence = adapter(RawFolder(str(raw)), name)
-        clips = [build_clip(sequence, window, catalog, settings) for window in windows(sequence, settings)]
+        clips = [build_clip(sequence, window, catalog, settings) for window in windows(sequence, settings)[:CLIPS]]
         return write_group(str(folder / dataset / "store"), "group", settings, clips)
 
     sequence = adapter(RawFolder(str(raw)), name)
     none = np.zeros(0, int)
 
     def decode_and_resize() -> None:
-        for t in itertools.chain(*(window.frames for window in windows(sequence, settings))):
+        for t in itertools.chain(*(window.frames for window in windows(sequence, settings)[:CLIPS])):
             resize(sequence.image(t), settings.image_size)
             sequence.depth(t), sequence.instance(t), sequence.normal(t, none, none)
 
