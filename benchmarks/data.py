@@ -32,7 +32,8 @@ from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
 
 FRAMES = 16
-CLIPS = 3  # of a sequence, which may have a gap in its middle: opening it and beginning a group are shared by its clips, as they are in real ones
+# Clips of a sequence, which may have a gap in its middle. Opening it and beginning a group are shared by them.
+CLIPS = 3
 RUNS = 5
 QUERY_FRAMES, QUERIES = 48, 16_384
 LOOKUPS = 9 + 25 + 4  # depths that a query needs: around its source, for its normal, around its target
