@@ -291,7 +291,7 @@ def test_depth_of_one_pixel_in_twenty_is_enough():
     """As where only the object of a photographer's walk has any."""
     truth = ground_truth(scene(moving=False), Static())
     truth.maps.depth[:, :, : WIDTH - WIDTH // 20] = np.nan
-    rows = draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=2, queries=1024, edge_size=64)
+    rows = draw_queries(truth, lambda *pixels: None, np.random.default_rng(0), samples=2, queries=1024, image_size=64)
     assert (rows["uv_norm"][..., 0] > 0.94).all() and (rows["valid"] & 1 > 0).mean() > 0.9
 
 
