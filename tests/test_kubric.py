@@ -290,6 +290,10 @@ REFUSED = {
         with_document(lambda d: d["instances"][1]["positions"].pop()),
         r"instances/positions of .*metadata\.json .* finite numbers of shape \(3, 4, 3\)",
     ),
+    "number of 400 digits": (
+        with_document(lambda d: d["camera"].update(focal_length=10**400)),
+        r"camera/focal_length of .*metadata\.json .*finite numbers",
+    ),
     "text for a number": (
         "folder",
         with_document(lambda d: d["camera"].update(focal_length="long")),

@@ -229,6 +229,7 @@ REFUSED = {
     ),
     "not finite": (poses(extrinsic=np.full((4, 4), np.nan).tolist()), r"poses/0001\.json .*finite"),
     "no f_x": (poses(f_x=None), r"poses/0001\.json .*f_x"),
+    "number of 400 digits": (poses(c_y=10**400), r"poses/0001\.json .*finite"),
     "text for c_y": (poses(c_y="middle"), r"poses/0001\.json .*c_y"),
     "negative f_y": (poses(f_x=-FOCAL, f_y=-FOCAL), r"focal length is not positive"),
     "not orthonormal": (

@@ -221,6 +221,10 @@ REFUSED = {
         rewrite("frame_000007", lambda frame: frame.update(intrinsic=[[1]])),
         "frame_000007 .*3x3 intrinsic",
     ),
+    "number of 400 digits": (
+        rewrite("frame_000007", lambda frame: frame.update(aligned_pose=[10**400])),
+        "frame_000007 .*4x4 aligned_pose",
+    ),
     "no video": (lambda f: (f / "rgb.mp4").unlink(), r"missing file .*rgb\.mp4"),
     "no depth": (lambda f: (f / "depth.bin").unlink(), r"missing file .*depth\.bin"),
     "text as video": (lambda f: (f / "rgb.mp4").write_text("no"), r"rgb\.mp4 .*cannot be read as a video"),

@@ -43,7 +43,10 @@ class BlendedMvs(Sequence):
         intrinsics, world_from_cam = np.stack(intrinsics), inverse(np.stack(extrinsics))
         check_fit(intrinsics, self.image_size, f"{self._cams} in {raw.uri}")
         self._neighbours = self._pairs(raw.text(f"{self._cams}/pair.txt"))
-        Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)  # refuses what is no rigid motion
+        try:
+            Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)  # refuses what is no rigid motion
+        except ValueError as error:
+            raise ValueError(f"{self._cams} in {raw.uri}: {error}") from None
         shown = [np.isfinite(self.depth(t)).mean() >= MIN_KNOWN for t in range(len(told))]
         world_from_cam[~np.array(shown)] = np.nan
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)

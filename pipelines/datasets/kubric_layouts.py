@@ -35,7 +35,7 @@ class Video:
         """ValueError unless they are as many as the shape asks for, and finite."""
         try:
             numbers = np.array(self.facts.get(feature, ()), np.float64)
-        except (TypeError, ValueError):  # text, or rows of different lengths
+        except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
             numbers = np.array(np.nan)
         if numbers.size != np.prod(shape, dtype=object) or not np.isfinite(numbers).all():
             raise ValueError(

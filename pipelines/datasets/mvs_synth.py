@@ -93,7 +93,7 @@ class MvsSynth(Sequence):
         try:
             extrinsic = np.array(document["extrinsic"], np.float64).reshape(16)
             numbers = np.array([*extrinsic, *(document[key] for key in ("f_x", "f_y", "c_x", "c_y"))], np.float64)
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             numbers = np.full(20, np.nan)
         if not np.isfinite(numbers).all() or (numbers[12:16] != [0, 0, 0, 1]).any():
             raise ValueError(

@@ -47,7 +47,7 @@ def iphone(raw: RawFolder, folder: str) -> Recording:
         try:
             poses[number] = np.array(frame["aligned_pose"], np.float64).reshape(4, 4)
             intrinsics[number] = np.array(frame["intrinsic"], np.float64).reshape(3, 3)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"frame_{number:06d} of {where} must have a 4x4 aligned_pose and a 3x3 intrinsic ({error!r}): download "
                 "it again"

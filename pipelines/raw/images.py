@@ -10,28 +10,43 @@ from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
 Image.MAX_IMAGE_PIXELS = 64_000_000
+FORMATS = ["PNG", "JPEG", "PPM", "TIFF"]  # others are not even looked into: EPS, for one, is a program
+# What Pillow and OpenCV raise for damaged files.
+NO_IMAGE = OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error
 # A damaged file becomes an error with a name, not a line on the terminal.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode_image(content: bytes, where: str, modes: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
-    """Pillow reads the header and checks kind and size. OpenCV decodes, three times as fast, except palettes, of
-    which it would give the colours. `where` names the image in errors."""
+def decode_image(content: bytes, where: str, kinds: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
+    """Pillow reads the header and checks size and kind, which is format and mode, like "PNG RGB". OpenCV decodes, three
+    times as fast, except palettes, of which it would give the colours. `where` names the image in errors."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in modes:
-                raise ValueError(f"{where} is a {image.format} of mode {image.mode}, not {what}")
-            decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except (OSError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
+        with header_of(io.BytesIO(content)) as image:
+            decoded = None
+            if fits := f"{image.format} {image.mode}" in kinds:
+                decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except NO_IMAGE as error:
         raise unreadable(where, "an image", error) from None
+    if not fits:
+        raise ValueError(f"{where} is a {image.format} of mode {image.mode}, not {what}")
     if decoded is None:
         raise unreadable(where, "an image", "decoding stopped before its end")
     return decoded
 
 
+def header_of(file: io.IOBase) -> Image.Image:
+    """Its header alone. Pillow itself only warns of up to twice as many pixels as it allows."""
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, over {Image.MAX_IMAGE_PIXELS}")
+    return image
+
+
 def decode_rgb(content: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
     """An 8-bit RGB image that lies in a file of its own kind."""
-    return decode_image(content, where, ("RGB", "RGBA"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB)
+    return decode_image(
+        content, where, ("PNG RGB", "PNG RGBA", "JPEG RGB", "MPO RGB"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB
+    )
 
 
 def decode_exr(content: bytes, where: str, channel: str) -> Float[np.ndarray, "H W"]:

@@ -15,9 +15,10 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
-from pipelines.raw.folder import RawFolder
+from pipelines.raw.folder import RawFolder, npy_header
 
 BLOCK_BYTES = 1 << 23
+BOUNDED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # NumPy writes no other; these alone inflate as far as asked for
 KEPT_BLOCKS = 24  # 200 MB: for four arrays of 20,000 points, more frames than a clip spans
 
 
@@ -88,13 +89,10 @@ class Npz:
         """The array's header, read once; its stream stays open where the last block ended."""
         if key not in self._members:
             with self._reading():
+                if self._zip.getinfo(f"{key}.npy").compress_type not in BOUNDED:
+                    raise ValueError(f"{key} is compressed with neither nothing nor deflate")
                 stream = self._zip.open(f"{key}.npy")
-                version = np.lib.format.read_magic(stream)
-                read_header = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }[version]
-                shape, column_major, dtype = read_header(stream)
+                shape, column_major, dtype = npy_header(stream)
             start, stored = stream.tell(), self._zip.getinfo(f"{key}.npy").file_size
             if not dtype.hasobject and start + math.prod(shape) * dtype.itemsize != stored:
                 raise ValueError(f"{key} of {self._where} is {shape} {dtype} but has {stored} bytes: download it again")

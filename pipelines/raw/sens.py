@@ -62,7 +62,7 @@ class SensFile:
         self._require(self._colour in (RAW, PNG, JPEG), f"has colour compression {self._colour}, not 0, 1 or 2")
         self._require(self._depth in (RAW, ZLIB), f"has depth compression {self._depth}, not 0 or 1")
         self._require(all(0 < side <= MAX_SIDE for side in sides), f"has images of {sides}, not from 1 to {MAX_SIDE}")
-        self._require(self.depth_shift > 0, f"has depth shift {self.depth_shift}, not a number above 0")
+        self._require(0 < self.depth_shift < np.inf, f"has depth shift {self.depth_shift}, not a number above 0")
         self.colour_size, self.depth_size = (sides[1], sides[0]), (sides[3], sides[2])
         self._index(num_frames)
 

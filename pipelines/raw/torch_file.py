@@ -5,8 +5,10 @@ bytes, `<name>/data/0` and so on. Only the storages of the tensors asked for are
 values and tensors; NumPy objects, which some copies have beside them, are passed over; any other name is refused.
 """
 
+import io
 import math
 import pickle
+import pickletools
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -110,10 +112,11 @@ def _dictionary(archive: zipfile.ZipFile) -> dict[str, Any]:
     byteorder = f"{member.removesuffix('data.pkl')}byteorder"
     if byteorder in archive.namelist() and _bytes(archive, byteorder, MAX_PICKLE) != b"little":
         raise ValueError("its numbers are big-endian")
-    if archive.getinfo(member).file_size > MAX_PICKLE:
-        raise ValueError(f"its data.pkl is larger than {MAX_PICKLE} bytes")
-    with archive.open(member) as stream:
-        tensors = _Unpickler(stream).load()
+    pickled = _bytes(archive, member, MAX_PICKLE)
+    for code, argument, _ in pickletools.genops(pickled):  # which also stumbles over lengths beyond the end
+        if "PUT" in code.name and argument > len(pickled):  # memory would be taken for as many
+            raise ValueError(f"its data.pkl numbers an object {argument}, but has {len(pickled)} bytes")
+    tensors = _Unpickler(io.BytesIO(pickled)).load()
     if not isinstance(tensors, dict):
         raise ValueError(f"it holds a {type(tensors).__name__}, not a dictionary")
     return tensors | {"": member.removesuffix("data.pkl")}
@@ -133,6 +136,9 @@ def _array(archive: zipfile.ZipFile, tensors: dict[str, Any], key: str) -> np.nd
 
 
 def _bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    if archive.getinfo(name).file_size > limit:
+    if (size := archive.getinfo(name).file_size) > limit:
         raise ValueError(f"{name} is larger than {limit} bytes")
-    return archive.read(name)
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed with neither nothing nor deflate")
+    with archive.open(name) as stream:
+        return stream.read(size)  # without a size, all is inflated, whatever the archive says of it

@@ -26,10 +26,12 @@ class VideoFrames:
     def __init__(self, raw: RawFolder, path: str) -> None:
         self._where = f"{path} in {raw.uri}"
         with self._reading():
-            self._container = av.open(raw.open(path))
+            self._container = av.open(raw.open(path), metadata_errors="replace")
             if not self._container.streams.video:
                 raise unreadable(self._where, "a video", "it has no video stream")
             self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise unreadable(self._where, "a video", "its codec is not known")
         self.size = (self._stream.height, self._stream.width)
         """(H, W) of the frames, not turned."""
         if not 0 < self._stream.height * self._stream.width <= MAX_PIXELS:
