@@ -291,6 +291,7 @@ REFUSED = {
         r"instances/positions of .*metadata\.json .* finite numbers of shape \(3, 4, 3\)",
     ),
     "number of 400 digits": (
+        "folder",
         with_document(lambda d: d["camera"].update(focal_length=10**400)),
         r"camera/focal_length of .*metadata\.json .*finite numbers",
     ),
