@@ -126,10 +126,14 @@ class GroundTruth:
         """World position and world normal of each point at time t; NaN where the dataset does not tell."""
         match self.motion:
             case RigidInstances(world_from_instance=pose):
-                m = points.instance.clip(0)
-                then_from_src = pose[m, t] @ inverse(pose[m, points.t_src])
-                then_from_src[(points.instance < 0) | (t == points.t_src)] = np.eye(4)  # known without any pose
-                return transform(then_from_src, points.xyz_world), rotate(then_from_src, points.normal_world)
+                xyz, normal = points.xyz_world.copy(), points.normal_world.copy()
+                # What never moves, and what is asked for at its own time, is known without any pose.
+                carried = np.flatnonzero((points.instance >= 0) & (t != points.t_src))
+                m = points.instance[carried]
+                then_from_src = pose[m, t[carried]] @ inverse(pose[m, points.t_src[carried]])
+                xyz[carried] = transform(then_from_src, xyz[carried])
+                normal[carried] = rotate(then_from_src, normal[carried])
+                return xyz, normal
             case Tracks(xyz_world=tracks):
                 stays = ((t == points.t_src) | self._still(points))[:, None]
                 tracked = (points.track >= 0)[:, None]

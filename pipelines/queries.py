@@ -97,17 +97,17 @@ def draw_queries(
 
 def _edge_pixels(truth: GroundTruth, edges: np.ndarray, rng: np.random.Generator) -> Callable:
     """Draws positions in edge cells; frames alike, cells of a frame alike."""
-    cells = [np.flatnonzero(edge) for edge in edges]
-    frames = np.flatnonzero([len(cell) for cell in cells])
+    size = edges.shape[1]
+    cells = np.flatnonzero(edges)  # ordered by frame
+    count = edges.sum(axis=(1, 2))
+    first, frames = np.cumsum(count) - count, np.flatnonzero(count)
 
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
         if len(frames) == 0:
             return np.zeros((0, 2)), np.zeros(0, np.int64)
         t = rng.choice(frames, n)
-        pick = rng.random(n)
-        cell = np.array([cells[f][int(p * len(cells[f]))] for f, p in zip(t, pick, strict=True)], np.int64)
-        size = edges.shape[1]
-        uv = np.stack([cell % size, cell // size], axis=1) + rng.random((n, 2))
+        cell = cells[first[t] + (rng.random(n) * count[t]).astype(np.int64)]
+        uv = np.stack([cell % size, cell // size % size], axis=1) + rng.random((n, 2))
         return uv / size * [truth.width, truth.height], t
 
     return draw
