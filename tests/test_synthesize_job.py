@@ -94,9 +94,10 @@ def test_the_shortest_sequences_can_be_written(dataset, num_frames, tmp_path):
 def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
     synthesize("all", out=str(tmp_path / "raw"), scenes=3, frames=2, seed=5)
     said = capsys.readouterr().out
-    for name, layout in LAYOUTS.items():
-        assert f"python -m pipelines convert {name} --raw {tmp_path}/raw/{name} " in said
-        assert all((tmp_path / "raw" / name / layout.folder(i)).is_dir() for i in range(3))
+    for name, layout in ALL.items():
+        key = name if name in LAYOUTS else name.rpartition("_")[0]
+        assert f"python -m pipelines convert {key} --raw {tmp_path}/raw/{name} " in said
+        assert all((tmp_path / "raw" / name / layout.folder(i)).exists() for i in range(3))
     assert not list(tmp_path.rglob("*.partial"))
     scene = scene_for("tartanair", 5, 2, frames=2, size="small")
     written = tmp_path / "raw/tartanair" / tartanair.folder(2) / "image_left/000001_left.png"

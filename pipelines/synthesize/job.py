@@ -86,7 +86,7 @@ def synthesize(
     """Write synthetic raw data. Its truth is exact, so a conversion or a model can be measured on it.
 
     Args:
-        dataset: Whose official layout (tartanair_v2 is another one of tartanair); with "all", each dataset gets a
+        dataset: Whose official layout (tartanair_v2 is another one of tartanair); with "all", each of them gets a
             folder of its name below OUT.
         out: A folder that is new or empty, on a disk that all workers share.
         scenes: Number of scenes per dataset.
@@ -100,7 +100,7 @@ def synthesize(
         raise ValueError(f"--out {out!r} is not a local path: write to a folder, then copy it")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise ValueError(f"--out {out!r} exists and is not an empty folder: choose a new one, or remove it first")
-    roots = {name: str(Path(out, name).absolute()) for name in LAYOUTS} if dataset == "all" else {}
+    roots = {name: str(Path(out, name).absolute()) for name in ALL} if dataset == "all" else {}
     roots = roots or {dataset: str(Path(out).absolute())}
     rows = [{"dataset": name, "root": root, "index": i} for name, root in roots.items() for i in range(scenes)]
     written = dict.fromkeys(roots, 0)
