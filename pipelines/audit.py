@@ -15,6 +15,7 @@ import ray.data
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from pipelines.clip_writer import json_value
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
 from pipelines.raw.folder import RawFolder
@@ -102,10 +103,7 @@ def _outcome(declared: Fit, others: dict[Reading, Fit], width: int) -> tuple[Out
     if declared.parallax < MIN_PARALLAX * width:
         return "undecidable", f"the camera hardly moves: parallax {declared.parallax:.2g} pixels"
     if declared.error > WORST:
-        return (
-            "misfit",
-            f"depth and cameras disagree by {declared.error:.2g}, and no known mistake explains it",
-        )
+        return "misfit", f"depth and cameras disagree by {declared.error:.2g}, and no known mistake explains it"
     gross = [reading for reading in others if reading not in PIXEL_READINGS and not reading.lag and reading.focal == 1]
     near = min(gross, key=lambda reading: others[reading].error)
     if others[near].error < WIN * declared.error:
@@ -159,7 +157,7 @@ def audit(
             report[row["sequence"]] = json.loads(row["verdict"])
             (folder / f"{row['sequence'].replace('/', '__')}.png").write_bytes(row["picture"])
         report = dict(sorted(report.items()))
-        document = {"schema": 1, "dataset": dataset, "sequences": _finite(report)}
+        document = {"schema": 1, "dataset": dataset, "sequences": json_value(report)}
         (folder / SUMMARY).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(table(report))
     print(f"{out}: {SUMMARY} and a picture of each sequence")
@@ -168,13 +166,6 @@ def audit(
             f"{len(wrong)} of {len(report)} sequences do not fit or cannot be read, like {wrong[0]}: "
             f"{report[wrong[0]]['reason']}. Download them again, or leave them out (`excluded` in the catalog)"
         )
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity: an error without overlap is null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if value == NO_OVERLAP else value
 
 
 def table(report: dict[str, dict[str, Any]]) -> str:

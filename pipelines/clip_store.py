@@ -52,10 +52,10 @@ INDEX_SCHEMA = pa.schema(
         "share_visible": pa.float64(),  # of the queries whose visibility is known
         "median_depth": pa.float64(),
         "audit": pa.string(),  # outcome for the sequence: fits, unclear, undecidable, misfit
-        "audit_error": pa.float64(),  # median relative error of depth, moved from frame to frame
+        "audit_error": pa.float64(),  # median relative error of depth, moved from frame to frame; null: no overlap
         "audit_margin": pa.float64(),  # that of the next best reading of the raw files, as a multiple of it
         "seen_through": pa.float64(),  # share of its points that lie before the surface found: something moves
-        "psnr": pa.float64(),  # dB of the middle frame as stored against the resized one; inf if exact
+        "psnr": pa.float64(),  # dB of the middle frame as stored against the resized one; null if exact
         "digest": pa.string(),  # of everything stored for this clip
     }
 )

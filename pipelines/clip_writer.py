@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import posixpath
 import uuid
@@ -55,11 +56,11 @@ def encode_jpeg(frames: UInt8[np.ndarray, "T S S 3"]) -> tuple[bytes, np.ndarray
     return b"".join(file.tobytes() for file in files), np.cumsum([0] + [file.size for file in files])
 
 
-def _jpeg_psnr(frame: UInt8[np.ndarray, "S S 3"]) -> float:
-    """Loss of the stored form, in dB."""
+def _jpeg_psnr(frame: UInt8[np.ndarray, "S S 3"]) -> float | None:
+    """Loss of the stored form, in dB; None if there is none."""
     blob, offsets = encode_jpeg(frame[None])
     error = np.square(decode_jpeg(np.frombuffer(blob, np.uint8), offsets)[0] - frame.astype(np.float32)).mean()
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+    return float(10 * np.log10(255**2 / error)) if error else None
 
 
 def write_file(uri: str, content: bytes) -> None:
@@ -73,6 +74,13 @@ def write_file(uri: str, content: bytes) -> None:
     with open(partial, "wb") as file:
         file.write(content)
     os.replace(partial, path)
+
+
+def json_value(value: Any) -> Any:
+    """The same with null for infinity and NaN: JSON does not know them, and other readers of Zarr would stumble."""
+    if isinstance(value, dict):
+        return {key: json_value(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _array(
@@ -123,13 +131,13 @@ def write_group(store: str, name: str, settings: StoreSettings, clips: list[Clip
         for part in (video[i], queries[i], clip.intrinsics, clip.world_from_cam, clip.frame_index):
             digest.update(np.ascontiguousarray(part))
         rows.append(
-            clip.row
+            json_value(clip.row)
             | {
                 "dataset": settings.dataset,
                 "frame_numbers": clip.frame_index.tolist(),
                 "group": name,
                 "row": i,
-                "psnr": _jpeg_psnr(clip.video[settings.frames // 2]) if settings.video == "jpeg" else float("inf"),
+                "psnr": _jpeg_psnr(clip.video[settings.frames // 2]) if settings.video == "jpeg" else None,
                 "digest": digest.hexdigest(),
             }
         )

@@ -25,7 +25,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
-TASK_MEMORY = 1 << 30  # bytes reserved per task: one clip's raw frames at 960 x 540 with depth, and the group
+TASK_MEMORY = 3 << 29  # bytes reserved per task; 48 frames of 640 x 480 take 1.0 GB with Python and all it imports
 
 Row = dict[str, Any]
 

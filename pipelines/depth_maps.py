@@ -16,8 +16,6 @@ NORMAL_RADIUS = 2  # a normal is fitted to 5 x 5 pixels
 MAX_BEND = 0.15  # how far, in pixel footprints, a surface may leave its tangent plane within them
 MAX_GRAZING_SPREAD = 1.3  # far / near within a 2 x 2 cell that may still be one slanted surface
 
-Place = Int64[np.ndarray, "*batch"]  # of a pixel in the maps of all frames, end to end
-
 
 @dataclass(frozen=True)
 class DepthMaps:

@@ -120,7 +120,8 @@ def summarise(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> di
         return total(name) / total(of) if total(of) else None
 
     info, settings = store.info, store.settings
-    columns = {name: store.index[name].to_numpy() for name in ("psnr", "stride", "aspect")}
+    columns = {name: store.index[name].to_numpy() for name in ("stride", "aspect")}
+    psnr = store.index["psnr"].drop_null().to_numpy()
     frames = settings.frames
     return {
         "schema": 1,
@@ -148,7 +149,7 @@ def summarise(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> di
             "outside_histogram": total("depth_outside_histogram"),
         },
         "psnr": {  # dB; null if the pixels are exact
-            name: float(value) if np.isfinite(value := reduce(columns["psnr"])) else None
+            name: float(reduce(psnr)) if len(psnr) else None
             for name, reduce in (("min", np.min), ("median", np.median))
         },
         "aspect": sorted(set(columns["aspect"].round(3).tolist())),

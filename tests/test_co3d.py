@@ -123,7 +123,7 @@ def test_reads_what_the_files_say(tmp_path, shape, isotropic, scale):
     folder = write(tmp_path / "raw", size, isotropic=isotropic, scale=scale)
     assert Co3d.find(RawFolder(str(tmp_path / "raw"))) == [NAME]
     sequence = opened(folder)
-    assert len(sequence) == plane.FRAMES and sequence.image_size == size and not sequence.left_out
+    assert len(sequence) == plane.FRAMES and sequence.image_size == size and not sequence.notes
     np.testing.assert_array_equal(sequence.frame_numbers, [1, 2, 3, 4])  # the files' order, not frame_number's
     assert sequence.motion(np.arange(2)) == Static()
     assert np.isnan(sequence.normal(0, np.arange(3), np.arange(3))).all()
@@ -199,7 +199,7 @@ def test_leaves_out_what_was_blanked_or_has_no_camera_or_depth(folder, blank):
     save_depth(folder, 2, np.full(SIZES["portrait"], blank))
     sequence = opened(folder)
     np.testing.assert_array_equal(sequence.frame_numbers, [1, 2, 4])
-    assert sequence.left_out == {"with blank depth": 1}
+    assert sequence.notes == ("1 frames with blank depth",)
     np.testing.assert_allclose(sequence.cameras.world_from_cam[2], plane.world_from_cam(3), atol=1e-9)
     np.testing.assert_allclose(sequence.depth(2), depth(3, *SIZES["portrait"]), rtol=2**-11)
 
@@ -207,11 +207,12 @@ def test_leaves_out_what_was_blanked_or_has_no_camera_or_depth(folder, blank):
     change(folder, 3, viewpoint=None)
     sequence = opened(folder)
     np.testing.assert_array_equal(sequence.frame_numbers, [1])
-    assert sequence.left_out == {"in no train or val list": 1, "with blank depth": 1, "without viewpoint": 1}
+    reasons = ("in no train or val list", "with blank depth", "without viewpoint")
+    assert sequence.notes == tuple(f"1 frames {reason}" for reason in reasons)
     change(folder, 3, depth=None)
-    assert opened(folder).left_out["without depth"] == 1
+    assert "1 frames without depth" in opened(folder).notes
     change(folder, 3, depth={"path": f"{NAME}/depths/x.png", "mask_path": None})
-    assert opened(folder).left_out["without depth"] == 1
+    assert "1 frames without depth" in opened(folder).notes
 
 
 def test_a_blank_file_of_a_large_photo_is_small_enough_to_be_looked_into(folder):
@@ -228,7 +229,7 @@ def test_a_blank_file_of_a_large_photo_is_small_enough_to_be_looked_into(folder)
     assert min(sizes) > 1024
     sequence = opened(folder)
     np.testing.assert_array_equal(sequence.frame_numbers, [4])
-    assert sequence.left_out == {"with blank depth": 3}
+    assert sequence.notes == ("3 frames with blank depth",)
 
 
 @pytest.mark.parametrize("quality", [None, 0.5, 0.93, 1])

@@ -380,6 +380,16 @@ REFUSED_EXPORTS = {
     "all depth resized": ("frames_25k", halve("depth/*.png", (16, 12)), r"intrinsics of depth of .*\(12, 16\)"),
     "skew": ("python", edit("intrinsic/intrinsic_depth.txt", "28.900000 0.000000", "28.9 0.1"), r"must be fx 0 cx"),
     "no shift": ("sens", edit("_info.txt", "m_depthShift", "m_shift"), r"_info\.txt .*does not tell m_depthShift"),
+    "zero shift": (
+        "sens",
+        edit("_info.txt", "m_depthShift = 1000", "m_depthShift = 0"),
+        r"m_depthShift of .*_info\.txt",
+    ),
+    "no number": (
+        "sens",
+        edit("_info.txt", "m_depthShift = 1000", "m_depthShift = x"),
+        r"m_depthShift of .*_info\.txt",
+    ),
     "short K": ("sens", edit("_info.txt", "m_calibrationDepthIntrinsic = ", "m_calibrationDepthIntrinsic = 1 "), r"16"),
 }
 

@@ -42,9 +42,6 @@ EMPTY_BYTES = 1024  # nor is a larger one than this, where images are tiny
 class Co3d(Sequence):
     """One video of one object, in the order of the numbers in its file names."""
 
-    left_out: dict[str, int]
-    """How many frames there are that are not in this sequence, by reason."""
-
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
         category, _, sequence = name.rpartition("/")
@@ -56,15 +53,15 @@ class Co3d(Sequence):
         frames = [Frame.parse(record, where, self._located) for record in records]
         if len({frame.number for frame in frames}) < max(len(frames), 1):
             raise ValueError(f"{where} must list frames of {sequence!r}, each once; it lists {len(frames)}")
-        self.left_out, self._frames = Counter(), []
+        self._left_out, self._frames = Counter(), []
         open_numbers = usable_frames(raw, self._folder).get(sequence, set())
         for frame in frames:
             if reason := self._unusable(frame, open_numbers):
-                self.left_out[reason] += 1
+                self._left_out[reason] += 1
             else:
                 self._frames.append(frame)
         self._drop_blank()
-        self.notes = tuple(f"{count} frames {reason}" for reason, count in sorted(self.left_out.items()))
+        self.notes = tuple(f"{count} frames {reason}" for reason, count in sorted(self._left_out.items()))
         if not self._frames:
             raise Excluded(f"{name} in {raw.uri} has no usable frame: {', '.join(self.notes)}")
         self._frames.sort(key=lambda frame: file_number(frame.image))
@@ -156,7 +153,7 @@ class Co3d(Sequence):
             height, width = frame.size
             may_be_blank = size <= max(EMPTY_BYTES, 2 * height * width * EMPTY_SHARE)
             if may_be_blank and np.isnan(depth_of(self.raw.grey16(frame.depth), frame.depth_scale)).all():
-                self.left_out["with blank depth"] += 1
+                self._left_out["with blank depth"] += 1
             else:
                 kept.append(frame)
         self._frames = kept

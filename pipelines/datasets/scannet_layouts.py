@@ -1,6 +1,6 @@
 """The layouts in which ScanNet scans lie on disks: the .sens stream, and three ways to export its frames. Notes D6.
 
-    scene0000_00.sens                              as downloaded (pipelines/sens.py)
+    scene0000_00.sens                              as downloaded (pipelines/raw/sens.py)
 
     color/0.jpg depth/0.png pose/0.txt             by the official Python exporter: numbers without leading zeros,
     intrinsic/{intrinsic,extrinsic}_{color,depth}.txt    those of the stream also where frames were skipped
@@ -91,7 +91,12 @@ def tool_export(raw: RawFolder, folder: str) -> Recording:
         raise ValueError(f"{path} in {raw.uri} does not tell {', '.join(missing)}: export the scan again")
     matrices = [_matrix(told[key], f"{key} of {path} in {raw.uri}") for key in keys]
     names = "frame-%06d.color.jpg", "frame-%06d.depth.pgm", "frame-%06d.pose.txt"
-    return _export(raw, folder, *names, matrices, shift=float(told["m_depthShift"]))
+    shift = told["m_depthShift"].strip()
+    if not re.fullmatch(r"\d+(\.\d*)?", shift) or not 0 < float(shift) < np.inf:
+        raise ValueError(
+            f"m_depthShift of {path} in {raw.uri} is {shift!r}, not units per metre: export the scan again"
+        )
+    return _export(raw, folder, *names, matrices, shift=float(shift))
 
 
 LAYOUTS = {"*.sens": stream, "intrinsic": python_export, "_info.txt": tool_export, "intrinsics_depth.txt": frames_25k}

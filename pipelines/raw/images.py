@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 # Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
-Image.MAX_IMAGE_PIXELS = 64_000_000
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 64_000_000
 FORMATS = ["PNG", "JPEG", "PPM", "TIFF"]  # others are not even looked into: EPS, for one, is a program
 # What Pillow and OpenCV raise for damaged files.
 NO_IMAGE = OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error
@@ -37,8 +37,8 @@ def decode_image(content: bytes, where: str, kinds: tuple[str, ...], what: str, 
 def header_of(file: io.IOBase) -> Image.Image:
     """Its header alone. Pillow itself only warns of up to twice as many pixels as it allows."""
     image = Image.open(file, formats=FORMATS)
-    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, over {Image.MAX_IMAGE_PIXELS}")
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, over {MAX_PIXELS}")
     return image
 
 
@@ -59,10 +59,10 @@ def decode_exr(content: bytes, where: str, channel: str) -> Float[np.ndarray, "H
     except (RuntimeError, ValueError, LookupError) as error:
         raise unreadable(where, "an OpenEXR image", error) from None
     flat = len(parts) == 1 and header["type"] in (OpenEXR.scanlineimage, OpenEXR.tiledimage)
-    if not flat or names != [channel] or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
+    if not flat or names != [channel] or not 0 < width * height <= MAX_PIXELS:
         raise ValueError(
             f"{where} has channels {', '.join(names)} of {width} x {height} in {len(parts)} part(s); "
-            f"it must be one flat image with one channel {channel} and at most {Image.MAX_IMAGE_PIXELS} pixels"
+            f"it must be one flat image with one channel {channel} and at most {MAX_PIXELS} pixels"
         )
     try:
         pixels = OpenEXR.File(io.BytesIO(content), separate_channels=True, num_threads=0).channels()[channel].pixels

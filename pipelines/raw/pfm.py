@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.images import unreadable
+from pipelines.raw.images import MAX_PIXELS, unreadable
 
 # Any whitespace between the tokens, but a single byte of it before the data.
 HEADER = re.compile(rb"Pf\s+([1-9][0-9]{0,4})\s+([1-9][0-9]{0,4})\s+([-+]?[0-9]+(?:\.[0-9]*)?)\s")
-MAX_PIXELS = 64_000_000  # as for images
 
 
 def read_pfm(raw: RawFolder, path: str) -> Float32[np.ndarray, "H W"]:

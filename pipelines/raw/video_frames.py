@@ -13,9 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.images import unreadable
-
-MAX_PIXELS = 64_000_000  # as for images
+from pipelines.raw.images import MAX_PIXELS, unreadable
 
 av.logging.set_level(None)  # what FFmpeg prints about a damaged file is in the exception too
 
