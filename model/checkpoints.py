@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.d4rt import D4RT
+from model.weights import check_state
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
@@ -48,7 +49,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:
     state = read_weights(folder / WEIGHTS, device)
     with torch.device("meta"):  # no memory and no initialisation: the file's tensors become the weights
         model = D4RT(config)
-    check_state(state, model.state_dict(), folder / WEIGHTS)
+    check_state(state, model.state_dict(), folder / WEIGHTS, f"{CONFIG} beside it")
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval()
 
@@ -78,17 +79,3 @@ def read_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     return {name: tensor.clone() for name, tensor in mapped.items()}  # into memory of our own, aligned as torch does
-
-
-def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    """Raise ValueError, with the path, naming every tensor that is missing, unexpected or misshaped."""
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    misshaped = [
-        f"{name} is {tuple(state[name].shape)}, the config asks for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
-    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-    if found:
-        raise ValueError(f"{path} does not fit {CONFIG} beside it. {found}")
