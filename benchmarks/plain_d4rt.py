@@ -150,6 +150,17 @@ def patches(video: Tensor, uv: Tensor, t_src: Tensor) -> Tensor:
     return cut.flatten(1).unflatten(0, (batch, count))
 
 
+def to_opend4rt(uv: Tensor, width: int, height: int) -> Tensor:
+    """Positions px / W, where the first pixel's centre is 0.5, as px / (W - 1), where it is 0."""
+    size = uv.new_tensor([width, height])
+    return (uv * size - 0.5) / (size - 1)
+
+
+def from_opend4rt(uv: Tensor, width: int, height: int) -> Tensor:
+    size = uv.new_tensor([width, height])
+    return (uv * (size - 1) + 0.5) / size
+
+
 def random_state(
     *,
     width: int,
