@@ -25,7 +25,6 @@ import multiprocessing
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +155,8 @@ def table(name: str, report: dict) -> str:
     config = report["config"]
     lines = [
         f"{name}: {config['clip_frames']} frames of {config['image_size']}x{config['image_size']}, encoder "
-        f"{config['encoder_width']} wide with {config['encoder_layers']} layers, decoder {config['decoder_width']} wide "
-        f"with {config['decoder_layers']}; matrix product {report['matmul_gflops']:.1f} GFLOP/s (median)",
+        f"{config['encoder_layers']} layers of {config['encoder_width']}, decoder {config['decoder_layers']} of "
+        f"{config['decoder_width']}; matrix product {report['matmul_gflops']:.1f} GFLOP/s (median)",
         f"{'':30} {'CPU seconds':>17} {'':>6} {'peak GB':>11} {'GFLOP/s':>13} {'of matmul':>11}",
         f"{'':30} {'ours':>8} {'plain':>8} {'faster':>6} {'ours':>5} {'plain':>5} {'ours':>6} {'plain':>6} "
         f"{'ours':>5} {'plain':>5}  targets",
