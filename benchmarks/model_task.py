@@ -64,6 +64,7 @@ class Task:
 def measure(task: Task, side: Literal["ours", "plain"], config: ModelConfig, weights: Path, part: int) -> dict:
     """CPU seconds, peak memory and answers. Only the first 1/part of the queries is asked, and the time multiplied."""
     torch.set_num_threads(1)
+    imported = resident_bytes("VmRSS")
     video, aspect, queries = task.draw(config)
     prepare = prepare_ours if side == "ours" else prepare_plain
     function = prepare(task, config, torch.load(weights), video, aspect, queries.span(0, len(queries) // part))
@@ -72,10 +73,11 @@ def measure(task: Task, side: Literal["ours", "plain"], config: ModelConfig, wei
     reset_peak()
     with torch.set_grad_enabled(task.kind == "train"):
         seconds = cpu_seconds(lambda: answers.update(function()), RUNS, ENOUGH)
-    peak = peak_bytes()
+    peak = resident_bytes("VmHWM")
     return {
         "cpu_seconds": part * seconds,
         "peak_gb": peak / 1e9,
+        "imported_gb": imported / 1e9,
         "part": part,
         "matmul_gflops": [before, matmul_gflops()],
         "answers": {name: answer.numpy() for name, answer in answers.items()},
@@ -170,6 +172,6 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes() -> int:
-    """The largest resident set since `reset_peak`."""
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+def resident_bytes(kind: Literal["VmRSS", "VmHWM"]) -> int:
+    """What this process holds in memory now, or the most it held since `reset_peak`."""
+    return 1024 * int(re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
