@@ -66,8 +66,9 @@ def run(config: TrainConfig) -> str:
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
     config = pinned(config)
-    weights = starting_weights(config)
+    start = starting_weights(config)
     cluster.connect()
+    start = None if start is None else ray.put(start)  # which holds them from here on
     tracking_uri = tracking.connect()
     run_id = claim_run(config, stores)
     cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
@@ -91,7 +92,7 @@ def run(config: TrainConfig) -> str:
             tracking_uri=tracking_uri,
             run_id=run_id,
             progress=progress,
-            start=None if weights is None else ray.put(weights),
+            start=start,
             reader_cpus=cpus / config.workers - worker_cpus,
         )
         trainer = TorchTrainer(
