@@ -1,6 +1,6 @@
 """How fast does our recipe learn, and what does each of its choices gain over the plain choice of earlier work?
 
-    python -m benchmarks.learning --out benchmarks/learning [--only ours plain] [--steps 1000]
+    python -m benchmarks.learning --out benchmarks/learning [--only ours plain] [--steps 600]
 
 Clips of 8 frames of synthetic rooms in all nine layouts, and of other rooms that no training sees. A model of preset
 `tiny` trains on the same clips in the same order with each recipe, a single thread each; the held-out median relative
@@ -55,7 +55,7 @@ from train.step import TrainState, learning_rate, train_step
 FRAMES, SIZE, QUERIES, SAMPLES = 8, 64, 512, 4
 RAW_FRAMES = 18  # per scene: two clips, one where a scan lost its pose in the middle
 SCENES = {"train": 40, "held_out": 4}  # of each dataset; two of them film each with two cameras
-CLIPS = 16  # per step
+CLIPS = 8  # per step
 WORKERS = 2  # of which `per_rank` takes its means
 MEASURED = 10  # times per run
 
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="recipes to run (default: all)"
     )
-    parser.add_argument("--steps", type=int, default=1000, help="per run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="per run (default: %(default)s)")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
