@@ -107,7 +107,8 @@ def gather_patches(video: Tensor, uv_norm: Tensor, t_src: Tensor, size: int) -> 
         (B, Q, 3, size, size) float32 from 0 to 255: channel, row, column.
     """
     b, t, h, w, _ = video.shape
-    position = uv_norm.float() * uv_norm.new_tensor([w, h], dtype=torch.float32) - 0.5  # pixel 0 has its centre at 0
+    u, v = uv_norm.float().unbind(-1)
+    position = torch.stack([u * w, v * h], dim=-1) - 0.5  # pixel 0 has its centre at 0
     corner = position.floor()
     along_x, along_y = (position - corner)[..., None, None, None, :].unbind(-1)  # each (B, Q, 1, 1, 1)
     taps = torch.arange(size + 1, device=video.device) - size // 2
