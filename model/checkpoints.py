@@ -17,7 +17,10 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.d4rt import D4RT
+from model.opend4rt import load_opend4rt, save_opend4rt
 from model.weights import check_state
+
+__all__ = ["load", "load_opend4rt", "save", "save_opend4rt"]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 

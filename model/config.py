@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, Self, get_args
 
 PositionLayout = Literal["flat", "resampled"]
+Compat = Literal["opend4rt"]
 
 RGB = 3
 COORDINATES = 2  # u and v
@@ -44,7 +45,7 @@ class ModelConfig:
     decoder_hidden: int
     """Width inside the decoder's MLPs."""
     image_size: int = 256
-    """Frames are resized to this square, in pixels, without keeping their aspect ratio."""
+    """Frames are resized to this square, in pixels, without keeping their aspect ratio, for training and by recipes."""
     clip_frames: int = 48
     """The most frames one clip may have: the number of rows of the timestep tables."""
     patch_size: int = 16
@@ -64,6 +65,8 @@ class ModelConfig:
     norm_eps: float = 1e-6
     z_bias: float = 1.0
     """Initial bias of the predicted z, so that an untrained model sees everything in front of the camera."""
+    compat: Compat | None = None
+    """`opend4rt`: the weights get and give what OpenD4RT's do (`OPEND4RT`). What a user gives and gets is the same."""
 
     def __post_init__(self) -> None:
         for name in ("pixel_mean", "pixel_std"):  # JSON knows lists only
@@ -92,6 +95,11 @@ class ModelConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must have {RGB} values: red, green, blue")
         if min(self.pixel_std) <= 0 or self.norm_eps <= 0:
             raise ValueError(f"pixel_std {self.pixel_std} and norm_eps ({self.norm_eps}) must be positive")
+        if self.compat not in (None, *get_args(Compat)):
+            raise ValueError(f"compat ({self.compat!r}) must be one of {get_args(Compat)}, or null")
+        if self.compat and (changed := [key for key, value in OPEND4RT.items() if getattr(self, key) != value]):
+            pinned = ", ".join(f"{key} {OPEND4RT[key]}" for key in changed)
+            raise ValueError(f"compat {self.compat!r} needs {pinned}: OpenD4RT's weights know nothing else")
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -110,6 +118,7 @@ class ModelConfig:
     def from_dict(cls, values: dict) -> Self:
         """The config that gave `to_dict()`. Raises ValueError for unknown and for missing keys, by name."""
         known = {field.name for field in fields(cls)}
+        values = {"compat": None} | values  # checkpoints from before there was a choice
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown model config keys {unknown}; was this written by a newer version?")
         if missing := sorted(known - values.keys()):
@@ -118,7 +127,7 @@ class ModelConfig:
 
     @property
     def grid_size(self) -> int:
-        """Video tokens along each side of a frame."""
+        """Video tokens along each side of a frame of `image_size`."""
         return self.image_size // self.patch_size
 
     def video_tokens(self, num_frames: int) -> int:
@@ -151,6 +160,18 @@ class ModelConfig:
         patch = (RGB * self.query_patch**2 + width) * width if self.query_patch else 0
         layer = 2 * width**2 + 2 * width * memory + 2 * width * self.decoder_hidden  # q and out; attention; MLP
         return 2 * num_queries * (fourier + patch + self.decoder_layers * layer + OUTPUT_CHANNELS * width)
+
+
+OPEND4RT: dict = {
+    "compat": "opend4rt",
+    "pixel_mean": (0.0, 0.0, 0.0),
+    "pixel_std": (1.0, 1.0, 1.0),
+    "norm_eps": 1e-5,
+    "pos_layout": "flat",
+    "tubelet": TUBELET,
+}
+"""What OpenD4RT's weights were trained with, as fields of `ModelConfig`: pixels from 0 to 1, torch's LayerNorm; and by
+`compat`, u = px / (W - 1) where px is 0 at the centre of the first pixel, and the aspect W/H without logarithm."""
 
 
 def sizes(part: str, width: int, layers: int, heads: int, hidden: int) -> dict[str, int]:

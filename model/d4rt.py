@@ -7,15 +7,16 @@ This is plain single-device PyTorch. `model.recipes` turns queries into tracks, 
 `model.checkpoints` saves and loads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from model.chunks import automatic_chunk, chunks
 from model.config import RGB, ModelConfig
 from model.decoder import Decoder, Heads, KeysValues, Prediction
-from model.encoder import Encoder, Tokenizer
-from model.queries import Queries, QueryEmbedder
+from model.encoder import Droppable, Encoder, Tokenizer
+from model.queries import Queries, QueryEmbedder, frame_size, unalign_corners
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Memory:
     video: Tensor
     """(B, T, H, W, 3) uint8: what was encoded, for the patches of the queries."""
     aspect: Tensor
-    """(B,) float32: width / height of the raw frames."""
+    """(B,): width / height of the raw frames."""
 
     @property
     def num_frames(self) -> int:
@@ -68,7 +69,8 @@ class D4RT(nn.Module):
         An odd clip is padded by repeating its last frame; the padding cannot be asked about.
 
         Args:
-            video: (B, T, H, W, 3) uint8 RGB, H = W = `config.image_size`, 1 <= T <= `config.clip_frames`.
+            video: (B, T, H, W, 3) uint8 RGB, 1 <= T <= `config.clip_frames`; H and W are multiples of
+                `config.patch_size`, best `config.image_size`, for which the model was trained.
             aspect: (B,) float, width / height of the frames before they were resized to a square.
 
         Raises:
@@ -76,10 +78,14 @@ class D4RT(nn.Module):
         """
         check_video(video, self.config)
         check_aspect(aspect, len(video))
-        video, aspect = video.contiguous(), aspect.float()
+        return self.encode_unchecked(video.contiguous(), aspect.to(self.heads.weight.dtype))
+
+    def encode_unchecked(self, video: Tensor, aspect: Tensor) -> Memory:
+        """`encode` of what is known to be right: all of it that an exported graph can hold."""
         padding = -video.shape[1] % self.config.tubelet
         padded = torch.cat([video, video[:, -1:]], dim=1) if padding else video
-        aspect_token = self.aspect_proj(aspect.log()[:, None, None]) if self.config.aspect_token else None
+        told = aspect if self.config.compat else aspect.log()
+        aspect_token = self.aspect_proj(told[:, None, None]) if self.config.aspect_token else None
         tokens = self.memory_proj(self.encoder(padded, aspect_token))
         return Memory(tokens, self.decoder.keys_values(tokens), video, aspect)
 
@@ -96,7 +102,8 @@ class D4RT(nn.Module):
         Args:
             memory: from `encode`.
             queries: B clips with Q queries each.
-            chunk_size: decode this many queries at a time to bound memory; None for all at once. Same answers.
+            chunk_size: decode this many queries at a time; None: as many as free memory allows, and all at once
+                where gradients are wanted. Same answers.
             patch_video: (B, T, Hn, Wn, 3) uint8, the same frames at any resolution: query patches are cut from it
                 instead of the encoded frames (paper App. C).
 
@@ -104,12 +111,19 @@ class D4RT(nn.Module):
             ValueError: times outside the clip, positions outside [0, 1], or shapes that disagree with the memory.
         """
         queries.check_range(memory.num_frames)
-        spans = chunks(len(queries), chunk_size)
+        spans = chunks(len(queries), self._chunk(memory, len(queries), chunk_size))
         return Prediction.cat([self._decode(memory, queries.span(*span), patch_video) for span in spans])
 
     def _decode(self, memory: Memory, queries: Queries, patch_video: Tensor | None) -> Prediction:
         source = self.embed_source(memory, queries.uv_norm, queries.t_src, patch_video=patch_video)
         return self.decode_tokens(memory, source, self.embed_target(queries.t_tgt, queries.t_cam))
+
+    def _chunk(self, memory: Memory, num_queries: int, chunk_size: int | None) -> int:
+        if chunk_size is not None:
+            return chunk_size
+        if torch.is_grad_enabled():
+            return max(1, num_queries)
+        return automatic_chunk(self.config, len(memory.video), self.device)
 
     def decode_times(
         self,
@@ -129,7 +143,7 @@ class D4RT(nn.Module):
         Args:
             uv_norm, t_src: (B, P, 2) and (B, P), as in `Queries`.
             t_tgt, t_cam: (B, K) int64.
-            chunk_size: about how many queries to decode at a time.
+            chunk_size: about how many queries to decode at a time; None as in `decode`.
 
         Returns:
             Q = P * K answers per clip; the one for point p at time k is number p * K + k.
@@ -137,9 +151,10 @@ class D4RT(nn.Module):
         Queries(uv_norm, t_src, t_src, t_src).check_range(memory.num_frames)
         Queries(uv_norm.new_zeros(*t_tgt.shape, 2), t_tgt, t_tgt, t_cam).check_range(memory.num_frames)
         target = self.embed_target(t_tgt, t_cam)[:, None]  # (B, 1, K, D)
-        per_chunk = chunk_size and max(1, chunk_size // max(1, t_tgt.shape[1]))
+        num_times = max(1, t_tgt.shape[1])
+        points_per_chunk = max(1, self._chunk(memory, t_src.shape[1] * num_times, chunk_size) // num_times)
         parts = []
-        for start, stop in chunks(t_src.shape[1], per_chunk):
+        for start, stop in chunks(t_src.shape[1], points_per_chunk):
             points = slice(start, stop)
             source = self.embed_source(memory, uv_norm[:, points], t_src[:, points], patch_video=patch_video)
             parts.append(self.decode_tokens(memory, source[:, :, None], target))
@@ -149,17 +164,17 @@ class D4RT(nn.Module):
         self, memory: Memory, uv_norm: Tensor, t_src: Tensor, *, patch_video: Tensor | None = None
     ) -> Tensor:
         """The part of a query token that a point keeps at all times: (B, P, 2), (B, P) -> (B, P, D)."""
-        if len(uv_norm) != len(memory.video):
+        if uv_norm.shape[0] != memory.video.shape[0]:
             raise ValueError(f"queries are for {len(uv_norm)} clips, the memory holds {len(memory.video)}")
         if patch_video is None:
-            return self.query_embedder.source(uv_norm, t_src, memory.video)
+            return self.query_embedder.source(uv_norm, t_src, memory.video, memory.video)
         expected = memory.video.shape[:2]
         if patch_video.dtype != torch.uint8 or patch_video.ndim != 5 or patch_video.shape[:2] != expected:
             raise ValueError(
                 f"patch_video is {patch_video.dtype} {tuple(patch_video.shape)}; it must be uint8 "
                 f"({expected[0]}, {expected[1]}, H, W, 3): the encoded frames at another resolution"
             )
-        return self.query_embedder.source(uv_norm, t_src, patch_video)
+        return self.query_embedder.source(uv_norm, t_src, memory.video, patch_video)
 
     def embed_target(self, t_tgt: Tensor, t_cam: Tensor) -> Tensor:
         """The part of a query token that says when and in which camera: (B, K), (B, K) -> (B, K, D)."""
@@ -169,20 +184,39 @@ class D4RT(nn.Module):
         """Embedded sources and targets -> answers. The two are broadcast; all but the batch is flattened to Q."""
         tokens = self.query_embedder(source, target)
         tokens = tokens.flatten(1, -2)  # (B, Q, D)
-        return self.heads(self.decoder(tokens, memory.keys_values))
+        prediction = self.heads(self.decoder(tokens, memory.keys_values))
+        if not self.config.compat:
+            return prediction
+        uv_tgt = prediction.uv_tgt
+        return replace(prediction, uv_tgt=unalign_corners(uv_tgt, frame_size(memory.video, uv_tgt)))
 
+    # ---- switches, none of which changes what is learnt, but dropout ----
 
-def chunks(length: int, size: int | None) -> list[tuple[int, int]]:
-    """(start, stop) of consecutive pieces; one empty piece if there is nothing, so that shapes survive."""
-    if size is not None and size < 1:
-        raise ValueError(f"chunk_size ({size}) must be at least 1, or None for everything at once")
-    step = size or max(1, length)
-    return [(start, min(start + step, length)) for start in range(0, max(1, length), step)]
+    def set_dropout(self, share: float) -> None:
+        """While training, forget this share of attention weights and of the numbers in and after the MLPs.
+
+        D4RT has none, the default; OpenD4RT was trained with 0.1. Makes steps much slower: no fused attention kernel
+        of a CPU has it.
+        """
+        if not 0 <= share < 1:
+            raise ValueError(f"dropout ({share}) must be from 0, for none, to below 1")
+        for part in self.modules():
+            if isinstance(part, Droppable):
+                part.dropout = share
+
+    def set_recompute(self, on: bool) -> None:
+        """Keep only the inputs of layers for the backward pass, and compute the rest again: less memory, more time."""
+        self.encoder.recompute = self.decoder.recompute = on
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse what is inside each layer. All layers of a kind share one compilation."""
+        for layer in (*self.encoder.blocks, *self.decoder.blocks):
+            layer.compile()
 
 
 def check_video(video: Tensor, config: ModelConfig) -> None:
-    """Raise ValueError unless the video is (B, T, S, S, 3) uint8 with S = image_size and 1 <= T <= clip_frames."""
-    shape, size = tuple(video.shape), config.image_size
+    """Raise ValueError unless the video is (B, T, H, W, 3) uint8 in whole patches and 1 <= T <= clip_frames."""
+    shape, size, patch = tuple(video.shape), config.image_size, config.patch_size
     if len(shape) != 5 or shape[-1] != RGB:
         raise ValueError(f"video has shape {shape}; it must be (B, T, H, W, 3)")
     if video.dtype != torch.uint8:
@@ -194,10 +228,10 @@ def check_video(video: Tensor, config: ModelConfig) -> None:
             f"video has {shape[1]} frames, the model takes at most {config.clip_frames} (clip_frames); "
             "use windows or a longer model"
         )
-    if shape[2:4] != (size, size):
+    if shape[2] % patch or shape[3] % patch or 0 in shape[2:4]:
         raise ValueError(
-            f"frames are {shape[2]}x{shape[3]} (height x width), the model takes {size}x{size}; "
-            "resize without cropping and give the raw width / height as `aspect`"
+            f"frames are {shape[2]}x{shape[3]} (height x width), the model takes multiples of {patch}, best "
+            f"{size}x{size}; resize without cropping and give the raw width / height as `aspect`"
         )
 
 

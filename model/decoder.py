@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.config import OUTPUT_CHANNELS, ModelConfig
-from model.encoder import attend, feed_forward
+from model.encoder import Attention, FeedForward, run
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, heads, N, d)."""
@@ -66,7 +66,7 @@ class Prediction:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts], dim=1) for field in fields(cls)))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attention):
     """Multi-head attention of queries into the memory, with biases on queries, keys, values and output."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -82,7 +82,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:  # (B, Q, D) -> (B, Q, D)
         queries = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
-        return self.out(attend(queries, *keys_values))
+        return self.attend(queries, *keys_values)
 
 
 class DecoderLayer(nn.Module):
@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
         self.norm_kv = nn.LayerNorm(width, eps=config.norm_eps)
         self.cross_attn = CrossAttention(width, config.decoder_heads)
         self.norm_ff = nn.LayerNorm(width, eps=config.norm_eps)
-        self.ff = feed_forward(width, config.decoder_hidden, width)
+        self.ff = FeedForward(width, config.decoder_hidden, width)
 
     @property
     def branch_ends(self) -> tuple[nn.Linear, nn.Linear]:
@@ -113,6 +113,8 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers and a final LayerNorm."""
 
+    recompute = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -120,24 +122,25 @@ class Decoder(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[KeysValues, ...]:
         """Memory (B, N, D) -> what each layer attends to."""
-        return tuple(layer.keys_values(memory) for layer in self.blocks)
+        return tuple(run(layer.keys_values, memory, recompute=self.recompute) for layer in self.blocks)
 
     def forward(self, x: Tensor, keys_values: tuple[KeysValues, ...]) -> Tensor:
         """Query tokens (B, Q, D) -> decoded tokens (B, Q, D)."""
         for layer, layer_keys_values in zip(self.blocks, keys_values, strict=True):
-            x = layer(x, layer_keys_values)
+            x = run(layer, x, layer_keys_values, recompute=self.recompute)
         return self.out_norm(x)
 
 
 class Heads(nn.Linear):
     """The paper's six linear heads, side by side in one matrix: decoded token to thirteen numbers.
 
-    Always in float32, also under autocast: bfloat16 would round a position to three digits.
+    In float32 at least, also under autocast and in a bfloat16 model: it would round a position to three digits.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.decoder_width, OUTPUT_CHANNELS)
 
     def forward(self, x: Tensor) -> Prediction:  # (B, Q, D)
+        exact = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return Prediction.from_channels(super().forward(x.float()))
+            return Prediction.from_channels(F.linear(x.to(exact), self.weight.to(exact), self.bias.to(exact)))

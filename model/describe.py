@@ -68,12 +68,13 @@ def memory_bytes(config: ModelConfig, num_frames: int, *, autocast: bool) -> dic
 def saved_bytes(config: ModelConfig, num_frames: int, num_queries: int, *, autocast: bool, recompute: bool) -> int:
     """What autograd keeps of one clip and its queries for the backward pass, without the loss.
 
-    A layer keeps, per token, what goes into its two LayerNorms (float32 always), into its linear maps and the
+    A layer keeps, per token, what goes into its two LayerNorms (float32 always), into its linear maps and into the
     attention, and its MLP's hidden numbers before and after the GELU. Autocast also keeps a bfloat16 copy of every
-    weight that passes a gradient on. With `recompute`, layers keep their input only; the backward pass then holds one whole layer at a time.
+    weight that passes a gradient on. With `recompute`, layers keep their input only, and the backward pass holds one
+    whole layer at a time, the largest of which is counted.
 
-    Agrees with what autograd saves to 0.5 %. The working memory of single operations is not in it, and of a compiled
-    model or one with dropout it is not true.
+    Agrees with what autograd saves to 0.5 %. The working memory of single operations comes on top. Of a compiled model,
+    or with dropout, it is not true.
     """
     narrow = BFLOAT16 if autocast else FLOAT32
     copied = BFLOAT16 if autocast else 0

@@ -7,30 +7,64 @@
       -> final LayerNorm
 
 What is unusual: nothing is learned about position, so fewer frames than the model was built for are simply the first
-rows of the position table; and the aspect token, which comes last, takes part in global layers only.
+rows of the position table, and frames of another size get a table of their own; and the aspect token, which comes last,
+takes part in global layers only.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import RGB, ModelConfig
 
 VIDEOMAE_GRID = (8, 14, 14)  # slots, rows, columns of a VideoMAE at 16 frames of 224x224 in patches of 16
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Softmax attention; (B, heads, Q, d) against (B, heads, N, d) twice -> (B, Q, heads * d).
+class Droppable(nn.Module):
+    """A part that forgets a share of its numbers while training, if told to by `D4RT.set_dropout`."""
 
-    One fused kernel. Its result lies in memory as (B, Q, heads, d), so merging the heads moves nothing.
-    """
-    return rearrange(F.scaled_dot_product_attention(queries, keys, values), "b h q d -> b q (h d)")
+    dropout = 0.0
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
 
-def feed_forward(width: int, hidden: int, width_out: int) -> nn.Sequential:
+class Attention(Droppable):
+    """What self-attention and cross-attention share: softmax attention in parts, and a linear map after it."""
+
+    out: nn.Linear
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, heads, Q, d) against (B, heads, N, d) twice -> (B, Q, heads * d).
+
+        One fused kernel. Its result lies in memory as (B, Q, heads, d), so merging the heads moves nothing.
+        """
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+        return self.out(rearrange(attended, "b h q d -> b q (h d)"))
+
+
+class FeedForward(Droppable, nn.Sequential):
     """Linear, exact GELU, Linear."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width_out))
+
+    def __init__(self, width: int, hidden: int, width_out: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        widen, activate, narrow = self
+        return self.drop(narrow(self.drop(activate(widen(x)))))
+
+
+def run(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
+    """`layer(*inputs)`; with `recompute`, what its gradient needs is not kept but computed again, for memory's sake."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
 
 
 def sinusoid(num_positions: int, width: int) -> Tensor:
@@ -43,18 +77,19 @@ def sinusoid(num_positions: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
 
 
-def position_table(config: ModelConfig) -> Tensor:
+def position_table(config: ModelConfig, rows: int, columns: int) -> Tensor:
     """Position code of every video token of a full clip, (tokens, encoder_width) float32, in (t, h, w) order.
 
-    `flat` numbers the tokens one after the other. `resampled` takes the table of a VideoMAE, whose frames are 14x14
-    tokens, and interpolates it trilinearly, so that a place in the image keeps the code it was pretrained with.
+    `rows` and `columns`: tokens of one frame. `flat` numbers the tokens one after the other. `resampled` takes the
+    table of a VideoMAE, whose frames are 14x14 tokens, and interpolates it trilinearly, so that a place in the image
+    keeps the code it was pretrained with.
     """
-    slots, side = -(-config.clip_frames // config.tubelet), config.grid_size
+    slots = -(-config.clip_frames // config.tubelet)
     if config.pos_layout == "flat":
-        return sinusoid(slots * side**2, config.encoder_width)
+        return sinusoid(slots * rows * columns, config.encoder_width)
     t, h, w = VIDEOMAE_GRID
     table = rearrange(sinusoid(t * h * w, config.encoder_width), "(t h w) c -> 1 c t h w", t=t, h=h, w=w)
-    table = F.interpolate(table, size=(slots, side, side), mode="trilinear", align_corners=False)
+    table = F.interpolate(table, size=(slots, rows, columns), mode="trilinear", align_corners=False)
     return rearrange(table, "1 c t h w -> (t h w) c").contiguous()
 
 
@@ -64,7 +99,7 @@ def real_device() -> torch.device | None:
 
 
 class PixelNorm(nn.Module):
-    """uint8 to normalised float32: (x / 255 - mean) / std, for channels in any one dimension."""
+    """uint8 to normalised floats: (x / 255 - mean) / std, for channels in any one dimension."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -75,7 +110,7 @@ class PixelNorm(nn.Module):
     def forward(self, pixels: Tensor, channels_from_end: int) -> Tensor:
         """`channels_from_end`: how many dimensions come after the channels, which are last for 0."""
         shape = (RGB,) + (1,) * channels_from_end
-        return torch.addcmul(self.shift.view(shape), pixels.float(), self.scale.view(shape))
+        return torch.addcmul(self.shift.view(shape), pixels.to(self.scale.dtype), self.scale.view(shape))
 
 
 class Tokenizer(nn.Module):
@@ -95,7 +130,7 @@ class Tokenizer(nn.Module):
         return F.linear(self.normalise(tubelets, channels_from_end=1).flatten(2), self.weight.flatten(1), self.bias)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """Multi-head self-attention with biases on queries, keys, values and output."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -106,7 +141,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, C) -> (B, N, C)
         queries, keys, values = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.out(attend(queries, keys, values))
+        return self.attend(queries, keys, values)
 
 
 class EncoderLayer(nn.Module):
@@ -118,7 +153,7 @@ class EncoderLayer(nn.Module):
         self.norm_attn = nn.LayerNorm(width, eps=config.norm_eps)
         self.attn = SelfAttention(width, config.encoder_heads)
         self.norm_ff = nn.LayerNorm(width, eps=config.norm_eps)
-        self.ff = feed_forward(width, config.encoder_hidden, width)
+        self.ff = FeedForward(width, config.encoder_hidden, width)
 
     @property
     def branch_ends(self) -> tuple[nn.Linear, nn.Linear]:
@@ -133,34 +168,45 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Video and aspect token to memory, paper 2.2. See the top of this file."""
 
+    recompute = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.patch_embed = Tokenizer(config)
         self.blocks = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.final_norm = nn.LayerNorm(config.encoder_width, eps=config.norm_eps)
-        self.slot_tokens = config.grid_size**2
-        self.register_buffer("position", position_table(config).to(real_device()), persistent=False)
+        table = position_table(config, config.grid_size, config.grid_size)
+        self.register_buffer("position", table.to(real_device()), persistent=False)
 
     def forward(self, video: Tensor, aspect_token: Tensor | None) -> Tensor:
         """Encode a clip.
 
         Args:
-            video: (B, T, H, W, 3) uint8, T even and at most `clip_frames`, H = W = `image_size`.
+            video: (B, T, H, W, 3) uint8, T even and at most `clip_frames`, H and W multiples of `patch_size`.
             aspect_token: (B, 1, C), or None for a model without one.
 
         Returns:
             (B, N, C): the video tokens in (t, h, w) order, then the aspect token if there is one.
         """
         x = self.patch_embed(video)
+        rows, columns = (length // self.config.patch_size for length in video.shape[2:4])
         num_video, extra = x.shape[1], [] if aspect_token is None else [aspect_token]
-        x = x + self.position[:num_video]
+        x = x + self._positions(rows, columns)[:num_video]
         x = torch.cat([x, *extra], dim=1)  # (B, N, C)
         for local_layer, global_layer in zip(self.blocks[::2], self.blocks[1::2], strict=True):
-            x = global_layer(self._within_slots(local_layer, x, num_video))
+            x = self._within_slots(local_layer, x, num_video, rows * columns)
+            x = run(global_layer, x, recompute=self.recompute)
         return self.final_norm(x)
 
-    def _within_slots(self, layer: nn.Module, x: Tensor, num_video: int) -> Tensor:
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """The kept table, or for frames of another size one made now."""
+        if (rows, columns) == (self.config.grid_size, self.config.grid_size):
+            return self.position
+        return position_table(self.config, rows, columns).to(self.position)
+
+    def _within_slots(self, layer: nn.Module, x: Tensor, num_video: int, slot_tokens: int) -> Tensor:
         """Apply a layer to each temporal slot by itself; tokens after the video pass unchanged."""
-        slots = rearrange(x[:, :num_video], "b (t n) c -> (b t) n c", n=self.slot_tokens)
-        slots = rearrange(layer(slots), "(b t) n c -> b (t n) c", b=x.shape[0])
+        slots = rearrange(x[:, :num_video], "b (t n) c -> (b t) n c", n=slot_tokens)
+        slots = rearrange(run(layer, slots, recompute=self.recompute), "(b t) n c -> b (t n) c", b=x.shape[0])
         return torch.cat([slots, x[:, num_video:]], dim=1) if num_video < x.shape[1] else slots

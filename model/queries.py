@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.config import COORDINATES, RGB, ModelConfig
-from model.encoder import PixelNorm, feed_forward
+from model.encoder import PixelNorm
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,11 @@ class Queries:
 
 
 def fourier_features(uv_norm: Tensor, octaves: int) -> Tensor:
-    """(..., 2) -> (..., 2 * (1 + 2 * octaves)) float32.
+    """(..., 2) -> (..., 2 * (1 + 2 * octaves)); in float32 at least, because 128 pi u in bfloat16 would be noise.
 
     For u, then for v: the value, sin(2^k pi u) for k = 0, 1, ..., then the cosines.
     """
-    uv_norm = uv_norm.float()
-    frequencies = torch.pi * 2.0 ** torch.arange(octaves, device=uv_norm.device)
+    frequencies = torch.pi * 2.0 ** torch.arange(octaves, device=uv_norm.device, dtype=uv_norm.dtype)
     angles = uv_norm[..., None] * frequencies  # (..., 2, octaves)
     return torch.cat([uv_norm[..., None], angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
@@ -100,14 +99,14 @@ def gather_patches(video: Tensor, uv_norm: Tensor, t_src: Tensor, size: int) -> 
 
     Args:
         video: (B, T, H, W, 3) uint8; any resolution.
-        uv_norm: (B, Q, 2) from 0 to 1.
+        uv_norm: (B, Q, 2) float32 or float64, from 0 to 1.
         t_src: (B, Q) int64.
 
     Returns:
-        (B, Q, 3, size, size) float32 from 0 to 255: channel, row, column.
+        (B, Q, 3, size, size) from 0 to 255, in the dtype of `uv_norm`: channel, row, column.
     """
     b, t, h, w, _ = video.shape
-    u, v = uv_norm.float().unbind(-1)
+    u, v = uv_norm.unbind(-1)
     position = torch.stack([u * w, v * h], dim=-1) - 0.5  # pixel 0 has its centre at 0
     corner = position.floor()
     along_x, along_y = (position - corner)[..., None, None, None, :].unbind(-1)  # each (B, Q, 1, 1, 1)
@@ -117,9 +116,19 @@ def gather_patches(video: Tensor, uv_norm: Tensor, t_src: Tensor, size: int) -> 
     lines = frames[..., None] * h + rows.clamp(0, h - 1)
     pixels = lines[..., None] * w + columns.clamp(0, w - 1)[..., None, :]  # (B, Q, size + 1, size + 1)
     patches = video.reshape(-1, RGB).index_select(0, pixels.flatten()).view(*pixels.shape, RGB)
-    patches = rearrange(patches, "b q y x c -> b q c y x").float()
+    patches = rearrange(patches, "b q y x c -> b q c y x").to(uv_norm.dtype)
     patches = torch.lerp(patches[..., :-1], patches[..., 1:], along_x)
     return torch.lerp(patches[..., :-1, :], patches[..., 1:, :], along_y)
+
+
+def align_corners(uv_norm: Tensor, size: Tensor) -> Tensor:
+    """Our positions to OpenD4RT's, px / (W - 1) where px = 0 at the centre of the first pixel; `size`: (W, H)."""
+    return (uv_norm * size - 0.5) / (size - 1)
+
+
+def unalign_corners(uv: Tensor, size: Tensor) -> Tensor:
+    """Back."""
+    return (uv * (size - 1) + 0.5) / size
 
 
 class QueryEmbedder(nn.Module):
@@ -127,22 +136,31 @@ class QueryEmbedder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.decoder_width
-        self.octaves, self.patch_size = config.fourier_octaves, config.query_patch
+        width, pixels = config.decoder_width, RGB * config.query_patch**2
+        self.octaves, self.patch_size, self.compat = config.fourier_octaves, config.query_patch, config.compat
         self.uv_proj = nn.Linear(COORDINATES * (1 + 2 * config.fourier_octaves), width)
         self.t_src_embed = nn.Embedding(config.clip_frames, width)
         self.t_tgt_embed = nn.Embedding(config.clip_frames, width)
         self.t_cam_embed = nn.Embedding(config.clip_frames, width)
         if self.patch_size:
             self.normalise = PixelNorm(config)
-            self.patch_proj = feed_forward(RGB * self.patch_size**2, width, width)
+            self.patch_proj = nn.Sequential(nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, width))
         self.out_norm = nn.LayerNorm(width, eps=config.norm_eps)
 
-    def source(self, uv_norm: Tensor, t_src: Tensor, video: Tensor) -> Tensor:
-        """(B, Q, 2), (B, Q) and the video to cut patches from, (B, T, H, W, 3) uint8 -> (B, Q, D)."""
-        token = self.uv_proj(fourier_features(uv_norm, self.octaves)) + self.t_src_embed(t_src)
+    def source(self, uv_norm: Tensor, t_src: Tensor, video: Tensor, patch_video: Tensor) -> Tensor:
+        """Where a point is seen -> (B, Q, D).
+
+        Args:
+            uv_norm, t_src: (B, Q, 2) and (B, Q).
+            video: (B, T, H, W, 3) uint8, the encoded frames.
+            patch_video: the same frames at any resolution, to cut patches from.
+        """
+        dtype = self.uv_proj.weight.dtype
+        uv_norm = uv_norm.to(torch.promote_types(dtype, torch.float32))
+        position = align_corners(uv_norm, frame_size(video, uv_norm)) if self.compat else uv_norm
+        token = self.uv_proj(fourier_features(position, self.octaves).to(dtype)) + self.t_src_embed(t_src)
         if self.patch_size:
-            token = token + self.embed_patches(video, uv_norm, t_src)
+            token = token + self.embed_patches(patch_video, uv_norm, t_src)
         return token
 
     def embed_patches(self, video: Tensor, uv_norm: Tensor, t_src: Tensor) -> Tensor:
@@ -157,3 +175,8 @@ class QueryEmbedder(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """The two parts, broadcast against each other -> tokens for the decoder."""
         return self.out_norm(source + target)
+
+
+def frame_size(video: Tensor, like: Tensor) -> Tensor:
+    """(W, H) of (B, T, H, W, 3)."""
+    return like.new_tensor([video.shape[3], video.shape[2]])

@@ -9,10 +9,11 @@
 | cameras, K    | grid       | 0..T-1  | = t_src | = t_src             | xyz                           |
 
 What every recipe takes:
-    video    (T, S, S, 3) uint8, resized to the model's square S without cropping
+    video    (T, S, S, 3) uint8, resized to the model's square S without cropping; with `memory`, what it is of
     aspect   raw width / height; None takes it from `memory`, else from `native`, else from `video` itself
     memory   `model.encode(video[None], aspect)`, to encode only once; None encodes here
     native   (T, H, W, 3) uint8, the raw frames: query patches are cut from them, which sharpens edges (paper App. C)
+    chunk_size  queries decoded at a time; None, the default: as many as free memory allows
 
 Results are on the CPU. Lengths are in the model's unit, one per clip but arbitrary. Precision follows the caller's
 `torch.autocast`.
@@ -29,9 +30,6 @@ from model.decoder import Prediction
 from model.queries import Queries
 from model.results import CameraPath, Depth, PointCloud, Tracks
 
-CHUNK = 8192
-"""Queries decoded at a time."""
-
 MIN_GRID = 4
 """Smallest side of the camera grid: 16 points, below which a rigid fit is not to be trusted."""
 
@@ -47,7 +45,7 @@ def tracks(
     t_cam: int | Literal["target"] = "target",
     memory: Memory | None = None,
     native: Tensor | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
 ) -> Tracks:
     """Follow N points, each seen at `uv_norm` (N, 2) in frame `t_src` (N,), through the clip (paper 2.1).
 
@@ -84,7 +82,7 @@ def depth(
     aspect: float | None = None,
     memory: Memory | None = None,
     native: Tensor | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
 ) -> Depth:
     """Depth of every pixel of every frame, at any resolution: by default that of `native`, else of `video`.
 
@@ -115,7 +113,7 @@ def point_cloud(
     aspect: float | None = None,
     memory: Memory | None = None,
     native: Tensor | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
 ) -> PointCloud:
     """The pixels of all frames as points in the camera of frame `t_cam`, each at the time it was seen.
 
@@ -162,7 +160,7 @@ def cameras(
     aspect: float | None = None,
     memory: Memory | None = None,
     native: Tensor | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
 ) -> CameraPath:
     """Pose and intrinsics of every frame, from a grid x grid of points.
 
@@ -223,10 +221,11 @@ def prepare(
 ) -> tuple[Memory, Tensor | None]:
     """The memory of one clip and the video to cut patches from, both on the model's device. Raises ValueError."""
     size = model.config.image_size
-    if video.ndim != 4 or tuple(video.shape[1:]) != (size, size, 3):
+    if video.ndim != 4 or (memory is None and tuple(video.shape[1:]) != (size, size, 3)):
         raise ValueError(
             f"video has shape {tuple(video.shape)}; recipes take one clip (T, {size}, {size}, 3), already resized to "
-            "the model's square without cropping, and the raw width / height as `aspect`"
+            "the model's square without cropping, and the raw width / height as `aspect`; or, of another size, a "
+            "`memory` that you encoded"
         )
     if native is not None and (native.ndim != 4 or len(native) != len(video)):
         raise ValueError(f"native has shape {tuple(native.shape)}; it must hold the same {len(video)} raw frames")
@@ -236,10 +235,9 @@ def prepare(
             aspect = 1.0 if native is None else native.shape[2] / native.shape[1]
         clip_aspect = torch.tensor([aspect], dtype=torch.float32, device=model.device)
         return model.encode(video.to(model.device)[None], clip_aspect), patch_video
-    if memory.num_frames != len(video) or len(memory.aspect) != 1:
+    if memory.video.shape != (1, *video.shape):
         raise ValueError(
-            f"memory holds {len(memory.aspect)} clip(s) of {memory.num_frames} frames, the video has {len(video)}; "
-            "encode this video by itself"
+            f"memory is of videos {tuple(memory.video.shape)}, this one is {tuple(video.shape)}: encode it by itself"
         )
     if aspect is not None and abs(float(memory.aspect[0]) - aspect) > 1e-3 * aspect:
         raise ValueError(f"aspect ({aspect}) is not that of the memory ({float(memory.aspect[0]):g}); give one of them")
@@ -253,7 +251,7 @@ def ask_frames(
     *,
     t_src: Tensor,
     t_cam: Tensor,
-    chunk_size: int,
+    chunk_size: int | None,
     patch_video: Tensor | None,
 ) -> Prediction:
     """Where are the points seen at `uv_norm` (P, 2) in each frame of t_src (F,), then, in the cameras t_cam (F,)?

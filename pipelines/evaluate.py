@@ -47,7 +47,6 @@ METRICS = "metrics.json"
 METHODS = ("trained", "untrained", "guess")
 THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
 PICTURES = 2  # clips drawn
-CHUNK = 8192  # queries decoded at a time
 
 Row = dict[str, Any]
 Truth = dict[str, np.ndarray]
@@ -69,7 +68,7 @@ def ask(model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, truth: 
     queries = Queries(torch.from_numpy(truth["uv_norm"])[None].to(device), *times)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         memory = model.encode(torch.from_numpy(video)[None].to(device), torch.tensor([aspect], device=device))
-        prediction = model.decode(memory, queries, chunk_size=CHUNK)
+        prediction = model.decode(memory, queries)
     return Answers(prediction.xyz[0].float().cpu().numpy(), prediction.visible[0].cpu().numpy())
 
 

@@ -56,7 +56,7 @@ class Scene:
 
     def encode(self, video: Tensor, aspect: Tensor):
         self.encoded += 1
-        return SimpleNamespace(num_frames=video.shape[1], aspect=aspect)
+        return SimpleNamespace(num_frames=video.shape[1], video=video, aspect=aspect)
 
     def decode(self, memory, queries: Queries, *, chunk_size=None, patch_video=None) -> Prediction:
         queries.check_range(memory.num_frames)
@@ -303,7 +303,7 @@ def test_wrong_input_is_refused(scene):
         recipes.depth(scene, VIDEO[None])
     with pytest.raises(ValueError, match="same 6 raw frames"):
         recipes.depth(scene, VIDEO, native=NATIVE[:4])
-    with pytest.raises(ValueError, match="6 frames, the video has 5"):
+    with pytest.raises(ValueError, match=r"memory is of videos \(1, 6, 64, 64, 3\), this one is \(5, 64, 64, 3\)"):
         recipes.depth(scene, VIDEO[:5], memory=memory)
     with pytest.raises(ValueError, match=r"aspect \(1.5\) is not that of the memory \(1\)"):
         recipes.depth(scene, VIDEO, memory=memory, aspect=1.5)
@@ -320,6 +320,9 @@ def test_recipes_run_on_a_real_model():
     assert tracks.xyz.shape == (4, 3, 3) and tracks.xyz.isfinite().all()
     assert recipes.depth(model, video, native=native, chunk_size=1000).depth.shape == (3, RAW_HEIGHT, RAW_WIDTH)
     assert recipes.cameras(model, video, memory=memory).world_from_cam.isfinite().all()
+    wide = native[:, ::2, ::2][:, :24, :48]
+    answers = recipes.depth(model, wide, memory=model.encode(wide[None], torch.tensor([2.0])))
+    assert answers.depth.shape == (3, 24, 48) and answers.confidence.isfinite().all()
     with torch.autocast("cpu", torch.bfloat16):
         cloud = recipes.point_cloud(model, video, memory=memory, stride=4)
     assert cloud.xyz.dtype == torch.float32 and cloud.xyz.isfinite().all()
