@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
 
     exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx")
     exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors")
-    exported.add_argument("--out", type=Path, required=True, help="new folder for the two files and their weights")
+    exported.add_argument("--out", type=Path, required=True, help="new local folder for the graphs and their weights")
     exported.add_argument("--frames", type=int, help="of every clip that will be asked (default: the model's longest)")
 
     arguments = parser.parse_args(argv)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_corners_and_every_time(exported):
 @torch.inference_mode()
 @pytest.mark.parametrize(("height", "width"), [(90, 160), (31, 20)])
 def test_patches_come_from_frames_of_any_size(exported, height, width):
-    memory, queries, native = exported.model.encode(random_video(), torch.ones(1)), random_queries(20), None
+    memory, queries = exported.model.encode(random_video(), torch.ones(1)), random_queries(20)
     native = random_video(1, height, width)
     found = exported.ask(memory, queries, native)
     assert_same(found, exported.model.decode(memory, queries, patch_video=native))
@@ -143,7 +144,7 @@ def test_clips_of_another_length_or_size_are_refused_by_the_runtime(exported):
     with pytest.raises(Exception, match="Got invalid dimensions for input: video"):
         exported.ask(memory, random_queries(3), random_video()[:, :2])
     longer = replace(memory, keys_values=tuple((k[:, :, 1:], v[:, :, 1:]) for k, v in memory.keys_values))
-    with pytest.raises(Exception, match="Got invalid dimensions for input: (keys|values)"):
+    with pytest.raises(Exception, match=r"Got invalid dimensions for input: (keys|values)"):
         exported.ask(longer, random_queries(3))
 
 
@@ -201,6 +202,6 @@ def test_wrong_orders_are_refused(checkpoint, monkeypatch, capsys, arguments, me
 
 
 def test_a_missing_package_is_named_with_its_remedy(checkpoint, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(checkpoint), "--out", "onnx"]) == 2
     assert re.search(r"onnxscript is missing.*\.\[export\]", capsys.readouterr().err)
