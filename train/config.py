@@ -97,6 +97,13 @@ class TrainConfig:
     """Processes that train in parallel, one GPU each if the cluster has GPUs."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the forward pass (autocast); weights and losses are float32."""
+    recompute: bool = False
+    """Keep only what enters each layer for the backward pass and compute the rest again: a third of the memory for a
+    third more time. The numbers are the same."""
+    compile: bool = False
+    """Let torch.compile fuse what is inside a layer. The first step takes a minute; numbers differ by rounding."""
+    dropout: float = 0.0
+    """Share of attention weights and MLP numbers forgotten at each step. D4RT has none, OpenD4RT 0.1."""
     seed: int = 0
     checkpoint_every: int = 2_500
     """Steps between checkpoints; a multiple of log_every, so that a resumed run repeats no logged step."""
@@ -131,6 +138,8 @@ class TrainConfig:
             raise ValueError(f"loss.confidence_warmup_steps ({loss.confidence_warmup_steps}) must not be negative")
         if not 0 <= optim.final_lr <= optim.lr:
             raise ValueError(f"optim.final_lr ({optim.final_lr}) must be from 0 to optim.lr ({optim.lr})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
         if optim.clip_norm <= 0:
             raise ValueError(f"optim.clip_norm ({optim.clip_norm}) must be positive")
         if self.checkpoint_every % self.log_every:

@@ -37,7 +37,9 @@ from train.window import Window
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
 # May differ when a run goes on: they change where and how often things happen, not what is learnt.
-OPERATIONAL = ("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures")
+OPERATIONAL = (
+    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +181,12 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, os.cpu_count() // context.get_local_world_size()))
     device = get_device()
-    state = TrainState.create(start_model(config).to(device), config.optim)
+    model = start_model(config).to(device)
+    model.set_dropout(config.dropout)
+    model.set_recompute(config.recompute)
+    if config.compile:
+        model.compile_layers()
+    state = TrainState.create(model, config.optim)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             state.restore(Path(folder))
