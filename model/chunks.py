@@ -4,22 +4,19 @@ import os
 
 import torch
 
-from model.config import RGB, ModelConfig
+from model.config import ModelConfig
 
 MEMORY_SHARE = 0.25  # of what is free: other work goes on, and allocators need room
 SMALLEST = 256
-LARGEST_CPU, LARGEST = 8192, 65_536  # beyond, nothing is gained
+LARGEST_CPU, LARGEST = 2048, 65_536  # beyond, nothing is gained
 
 
 def bytes_per_query(config: ModelConfig) -> int:
     """What decoding one more query takes at its peak, without gradients, in float32.
 
-    Four tensors of the decoder's width and two of its MLP's are alive at once; or, before that, the query patch: the
-    pixels around it, as bytes and as floats, and the patch cut from them twice over.
+    Six tensors of the decoder's width and two of its MLP's are alive at once; its patch took less before.
     """
-    layer = 4 * (4 * config.decoder_width + 2 * config.decoder_hidden)
-    patch = RGB * ((config.query_patch + 1) ** 2 * (1 + 2 * 4 + 8) + 2 * 4 * config.query_patch**2)
-    return max(layer, patch)
+    return 4 * (6 * config.decoder_width + 2 * config.decoder_hidden)
 
 
 def free_memory(device: torch.device) -> int:

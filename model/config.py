@@ -144,9 +144,14 @@ class ModelConfig:
         global_layer = memory * (linear + 2 * width * memory)
         aspect = self.aspect_token * width * (1 + width)
         project = memory * width * self.decoder_width if width != self.decoder_width else 0
-        keys_values = memory * self.decoder_layers * 2 * self.decoder_width**2
         pairs = self.encoder_layers // 2
-        return 2 * (tokenizer + pairs * (local_layer + global_layer) + aspect + project + keys_values)
+        look = 2 * (tokenizer + pairs * (local_layer + global_layer) + aspect + project)
+        return look + self.flops_keys_values(num_frames)
+
+    def flops_keys_values(self, num_frames: int) -> int:
+        """The part of `flops_encode` that projects the memory to the keys and values of every decoder layer."""
+        memory = self.video_tokens(num_frames) + self.aspect_token
+        return 2 * memory * self.decoder_layers * 2 * self.decoder_width**2
 
     def flops_decode(self, num_queries: int, num_frames: int) -> int:
         """The same for `D4RT.decode` of one clip, with the keys and values already in `memory`."""

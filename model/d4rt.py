@@ -78,7 +78,10 @@ class D4RT(nn.Module):
         """
         check_video(video, self.config)
         check_aspect(aspect, len(video))
-        video, aspect = video.contiguous(), aspect.to(self.heads.weight.dtype)
+        return self.encode_unchecked(video.contiguous(), aspect.to(self.heads.weight.dtype))
+
+    def encode_unchecked(self, video: Tensor, aspect: Tensor) -> Memory:
+        """`encode` of what is known to be right: all of it that an exported graph can hold."""
         padding = -video.shape[1] % self.config.tubelet
         padded = torch.cat([video, video[:, -1:]], dim=1) if padding else video
         told = aspect if self.config.compat else aspect.log()
@@ -161,7 +164,7 @@ class D4RT(nn.Module):
         self, memory: Memory, uv_norm: Tensor, t_src: Tensor, *, patch_video: Tensor | None = None
     ) -> Tensor:
         """The part of a query token that a point keeps at all times: (B, P, 2), (B, P) -> (B, P, D)."""
-        if len(uv_norm) != len(memory.video):
+        if uv_norm.shape[0] != memory.video.shape[0]:
             raise ValueError(f"queries are for {len(uv_norm)} clips, the memory holds {len(memory.video)}")
         if patch_video is None:
             return self.query_embedder.source(uv_norm, t_src, memory.video, memory.video)

@@ -208,5 +208,5 @@ class Encoder(nn.Module):
     def _within_slots(self, layer: nn.Module, x: Tensor, num_video: int, slot_tokens: int) -> Tensor:
         """Apply a layer to each temporal slot by itself; tokens after the video pass unchanged."""
         slots = rearrange(x[:, :num_video], "b (t n) c -> (b t) n c", n=slot_tokens)
-        slots = rearrange(run(layer, slots, recompute=self.recompute), "(b t) n c -> b (t n) c", b=len(x))
+        slots = rearrange(run(layer, slots, recompute=self.recompute), "(b t) n c -> b (t n) c", b=x.shape[0])
         return torch.cat([slots, x[:, num_video:]], dim=1) if num_video < x.shape[1] else slots

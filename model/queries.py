@@ -106,7 +106,8 @@ def gather_patches(video: Tensor, uv_norm: Tensor, t_src: Tensor, size: int) -> 
         (B, Q, 3, size, size) from 0 to 255, in the dtype of `uv_norm`: channel, row, column.
     """
     b, t, h, w, _ = video.shape
-    position = uv_norm * uv_norm.new_tensor([w, h]) - 0.5  # pixel 0 has its centre at 0
+    u, v = uv_norm.unbind(-1)
+    position = torch.stack([u * w, v * h], dim=-1) - 0.5  # pixel 0 has its centre at 0
     corner = position.floor()
     along_x, along_y = (position - corner)[..., None, None, None, :].unbind(-1)  # each (B, Q, 1, 1, 1)
     taps = torch.arange(size + 1, device=video.device) - size // 2

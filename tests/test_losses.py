@@ -341,6 +341,36 @@ def test_divergence_names_term_step_and_dataset():
     assert all(torch.equal(a, b) for a, b in zip(weights, state.model.parameters(), strict=True))
 
 
+class Broken(torch.nn.Module):
+    """A network that gives no number for one query, which the loss leaves out."""
+
+    def __init__(self, model, clip, query):
+        super().__init__()
+        self.model, self.clip, self.query = model, clip, query
+
+    def forward(self, *inputs):
+        prediction = self.model(*inputs)
+        displacement = prediction.displacement.clone()
+        displacement[self.clip, self.query] *= float("nan")
+        return dataclasses.replace(prediction, displacement=displacement)
+
+
+def test_a_gradient_that_is_no_number_names_term_step_and_dataset_though_the_loss_is_fine():
+    batch, config = random_batch(), train_config()
+    state = TrainState.create(D4RT(TINY), config.optim)
+    query = int((~batch.displacement_valid[3]).nonzero()[0])
+    state.network, state.step = Broken(state.model, 3, query), 5
+    weights = [p.clone() for p in state.model.parameters()]
+    with pytest.raises(TrainingDiverged, match=r"gradient is not finite at step 5 .*: in ldisp \(scannet\); look at"):
+        train_step(state, batch, config)
+    assert all(torch.equal(a, b) for a, b in zip(weights, state.model.parameters(), strict=True))
+    with torch.no_grad():
+        state.model.heads.weight[0] = 1e38  # finite answers, whose gradient overflows further down
+    state.network = state.model
+    with pytest.raises(TrainingDiverged, match=r"not finite at step 5"):
+        train_step(state, batch, config)
+
+
 def test_bfloat16_trains_too():
     config = dataclasses.replace(train_config(), precision="bfloat16")
     state = TrainState.create(D4RT(TINY), config.optim)

@@ -13,14 +13,22 @@ from train.errors import RunFailed
 
 
 def register(
-    checkpoint: Annotated[Path, tyro.conf.arg(help="Folder with config.json and weights.safetensors.")],
+    checkpoint: Annotated[Path | None, tyro.conf.arg(help="Folder with config.json and weights.safetensors.")] = None,
+    opend4rt: Annotated[Path | None, tyro.conf.arg(help="Instead: opend4rt.ckpt of an OpenD4RT release.")] = None,
+    config: Annotated[Path | None, tyro.conf.arg(help="The model.yaml beside it.")] = None,
     name: Annotated[str, tyro.conf.arg(help="Name in the MLflow model registry.")] = "d4rt",
     alias: Annotated[str, tyro.conf.arg(help="Alias that is moved to the new version.")] = "champion",
 ) -> None:
-    """Put a checkpoint folder into the MLflow model registry."""
+    """Put a checkpoint folder, or a released checkpoint of OpenD4RT, into the MLflow model registry."""
+    if (checkpoint is None) == (opend4rt is None) or (opend4rt is None) != (config is None):
+        raise ValueError("register takes either --checkpoint FOLDER, or --opend4rt CKPT with --config MODEL_YAML")
     from train import tracking
 
-    announce(f"models:/{name}/{tracking.register(checkpoint, name, alias)}", name, alias)
+    if checkpoint is not None:
+        version = tracking.register(checkpoint, name, alias)
+    else:
+        version = tracking.register_opend4rt(opend4rt, config, name, alias)
+    announce(f"models:/{name}/{version}", name, alias)
 
 
 def train(argv: list[str]) -> None:

@@ -97,6 +97,13 @@ class TrainConfig:
     """Processes that train in parallel, one GPU each if the cluster has GPUs."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the forward pass (autocast); weights and losses are float32."""
+    recompute: bool = False
+    """Keep only what enters each layer for the backward pass and compute the rest again: a third of the memory for a
+    third more time. The numbers are the same."""
+    compile: bool = False
+    """Let torch.compile fuse what is inside a layer. The first step takes a minute; numbers differ by rounding."""
+    dropout: float = 0.0
+    """Share of attention weights and MLP numbers forgotten at each step. D4RT has none, OpenD4RT 0.1."""
     seed: int = 0
     checkpoint_every: int = 2_500
     """Steps between checkpoints; a multiple of log_every, so that a resumed run repeats no logged step."""
@@ -108,8 +115,12 @@ class TrainConfig:
     """Folder or s3:// URI where runs are kept."""
     name: str | None = None
     """Of the run, a folder in `out`; default: preset and time. An unfinished run of that name goes on where it was."""
-    init_from: str | None = None
-    """Checkpoint folder, seen by all workers, whose weights to start from (fine-tuning); default: fresh weights."""
+    init: str | None = None
+    """Weights to start from, read where the command runs; default: fresh ones. All of them: a checkpoint folder, s3://
+    URI or registered model (models:/d4rt@champion), or opend4rt:FILE with model.yaml beside it. Only the encoder's:
+    videomae:FILE, or timm:NAME (an image ViT, downloaded) or timm:NAME@FILE."""
+    resize_tables: Literal["linear", "nearest", "repeat"] = "linear"
+    """If `init` is a whole model of other clip_frames: how its timestep tables get as many rows."""
     register_as: str = "d4rt"
     """Name in the MLflow model registry."""
     alias: str = "champion"
@@ -131,6 +142,8 @@ class TrainConfig:
             raise ValueError(f"loss.confidence_warmup_steps ({loss.confidence_warmup_steps}) must not be negative")
         if not 0 <= optim.final_lr <= optim.lr:
             raise ValueError(f"optim.final_lr ({optim.final_lr}) must be from 0 to optim.lr ({optim.lr})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
         if optim.clip_norm <= 0:
             raise ValueError(f"optim.clip_norm ({optim.clip_norm}) must be positive")
         if self.checkpoint_every % self.log_every:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model import D4RT, checkpoints
+from model import D4RT, Prediction, checkpoints
 from train import losses
 from train.config import OptimConfig, TrainConfig
 from train.errors import TrainingDiverged
@@ -70,7 +70,7 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
     """Learn from one batch, this worker's part of it, and return the metrics of the whole batch.
 
     The metrics are the same on all workers. Raises TrainingDiverged, on all of them and before any weight changes,
-    for a loss that is not finite, naming term, step and datasets.
+    for a loss or a gradient that is not finite, naming term, step and datasets.
     """
     device = batch.video.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -86,6 +86,13 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
     reduced = losses.sum_over_workers(torch.cat([sums.flatten(), watched, queries]))
     parts = torch.cat([reduced, counts.flatten(), grad_norm[None]]).cpu()  # the only wait for the device
     metrics = summarise(parts, batch.datasets, config, state.step)
+    if not math.isfinite(metrics["grad_norm"]):
+        found = named(broken_gradients(prediction, batch, config, state.step), batch.datasets)
+        where = f"in {found}" if found else "inside the network"
+        raise TrainingDiverged(
+            f"gradient is not finite at step {state.step} though the loss is: {where}; look at these data, or lower "
+            "optim.lr"
+        )
 
     rate = learning_rate(state.step, config.optim, config.steps)
     for group in state.optimiser.param_groups:
@@ -100,7 +107,7 @@ def summarise(parts: Tensor, datasets: tuple[str, ...], config: TrainConfig, ste
     grid = len(losses.TERMS) * len(datasets)
     sums, watched, queries, counts, grad_norm = parts.split([grid, len(losses.MONITORS), len(datasets), grid, 1])
     sums, counts = sums.view(-1, len(datasets)), counts.view(-1, len(datasets))
-    check_finite(sums, grad_norm, datasets, step)
+    check_finite(sums, datasets, step)
     means = dict(zip(losses.TERMS, (sums.sum(1) / counts.sum(1).clamp(min=1)).tolist(), strict=True))
     watch = dict(zip(losses.MONITORS, watched.tolist(), strict=True))
     clips = max(1.0, watch["clips"])
@@ -123,14 +130,31 @@ def summarise(parts: Tensor, datasets: tuple[str, ...], config: TrainConfig, ste
     }
 
 
-def check_finite(sums: Tensor, grad_norm: Tensor, datasets: tuple[str, ...], step: int) -> None:
-    bad = ~sums.isfinite()
-    if bad.any():
-        names = ", ".join(
-            f"{term} ({', '.join(name for d, name in enumerate(datasets) if bad[i, d])})"
-            for i, term in enumerate(losses.TERMS)
-            if bad[i].any()
-        )
-        raise TrainingDiverged(f"loss is not finite at step {step}: {names}; look at these data, or lower optim.lr")
-    if not grad_norm.isfinite():
-        raise TrainingDiverged(f"gradient is not finite at step {step} though the loss is; lower optim.lr")
+def check_finite(sums: Tensor, datasets: tuple[str, ...], step: int) -> None:
+    if found := named(~sums.isfinite(), datasets):
+        raise TrainingDiverged(f"loss is not finite at step {step}: {found}; look at these data, or lower optim.lr")
+
+
+def named(bad: Tensor, datasets: tuple[str, ...]) -> str:
+    """A table (terms, datasets) of what is wrong, in words; empty if nothing is."""
+    return ", ".join(
+        f"{term} ({', '.join(name for d, name in enumerate(datasets) if bad[i, d])})"
+        for i, term in enumerate(losses.TERMS)
+        if bad[i].any()
+    )
+
+
+def broken_gradients(prediction: Prediction, batch: QueryBatch, config: TrainConfig, step: int) -> Tensor:
+    """Which terms send a gradient that is not finite into the answers about which datasets, (terms, datasets) bool.
+
+    An answer that is not finite gives one even where the loss masks it. All workers must call this.
+    """
+    answers = {name: x.detach().requires_grad_() for name, x in vars(prediction).items()}
+    terms = losses.loss_terms(Prediction(**answers), batch, config.loss, step)
+    table = []
+    for value, mask in (terms[name] for name in losses.TERMS):
+        total = torch.where(mask, value, 0).sum()
+        gradients = torch.autograd.grad(total, answers.values(), retain_graph=True, allow_unused=True)
+        bad = [(~gradient.isfinite()).flatten(1).any(1) for gradient in gradients if gradient is not None]
+        table.append(losses.per_dataset(torch.stack(bad).any(0).float(), batch))
+    return losses.sum_over_workers(torch.stack(table)).cpu() > 0

@@ -1,8 +1,10 @@
 """The few MLflow calls: where runs are kept, what a run records, and how a checkpoint becomes a registered model."""
 
+import hashlib
 import logging
 import os
 import subprocess
+import tempfile
 import time
 from contextlib import redirect_stderr
 from importlib.metadata import version
@@ -26,7 +28,7 @@ from pipelines.registered import tracking_uri
 
 EXPERIMENT = "d4rt"
 PACKAGE = Path(__file__).parent
-REQUIREMENTS = ("einops", "mlflow", "numpy", "safetensors", "torch")
+REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
 SQLITE = "sqlite:///"
 
@@ -135,11 +137,14 @@ def signature(image_size: int) -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
-def register(checkpoint: str | Path, name: str, alias: str, run_id: str | None = None) -> int:
+def register(
+    checkpoint: str | Path, name: str, alias: str, run_id: str | None = None, tags: dict[str, str] | None = None
+) -> int:
     """Make a checkpoint folder the newest version of registered model `name`, move the alias to it, and return it.
 
-    `run_id` is the run it came from; without one it gets a run of its own. The model carries its own code and needs
-    neither this repository nor the folder any more. ValueError if the folder is not a checkpoint.
+    `run_id` is the run it came from; without one it gets a run of its own. The version gets the `tags`. The model
+    carries its own code and needs neither this repository nor the folder any more. ValueError if the folder is not a
+    checkpoint.
     """
     config = checkpoints.read_config(Path(checkpoint) / checkpoints.CONFIG)
     checkpoints.load(checkpoint)  # refuses what could not be loaded later
@@ -156,5 +161,20 @@ def register(checkpoint: str | Path, name: str, alias: str, run_id: str | None =
             pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
             registered_model_name=name,
         )
-    mlflow.MlflowClient().set_registered_model_alias(name, alias, info.registered_model_version)
+    client = mlflow.MlflowClient()
+    for key, value in (tags or {}).items():
+        client.set_model_version_tag(name, str(info.registered_model_version), key, value)
+    client.set_registered_model_alias(name, alias, info.registered_model_version)
     return int(info.registered_model_version)
+
+
+def register_opend4rt(checkpoint: Path, config: Path, name: str, alias: str) -> int:
+    """The same with the pair of files of an OpenD4RT release; the version is tagged with where it came from."""
+    model = checkpoints.load_opend4rt(checkpoint, config)
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{checkpoint}: all {len(model.state_dict())} tensors fit, {parameters:,} parameters, sha256 {digest}")
+    tags = {"compat": "opend4rt", "source_sha256": digest, "parameters": str(parameters)}
+    with tempfile.TemporaryDirectory() as folder:
+        return register(checkpoints.save(model, folder), name, alias, tags=tags)

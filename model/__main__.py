@@ -1,0 +1,38 @@
+"""`python -m model COMMAND`: how large a model is, and a model for other runtimes. Bad input ends with exit code 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from model import describe, onnx_export
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    described = commands.add_parser("describe", help="parameters, FLOP and memory of a model")
+    described.add_argument("model", help=f"a preset ({', '.join(describe.PRESETS)}) or a checkpoint folder")
+    described.add_argument("--frames", type=int, nargs="+", help="of the clips (default: 16, 32, 48, or the longest)")
+    described.add_argument("--queries", type=int, default=2048, help="of a training step (default: %(default)s)")
+
+    exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx")
+    exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors")
+    exported.add_argument("--out", type=Path, required=True, help="new local folder for the graphs and their weights")
+    exported.add_argument("--frames", type=int, help="of every clip that will be asked (default: the model's longest)")
+
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.command == "describe":
+            config = describe.find_config(arguments.model)
+            print(describe.table(config, arguments.frames, arguments.queries))
+        else:
+            onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
+    except (ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
