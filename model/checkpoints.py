@@ -4,13 +4,16 @@
     weights.safetensors   float32 tensors by name, nothing executable
 
 `load(folder)` rebuilds the very model that `save(model, folder)` was given, or says what is wrong with the folder.
+`resize_tables` makes its weights those of a model for longer or shorter clips.
 """
 
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,11 +21,13 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.d4rt import D4RT
 from model.opend4rt import load_opend4rt, save_opend4rt
+from model.pretrained import load_timm, load_videomae
 from model.weights import check_state
 
-__all__ = ["load", "load_opend4rt", "save", "save_opend4rt"]
+__all__ = ["load", "load_opend4rt", "load_timm", "load_videomae", "resize_tables", "save", "save_opend4rt"]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+TABLES = tuple(f"query_embedder.{name}_embed.weight" for name in ("t_src", "t_tgt", "t_cam"))
 
 
 def save(model: D4RT, folder: str | Path) -> Path:
@@ -82,3 +87,23 @@ def read_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     return {name: tensor.clone() for name, tensor in mapped.items()}  # into memory of our own, aligned as torch does
+
+
+def resize_tables(
+    state: dict[str, Tensor], clip_frames: int, how: Literal["linear", "nearest", "repeat"] = "linear"
+) -> dict[str, Tensor]:
+    """A model's weights for clips of another length: the three timestep tables get `clip_frames` rows.
+
+    linear: interpolated so that the first and the last row stay the first and the last, as OpenD4RT does it.
+    nearest: row n of N is row floor(n * old / N).
+    repeat: the rows there are, then the last one again and again; of a table that shrinks, the first rows.
+    """
+    return state | {name: _resized(state[name], clip_frames, how) for name in TABLES}
+
+
+def _resized(table: Tensor, rows: int, how: str) -> Tensor:  # (old, D) -> (rows, D)
+    if how == "repeat":
+        return table[torch.arange(rows, device=table.device).clamp(max=len(table) - 1)]
+    align = {"align_corners": True} if how == "linear" else {}
+    resized = F.interpolate(table.double().T[None], size=rows, mode=how, **align)[0].T
+    return resized.to(table.dtype).contiguous()

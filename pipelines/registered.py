@@ -103,7 +103,7 @@ def _registry(uri: str, where: str | None = None) -> Any:
     if where.startswith("sqlite:///") and not Path(where.removeprefix("sqlite:///")).exists():
         raise ValueError(
             f"cannot look up {uri}: there is no model registry at {where}. Train a model in this folder first, set "
-            "MLFLOW_TRACKING_URI to the registry that has it, or give --model a checkpoint folder"
+            "MLFLOW_TRACKING_URI to the registry that has it, or give a checkpoint folder"
         )
     import mlflow
 

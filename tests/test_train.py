@@ -211,6 +211,28 @@ def test_register_command_makes_the_next_version_and_moves_the_alias(trained, ca
 
 
 @pytest.mark.slow
+def test_a_run_starts_from_a_registered_model_for_longer_clips(trained, workplace, capsys):
+    """Learning rate 0, so that the weights at the end are those of the start."""
+    from train.loop import run
+
+    begun = config(
+        workplace,
+        "longer",
+        init="models:/d4rt-straight@champion",
+        model=replace(MODEL, clip_frames=6),
+        optim=OptimConfig(lr=0.0, final_lr=0.0, warmup_steps=1),
+        steps=2,
+        checkpoint_every=2,
+    )
+    run(begun)
+    assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
+    assert mlflow_run("longer").data.params["init"] == "models:/d4rt-straight/1"  # the alias may move
+    found = checkpoints.load(f"{begun.out}/longer/step_0000002/model").state_dict()
+    for name, tensor in checkpoints.resize_tables(weights(trained), 6).items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.slow
 def test_a_damaged_store_fails_the_run_with_the_clip(workplace, ray_cluster, capsys):
     store = write_plane_store(workplace / "broken", clips=4, queries=64, video="zstd")
     for chunk in (workplace / "broken/data/planes.zarr/video/c").rglob("*"):
@@ -264,6 +286,8 @@ def test_presets_follow_the_paper():
         ("tiny --data.mixture.nowhere", "--data.mixture"),
         ("tiny --mixture nine", "--mixture and --stores go together"),
         ("tiny --mixture ten --stores clips", "no mixture 'ten': in mixtures/ there are dynamic, nine"),
+        ("tiny --data.mixture.planes 1 --data.queries 64 --init nowhere", "nowhere/config.json does not exist"),
+        ("tiny --data.mixture.planes 1 --data.queries 64 --init timm:resnet18", "timm:resnet18.a1_in1k holds 0 patch"),
         ("register --checkpoint nowhere", "nowhere/config.json does not exist"),
     ],
 )
@@ -278,16 +302,3 @@ def test_bad_input_is_refused_with_advice(words, message, workplace, capsys, mon
     assert code == 2
     assert message in shown.err + shown.out
     assert "Traceback" not in shown.err
-
-
-def test_starting_weights_must_be_of_the_same_model(tmp_path):
-    from model import D4RT
-    from train.loop import check_start, start_model
-
-    checkpoints.save(D4RT(MODEL), tmp_path)
-    begun = replace(PRESETS["tiny"][1], model=MODEL, init_from=str(tmp_path))
-    check_start(begun)
-    saved = checkpoints.load(tmp_path).state_dict()
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in start_model(begun).state_dict().items())
-    with pytest.raises(ValueError, match=r"another model \(encoder_layers 2 there, 4 here"):
-        check_start(replace(PRESETS["tiny"][1], init_from=str(tmp_path)))

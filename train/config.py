@@ -115,8 +115,12 @@ class TrainConfig:
     """Folder or s3:// URI where runs are kept."""
     name: str | None = None
     """Of the run, a folder in `out`; default: preset and time. An unfinished run of that name goes on where it was."""
-    init_from: str | None = None
-    """Checkpoint folder, seen by all workers, whose weights to start from (fine-tuning); default: fresh weights."""
+    init: str | None = None
+    """Weights to start from, read where the command runs; default: fresh ones. All of them: a checkpoint folder, s3://
+    URI or registered model (models:/d4rt@champion), or opend4rt:FILE with model.yaml beside it. Only the encoder's:
+    videomae:FILE, or timm:NAME (an image ViT, downloaded) or timm:NAME@FILE."""
+    resize_tables: Literal["linear", "nearest", "repeat"] = "linear"
+    """If `init` is a whole model of other clip_frames: how its timestep tables get as many rows."""
     register_as: str = "d4rt"
     """Name in the MLflow model registry."""
     alias: str = "champion"

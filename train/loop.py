@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, get_device
 from torch.nn.parallel import DistributedDataParallel
 
-from model import D4RT, checkpoints
 from pipelines import cluster
 from pipelines.clip_store import ClipStore
 from pipelines.clip_writer import write_file
@@ -32,6 +31,7 @@ from train.config import TrainConfig
 from train.errors import RunFailed, TrainingDiverged
 from train.mixture import MixturePlan
 from train.progress import printed_progress
+from train.start import pinned, start_model, starting_weights
 from train.step import MODEL, TrainState, train_step
 from train.window import Window
 
@@ -52,6 +52,8 @@ class Loop:
     tracking_uri: str
     run_id: str
     progress: ray.actor.ActorHandle
+    start: ray.ObjectRef | None
+    """The weights that `config.init` names: read once, so that all workers and all restarts have the same."""
     reader_cpus: float
     """Cores per worker for reading clips."""
 
@@ -63,10 +65,10 @@ def run(config: TrainConfig) -> str:
     failed more than `max_failures` times.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
-    if config.init_from is not None:
-        config = replace(config, init_from=os.path.abspath(config.init_from))  # workers have another current folder
-        check_start(config)
+    config = pinned(config)
+    start = starting_weights(config)
     cluster.connect()
+    start = None if start is None else ray.put(start)  # which holds them from here on
     tracking_uri = tracking.connect()
     run_id = claim_run(config, stores)
     cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
@@ -90,6 +92,7 @@ def run(config: TrainConfig) -> str:
             tracking_uri=tracking_uri,
             run_id=run_id,
             progress=progress,
+            start=start,
             reader_cpus=cpus / config.workers - worker_cpus,
         )
         trainer = TorchTrainer(
@@ -117,21 +120,6 @@ def run(config: TrainConfig) -> str:
     uri = f"models:/{config.register_as}/{version}"
     write_record(config, run_id, model=uri)
     return uri
-
-
-def check_start(config: TrainConfig) -> None:
-    """ValueError if `init_from` is not a checkpoint of this very model."""
-    theirs = checkpoints.read_config(Path(config.init_from) / checkpoints.CONFIG).to_dict()
-    ours = config.model.to_dict()
-    if changed := [key for key in ours if ours[key] != theirs[key]]:
-        differences = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in changed)
-        raise ValueError(f"init_from: {config.init_from} is another model ({differences}); set --model.* to match")
-
-
-def start_model(config: TrainConfig) -> D4RT:
-    """The weights of step 0, the same on all workers."""
-    torch.manual_seed(config.seed)
-    return D4RT(config.model) if config.init_from is None else checkpoints.load(config.init_from).train()
 
 
 def claim_run(config: TrainConfig, stores: list[ClipStore]) -> str:
@@ -181,7 +169,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, os.cpu_count() // context.get_local_world_size()))
     device = get_device()
-    model = start_model(config).to(device)
+    model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     model.set_dropout(config.dropout)
     model.set_recompute(config.recompute)
     if config.compile:

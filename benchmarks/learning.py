@@ -1,0 +1,304 @@
+"""How fast does our recipe learn, and what does each of its choices gain over the plain choice of earlier work?
+
+    python -m benchmarks.learning --out benchmarks/learning [--only ours plain] [--steps 600]
+
+Clips of 8 frames of synthetic rooms in all nine layouts, and of other rooms that no training sees. A model of preset
+`tiny` trains on the same clips in the same order with each recipe, a single thread each; the held-out median relative
+error, scaled per clip as in `evaluate clips`, is taken at intervals: over queries drawn anywhere with any camera, as
+the plain recipe draws them, and over queries drawn our way. Time is CPU seconds of the training steps alone.
+
+| recipe           | what is plain                                                                                   |
+|------------------|-------------------------------------------------------------------------------------------------|
+| ours             | nothing: what `python -m train tiny` does                                                       |
+| dropout          | 0.1, on attention and MLPs                                                                      |
+| no_warm_in       | confidence counts from the first step                                                           |
+| metric           | displacements in metres against a scale-free prediction                                         |
+| per_rank         | every term averaged per worker (two of them), then over workers, whatever their masks           |
+| no_edges         | no queries near edges but those that chance puts there                                          |
+| free_cameras     | t_cam drawn without regard to t_tgt                                                             |
+| plain            | all six                                                                                         |
+"""
+
+import argparse
+import json
+import os
+import pickle
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from model import D4RT
+from pipelines import queries as query_drawing
+from pipelines.catalog import Catalog, load_mixture
+from pipelines.clip_store import StoreSettings
+from pipelines.clip_writer import ClipData
+from pipelines.clips import build_clip, windows
+from pipelines.datasets import DATASETS, open_sequence
+from pipelines.evaluate import ask, measure, summarise
+from pipelines.raw.folder import RawFolder
+from pipelines.synthesize.job import write_sequence
+from train import losses
+from train.config import PRESETS, TrainConfig
+from train.mixture import MixturePlan
+from train.query_batch import QueryBatch
+from train.step import TrainState, learning_rate, train_step
+
+FRAMES, SIZE, QUERIES, SAMPLES = 8, 64, 512, 4
+RAW_FRAMES = 18  # per scene: two clips, one where a scan lost its pose in the middle
+SCENES = {"train": 40, "held_out": 4}  # of each dataset; two of them film each with two cameras
+CLIPS = 8  # per step
+WORKERS = 2  # of which `per_rank` takes its means
+MEASURED = 10  # times per run
+
+Draw = Literal["ours", "no_edges", "free_cameras", "plain"]
+DRAWS: dict[Draw, dict[str, float]] = {
+    "ours": {},
+    "no_edges": {"EDGE_SHARE": 0.0},
+    "free_cameras": {"SAME_TIME_SHARE": 0.0},
+    "plain": {"EDGE_SHARE": 0.0, "SAME_TIME_SHARE": 0.0},
+}
+HELD_OUT: dict[Draw, str] = {"plain": "error", "ours": "error_our_queries"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs from ours."""
+
+    draw: Draw = "ours"
+    dropout: float = 0.0
+    warm_in: bool = True
+    displacement: Literal["scaled", "metric"] = "scaled"
+    mean_per_worker: bool = False
+    seed: int = 0
+
+
+RECIPES = {
+    "ours": Recipe(),
+    "dropout": Recipe(dropout=0.1),
+    "no_warm_in": Recipe(warm_in=False),
+    "metric": Recipe(displacement="metric"),
+    "per_rank": Recipe(mean_per_worker=True),
+    "no_edges": Recipe(draw="no_edges"),
+    "free_cameras": Recipe(draw="free_cameras"),
+    "plain": Recipe("plain", 0.1, warm_in=False, displacement="metric", mean_per_worker=True),
+}
+
+
+def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
+    """The clips of one synthetic scene with each way of drawing queries."""
+    settings = StoreSettings(
+        dataset=dataset,
+        split="all",
+        frames=FRAMES,
+        image_size=SIZE,
+        strides=(1, 1),
+        hop=FRAMES,
+        samples=SAMPLES,
+        queries=QUERIES,
+        video="zstd",
+        seed=0,
+    )
+    catalog, found = Catalog.load(dataset), {}
+    with tempfile.TemporaryDirectory() as raw:
+        row = {"dataset": dataset, "root": raw, "index": index}
+        write_sequence(row, frames=RAW_FRAMES, size="small", seed=list(SCENES).index(split))
+        for draw in DRAWS if split == "train" else HELD_OUT:
+            shares = {"EDGE_SHARE": 0.3, "SAME_TIME_SHARE": 0.4} | DRAWS[draw]
+            for name, share in shares.items():
+                setattr(query_drawing, name, share)
+            found[draw] = []
+            for name in DATASETS[dataset].find(RawFolder(raw)):
+                sequence = open_sequence(dataset, raw, name)
+                found[draw] += [build_clip(sequence, w, catalog, settings) for w in windows(sequence, settings)]
+    return found
+
+
+def make_clips(folder: Path) -> None:
+    """All clips, as one file per split and way of drawing: {dataset: [ClipData]}."""
+    jobs = [(dataset, split, i) for split, count in SCENES.items() for dataset in DATASETS for i in range(count)]
+    splits: dict[tuple[str, str], dict[str, list[ClipData]]] = {}
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        for (dataset, split, _), found in zip(jobs, pool.map(clips_of, *zip(*jobs, strict=True)), strict=True):
+            for draw, clips in found.items():
+                splits.setdefault((split, draw), {}).setdefault(dataset, []).extend(clips)
+    for (split, draw), clips in splits.items():
+        (folder / f"{split}_{draw}.pickle").write_bytes(pickle.dumps(clips))  # read by this file alone
+
+
+class Clips:
+    """What a store is to training, in memory."""
+
+    def __init__(self, clips: dict[str, list[ClipData]], config: TrainConfig) -> None:
+        weights = load_mixture("nine")
+        self.clips, self.config, self.datasets = clips, config, tuple(sorted(clips))
+        self.plan = MixturePlan(
+            stores=self.datasets,
+            weights=tuple(weights[dataset] for dataset in self.datasets),
+            lengths=tuple(len(clips[dataset]) for dataset in self.datasets),
+            samples=(SAMPLES,) * len(clips),
+            seed=config.seed,
+        )
+
+    def columns(self, index: int) -> dict[str, Any]:
+        """Clip number `index` of the run, as `train.batches.read_clip` gives it."""
+        store, number, sample = self.plan.clip(index)
+        clip = self.clips[self.datasets[store]][number]
+        chosen = np.random.default_rng([self.plan.seed, index]).choice(QUERIES, self.config.data.queries, replace=False)
+        rows = clip.queries[sample][chosen]
+        columns = {name: rows[name].copy() for name in rows.dtype.names}
+        return {"video": clip.video, "aspect": np.float32(clip.row["aspect"]), "dataset": store, **columns}
+
+    def batch(self, step: int) -> QueryBatch:
+        rows = [self.columns(step * CLIPS + i) for i in range(CLIPS)]
+        return QueryBatch.from_columns({name: np.stack([row[name] for row in rows]) for name in rows[0]}, self.datasets)
+
+
+def part(batch: QueryBatch, clips: slice) -> QueryBatch:
+    tensors = {field.name: getattr(batch, field.name)[clips] for field in fields(batch) if field.name != "datasets"}
+    return QueryBatch(**tensors, datasets=batch.datasets)
+
+
+def step_with_mean_per_worker(state: TrainState, batch: QueryBatch, config: TrainConfig) -> None:
+    """What DistributedDataParallel does when every worker divides by its own counts."""
+    share = CLIPS // WORKERS
+    state.optimiser.zero_grad()
+    for start in range(0, CLIPS, share):
+        own = part(batch, slice(start, start + share))
+        terms = losses.loss_terms(state.network(own.video, own.aspect, own.queries), own, config.loss, state.step)
+        (losses.total_loss(terms, own, config.loss)[0] / WORKERS).backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(state.step, config.optim, config.steps)
+    state.optimiser.step()
+    state.step += 1
+
+
+def held_out_error(model: D4RT, clips: dict[str, list[ClipData]]) -> float:
+    """Median relative error over all queries whose point is known, as `evaluate clips` defines it."""
+    model.eval()
+    scores = []
+    for clip in (clip for several in clips.values() for clip in several):
+        truth = {
+            name: clip.queries[name].reshape(SAMPLES * QUERIES, *clip.queries[name].shape[2:])
+            for name in clip.queries.dtype.names
+        }
+        scores.append(
+            measure(truth, ask(model, clip.video, clip.row["aspect"], truth), is_metric=clip.row["is_metric"])
+        )
+    model.train()
+    return summarise(scores)["median_relative_error"]["all"]
+
+
+def train(name: str, folder: str, steps: int) -> dict[str, Any]:
+    """One run; its curve."""
+    torch.set_num_threads(1)
+    recipe, preset = RECIPES[name], PRESETS["tiny"][1]
+    config = replace(
+        preset,
+        model=replace(preset.model, clip_frames=FRAMES),
+        steps=steps,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+        loss=replace(
+            preset.loss,
+            confidence_warmup_steps=preset.loss.confidence_warmup_steps if recipe.warm_in else 0,
+            displacement_norm=recipe.displacement,
+        ),
+    )
+    stream = Clips(pickle.loads(Path(folder, f"train_{recipe.draw}.pickle").read_bytes()), config)
+    unseen = {key: pickle.loads(Path(folder, f"held_out_{d}.pickle").read_bytes()) for d, key in HELD_OUT.items()}
+    torch.manual_seed(config.seed)
+    model = D4RT(config.model).train()
+    model.set_dropout(recipe.dropout)
+    state = TrainState.create(model, config.optim)
+    take_step = step_with_mean_per_worker if recipe.mean_per_worker else train_step
+    curve, seconds = [], 0.0
+    for number in range(steps):
+        batch = stream.batch(number)
+        start = time.process_time()
+        take_step(state, batch, config)
+        seconds += time.process_time() - start
+        if (number + 1) % (steps // MEASURED) == 0:
+            errors = {key: held_out_error(model, clips) for key, clips in unseen.items()}
+            curve.append({"step": number + 1, "cpu_seconds": seconds, **errors})
+            print(
+                f"{name:14} step {number + 1:5}  {seconds:6.0f} s  held-out error {curve[-1]['error']:.4f}", flush=True
+            )
+    return {"recipe": asdict(recipe), "steps": steps, "curve": curve}
+
+
+def seconds_to(curve: list[dict[str, float]], error: float) -> float | None:
+    """When a curve is first below an error, interpolated; None if never."""
+    for before, after in zip([{"cpu_seconds": 0.0, "error": np.inf}, *curve], curve, strict=False):
+        if after["error"] <= error:
+            if not np.isfinite(before["error"]):
+                return after["cpu_seconds"]
+            share = (before["error"] - error) / (before["error"] - after["error"])
+            return before["cpu_seconds"] + share * (after["cpu_seconds"] - before["cpu_seconds"])
+    return None
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        f"{'recipe':14} {'final error':>11} {'our queries':>11} {'CPU s':>7} {'s to the final error of plain':>30}"
+    ]
+    goal = runs["plain"]["curve"][-1] if "plain" in runs else None
+    for name, run in runs.items():
+        last = run["curve"][-1]
+        reached = seconds_to(run["curve"], goal["error"]) if goal else None
+        share = f"{reached:.0f} ({reached / goal['cpu_seconds']:.0%} of its time)" if reached else "-"
+        lines.append(
+            f"{name:14} {last['error']:11.4f} {last['error_our_queries']:11.4f} {last['cpu_seconds']:7.0f} {share:>30}"
+        )
+    return "\n".join(lines)
+
+
+def draw(runs: dict[str, dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2, sharey=True), ("step", "cpu_seconds"), ("steps", "CPU seconds"), strict=True
+    ):
+        for name, run in runs.items():
+            bold = name in ("ours", "plain")
+            axes.plot(
+                [p[key] for p in run["curve"]], [p["error"] for p in run["curve"]], label=name, lw=2.5 if bold else 1
+            )
+        axes.set(xlabel=label, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+    figure.axes[0].set_ylabel("held-out median relative 3D error")
+    figure.axes[1].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "learning", help="folder of the results")
+    parser.add_argument(
+        "--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="recipes to run (default: all)"
+    )
+    parser.add_argument("--steps", type=int, default=600, help="per run (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        make_clips(Path(folder))
+        with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+            jobs = {name: pool.submit(train, name, folder, arguments.steps) for name in arguments.only}
+            for name, job in jobs.items():
+                (arguments.out / f"{name}.json").write_text(json.dumps(job.result(), indent=1) + "\n")
+    runs = {name: json.loads(path.read_text()) for name in RECIPES if (path := arguments.out / f"{name}.json").exists()}
+    print(table(runs))
+    draw(runs, arguments.out / "curves.png")
+
+
+if __name__ == "__main__":
+    main()

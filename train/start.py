@@ -1,0 +1,78 @@
+"""The weights of step 0: fresh ones, or those that `--init` names.
+
+| --init                                        | gives                                                        |
+|-----------------------------------------------|--------------------------------------------------------------|
+| a folder, s3://..., models:/d4rt@champion     | all weights, of a model of this project                      |
+| opend4rt:FILE                                 | all weights, of an OpenD4RT checkpoint; model.yaml beside it |
+| videomae:FILE                                 | the encoder                                                  |
+| timm:NAME, timm:NAME@FILE                     | the encoder, from a model of images                          |
+
+The command reads them once, before anything starts, and hands them to the workers.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model import D4RT, checkpoints, opend4rt, pretrained
+from pipelines.registered import load_model, model_version
+from train.config import TrainConfig
+
+
+def pinned(config: TrainConfig) -> TrainConfig:
+    """The same start, said so that it still means the same tomorrow and elsewhere: absolute paths, version numbers."""
+    if config.init is None:
+        return config
+    kind, _, rest = config.init.partition(":")
+    if kind in ("videomae", "opend4rt"):
+        return replace(config, init=f"{kind}:{os.path.abspath(rest)}")
+    if kind == "timm":
+        name, at, file = rest.partition("@")
+        rest = f"{name}@{os.path.abspath(file)}" if at else pretrained.full_name(name)
+        return replace(config, init=f"timm:{rest}")
+    if kind in ("models", "runs") or "://" in config.init:
+        return replace(config, init=model_version(config.init))
+    return replace(config, init=os.path.abspath(config.init))
+
+
+def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
+    """All weights for a start from `init`, printing what came from there; None if they are to be fresh.
+
+    Raises ValueError if `init` cannot be read or does not fit the model.
+    """
+    if config.init is None:
+        return None
+    kind, _, rest = config.init.partition(":")
+    if kind in ("videomae", "timm"):
+        model = start_model(config)
+        load = checkpoints.load_videomae if kind == "videomae" else checkpoints.load_timm
+        print(load(model, rest))
+        return model.state_dict()
+    if kind == "opend4rt":
+        return fitted(checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG), config)
+    return fitted(load_model(config.init), config)
+
+
+def fitted(whole: D4RT, config: TrainConfig) -> dict[str, Tensor]:
+    """The weights of a whole model, which may differ from ours in `clip_frames` only."""
+    theirs, ours = whole.config.to_dict(), config.model.to_dict()
+    if changed := [key for key in ours if ours[key] != theirs[key] and key != "clip_frames"]:
+        differences = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in changed)
+        raise ValueError(f"init: {config.init} is another model ({differences}); set --model.* to match")
+    print(f"weights of {config.init}: all loaded")
+    before, now = whole.config.clip_frames, config.model.clip_frames
+    if before != now:
+        print(f"  its timestep tables resized from {before} to {now} frames ({config.resize_tables})")
+    return checkpoints.resize_tables(whole.state_dict(), now, config.resize_tables)
+
+
+def start_model(config: TrainConfig, weights: dict[str, Tensor] | None = None) -> D4RT:
+    """The model of step 0, the same on all workers. Fresh weights depend on the seed only."""
+    torch.manual_seed(config.seed)
+    model = D4RT(config.model)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
