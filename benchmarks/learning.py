@@ -26,7 +26,7 @@ import pickle
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -162,19 +162,13 @@ class Clips:
         return QueryBatch.from_columns({name: np.stack([row[name] for row in rows]) for name in rows[0]}, self.datasets)
 
 
-def part(batch: QueryBatch, clips: slice) -> QueryBatch:
-    tensors = {field.name: getattr(batch, field.name)[clips] for field in fields(batch) if field.name != "datasets"}
-    return QueryBatch(**tensors, datasets=batch.datasets)
-
-
 def step_with_mean_per_worker(state: TrainState, batch: QueryBatch, config: TrainConfig) -> None:
     """What DistributedDataParallel does when every worker divides by its own counts."""
-    share = CLIPS // WORKERS
     state.optimiser.zero_grad()
-    for start in range(0, CLIPS, share):
-        own = part(batch, slice(start, start + share))
+    for own in batch.parts(WORKERS):
         terms = losses.loss_terms(state.network(own.video, own.aspect, own.queries), own, config.loss, state.step)
-        (losses.total_loss(terms, own, config.loss)[0] / WORKERS).backward()
+        loss, _ = losses.total_loss(terms, own, losses.valid_counts(own, config.loss), config.loss)
+        (loss / WORKERS).backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(state.step, config.optim, config.steps)

@@ -7,9 +7,19 @@ from pipelines.clip_writer import ClipData, write_group, write_index
 
 
 def write_plane_store(
-    uri, *, clips=8, frames=4, size=64, samples=2, queries=128, dataset="planes", seed=0, video="jpeg"
+    uri,
+    *,
+    clips=8,
+    frames=4,
+    size=64,
+    samples=2,
+    queries=128,
+    dataset="planes",
+    seed=0,
+    video="jpeg",
+    known=tuple(VALID_BITS),
 ) -> str:
-    """Write `clips` clips, and return the URI. Everything is static and metric, and xyz is known for all queries."""
+    """Write `clips` clips, and return the URI. Everything is static and metric, and `known` for all queries."""
     settings = StoreSettings(
         dataset=dataset,
         split="train",
@@ -23,12 +33,12 @@ def write_plane_store(
         seed=seed,
     )
     rng = np.random.default_rng(seed)
-    rows = write_group(str(uri), "planes", settings, [plane_clip(settings, rng, i) for i in range(clips)])
+    rows = write_group(str(uri), "planes", settings, [plane_clip(settings, rng, i, known) for i in range(clips)])
     write_index(str(uri), settings, rows, {})
     return str(uri)
 
 
-def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int) -> ClipData:
+def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int, known: tuple[str, ...]) -> ClipData:
     frames, size = settings.frames, settings.image_size
     normal = np.array([rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6), -1.0])
     normal /= np.linalg.norm(normal)
@@ -55,6 +65,8 @@ def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int) -
     at_target = point - centres[t_tgt]
     uv_tgt = at_target[..., :2] / at_target[..., 2:] + 0.5
     inside = ((uv_tgt >= 0) & (uv_tgt <= 1)).all(-1)
+    valid = np.full(shape, sum(VALID_BITS[name] for name in known))
+    valid[~inside] &= ~VALID_BITS["uv_tgt"]
     for name, values in {
         "uv_norm": uv,
         "t_src": t_src,
@@ -64,7 +76,7 @@ def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int) -
         "uv_tgt": uv_tgt,
         "visible": inside,
         "normal": normal,
-        "valid": sum(VALID_BITS.values()) - np.where(inside, 0, VALID_BITS["uv_tgt"]),
+        "valid": valid,
         "flags": np.where(rng.random(shape) < 0.3, FLAG_BITS["edge"], 0),
     }.items():
         records[name] = values
@@ -85,5 +97,5 @@ def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int) -
             "aspect": 1.5,
             "is_metric": True,
         }
-        | {"share_valid": 1.0, "share_dynamic": 0.0, "share_visible": 1.0, "median_depth": 4.0},
+        | {"share_valid": float("xyz" in known), "share_dynamic": 0.0, "share_visible": 1.0, "median_depth": 4.0},
     )

@@ -12,8 +12,9 @@ from plane_store import write_plane_store
 from model import ModelConfig
 from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
 from train import batches
-from train.batches import open_mixture, read_clip, stream
-from train.config import DataConfig
+from train.augment import Look
+from train.batches import check_labels, open_mixture, read_clip, stream
+from train.config import DataConfig, LossConfig
 from train.mixture import CYCLE, MixturePlan, permuted
 
 MODEL = ModelConfig.preset("tiny")
@@ -94,7 +95,7 @@ def stores(tmp_path_factory) -> dict[str, float]:
 
 
 def data(stores, **changes) -> DataConfig:
-    return DataConfig(**{"mixture": stores, "queries": 100, "clips_per_worker": 3} | changes)
+    return DataConfig(**{"mixture": stores, "queries": 100, "clips_per_worker": 3, "augment": False} | changes)
 
 
 def test_stores_that_do_not_fit_are_refused_by_name(stores, tmp_path):
@@ -138,6 +139,66 @@ def test_a_subset_of_the_queries_is_drawn_at_random_and_repeatably(stores):
     assert len(drawn) == 100 and drawn < stored
 
 
+def test_augmented_pixels_and_drawn_queries_follow_from_seed_and_clip_number_alone(stores):
+    plan, opened = open_mixture(data(stores), MODEL, 0)
+    looks = set()
+    for index in (7, 8, 3):
+        got, again = (read_clip(plan, index, 100, augment=True) for _ in range(2))
+        plain = read_clip(plan, index, 100)
+        number, clip_number, _ = plan.clip(index)
+        rng = np.random.default_rng([plan.seed, index])
+        rng.choice(128, 100, replace=False)
+        look = Look.random(rng)
+        looks.add(look)
+        np.testing.assert_array_equal(got["video"], look.apply(opened[number][clip_number].video))
+        np.testing.assert_array_equal(got["video"], again["video"])
+        assert (got["video"] != plain["video"]).any()
+        for name in plain.keys() - {"video"}:
+            np.testing.assert_array_equal(got[name], plain[name], err_msg=name)
+    assert len(looks) == 3
+
+
+def test_a_store_without_a_useful_label_is_refused_by_name(stores, tmp_path):
+    def check(loss=LossConfig(), queries=100, **known_of):  # noqa: B008
+        made = {}
+        for dataset, known in known_of.items():
+            uri = tmp_path / f"{dataset}_{'_'.join(known)}"
+            if not uri.exists():
+                write_plane_store(uri, clips=3, dataset=dataset, known=known)
+            made[str(uri)] = 1.0
+        config = data({**stores, **made}, queries=queries)
+        check_labels(open_mixture(config, MODEL, 0)[1], config, loss)
+
+    for label in VALID_BITS:
+        if label != "displacement":
+            check(tartanair=(label,))
+    check(tartanair=("displacement",), loss=LossConfig(displacement_norm="metric"))
+    with pytest.raises(
+        ValueError, match=r"tartanair has no label that loss.* at most 0 points .* nothing of uv_tgt, vis"
+    ):
+        check(tartanair=("displacement",))  # in units of a scale that points would give
+    with pytest.raises(
+        ValueError, match=r"dataset tartanair has no label .* in 3 clips nothing of uv_tgt, visible, normal"
+    ):
+        check(tartanair=())
+    with pytest.raises(ValueError, match=r"dataset co3d has no label .* nothing of visible, normal; leave it out"):
+        check(tartanair=("xyz",), co3d=("uv_tgt",), loss=LossConfig(l2d=0.0))
+    check(co3d=("xyz",), loss=LossConfig(l3d=0.0, ldepth=1.0))
+    check(co3d=("xyz", "displacement"), loss=LossConfig(l3d=0.0))
+    with pytest.raises(
+        ValueError, match=r"co3d has no label .* at most 100 points .* nothing of uv_tgt, visible, disp"
+    ):
+        check(co3d=("xyz",), loss=LossConfig(l3d=0.0))
+    check(co3d=("xyz",), queries=16)
+
+
+def test_reweighting_an_unknown_dataset_is_refused(stores):
+    opened = open_mixture(data(stores), MODEL, 0)[1]
+    check_labels(opened, data(stores), LossConfig(dynamic_reweight={"kubric": "median"}))
+    with pytest.raises(ValueError, match=r"names kubrik, but the stores of data.mixture hold kubric, scannet"):
+        check_labels(opened, data(stores), LossConfig(dynamic_reweight={"kubrik": "median"}))
+
+
 def test_targets_that_cannot_be_true_are_refused():
     inside = np.array([[0.0, 0.5], [1.0, 0.2]], np.float32)
     batches.check_target("uv_tgt", inside, "kubric")
@@ -166,7 +227,7 @@ def assert_equal(a, b):
 def test_stream_follows_the_plan(stores, ray_cluster, recwarn, monkeypatch):
     monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * 60_000)  # a block and a step do not end together,
     monkeypatch.setattr(batches, "SEGMENT_BYTES", 0)  # and several segments are chained
-    config = data(stores)
+    config = data(stores, augment=True)
     plan, opened = open_mixture(config, MODEL, 0)
     found = {rank: read_stream(config, range(9), rank, world=2) for rank in (0, 1)}
     assert not [w for w in recwarn if "writable" in str(w.message)]
@@ -176,9 +237,9 @@ def test_stream_follows_the_plan(stores, ray_cluster, recwarn, monkeypatch):
             for slot in range(3):
                 index = (step * 2 + rank) * 3 + slot
                 number, clip_number, _ = plan.clip(index)
-                clip, expected = opened[number][clip_number], read_clip(plan, index, 100)
+                clip, expected = opened[number][clip_number], read_clip(plan, index, 100, augment=True)
                 assert batch.datasets[batch.dataset[slot]] == clip.dataset
-                np.testing.assert_array_equal(batch.video[slot], clip.video)
+                np.testing.assert_array_equal(batch.video[slot], expected["video"])
                 for name in ("uv_norm", "t_src", "t_tgt", "t_cam", "xyz", "uv_tgt", "visible", "normal"):
                     np.testing.assert_array_equal(getattr(batch, name)[slot], expected[name], err_msg=name)
                 for name, bit in VALID_BITS.items():

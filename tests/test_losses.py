@@ -13,7 +13,7 @@ from train import losses
 from train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from train.errors import TrainingDiverged
 from train.query_batch import QueryBatch
-from train.step import TrainState, decay_groups, learning_rate, train_step
+from train.step import TrainState, learning_rate, parameter_groups, train_step
 
 B, Q, T, S = 4, 32, 4, 16
 TINY = dataclasses.replace(ModelConfig.preset("tiny"), image_size=S, encoder_layers=2, decoder_layers=1)
@@ -72,6 +72,11 @@ def scaled(prediction: Prediction, factor: float) -> Prediction:
     return dataclasses.replace(prediction, xyz=prediction.xyz * factor, displacement=prediction.displacement * factor)
 
 
+def loss_of(prediction: Prediction, batch: QueryBatch, config: LossConfig, step=0) -> torch.Tensor:
+    terms = losses.loss_terms(prediction, batch, config, step)
+    return losses.total_loss(terms, batch, losses.valid_counts(batch, config), config)[0]
+
+
 # --- the terms -------------------------------------------------------------------------------------------------------
 
 
@@ -79,13 +84,12 @@ def test_point_error_is_the_papers_formula():
     config = NO_WARMUP
     batch, prediction = random_batch(), random_prediction()
     batch.xyz_valid[:] = True
-    error, mask = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
+    error = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
     p, g = numbers(prediction.xyz), numbers(batch.xyz)
     p = p / np.abs(p[..., 2]).mean(1)[:, None, None]
     g = g / np.abs(g[..., 2]).mean(1)[:, None, None]
     expected = np.abs(np.sign(p) * np.log(1 + np.abs(p)) - np.sign(g) * np.log(1 + np.abs(g))).mean(-1)
     np.testing.assert_allclose(numbers(error), expected, rtol=1e-5)
-    assert mask.all()
 
 
 def test_scale_counts_valid_queries_only():
@@ -112,8 +116,8 @@ def test_gradient_flows_through_the_scale():
     """A loss that ignores scale has a gradient without a component along the prediction (Euler)."""
     batch, prediction = random_batch(), random_prediction()
     xyz = prediction.xyz.requires_grad_()
-    error, mask = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, NO_WARMUP), NO_WARMUP)
-    (gradient,) = torch.autograd.grad(error[mask].sum(), xyz)
+    error = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, NO_WARMUP), NO_WARMUP)
+    (gradient,) = torch.autograd.grad(error[batch.xyz_valid].sum(), xyz)
     assert abs((gradient * xyz).sum().item()) < 1e-4 * (gradient * xyz).abs().sum().item()
 
 
@@ -123,8 +127,8 @@ def test_joint_normalisation_learns_the_scale():
     perfect = dataclasses.replace(random_prediction(), xyz=batch.xyz.clone())
 
     def error(prediction):
-        values, mask = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
-        return values[mask].mean().item()
+        values = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
+        return values[batch.xyz_valid].mean().item()
 
     assert error(perfect) == 0
     distance = numbers(batch.xyz.norm(dim=-1))
@@ -145,7 +149,7 @@ def test_points_behind_the_camera_count():
 def test_confidence_fades_in():
     batch, prediction = random_batch(), random_prediction()
     config = LossConfig(confidence_warmup_steps=10)
-    error = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)[0]
+    error = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
     c = 1 / (1 + np.exp(-numbers(prediction.confidence_logit)))
     for step, share in ((0, 0.0), (4, 0.4), (10, 1.0), (99, 1.0)):
         terms = losses.loss_terms(prediction, batch, config, step)
@@ -181,13 +185,32 @@ def test_metric_displacement_is_not_scaled():
     torch.testing.assert_close(values, (prediction.displacement - batch.displacement).abs().mean(-1))
 
 
+def test_depth_error_compares_logarithms_after_scaling_where_the_true_point_is_in_front():
+    config = dataclasses.replace(NO_WARMUP, ldepth=0.3)
+    batch, prediction = random_batch(), random_prediction()
+    batch.xyz_valid[:], batch.xyz[:, 0, 2], prediction.xyz[:, 1, 2] = True, -3, -3
+    prediction.xyz.requires_grad_()
+    values, mask = losses.loss_terms(prediction, batch, config, 0)["ldepth"]
+    p, g = numbers(prediction.xyz)[..., 2], numbers(batch.xyz)[..., 2]
+    p, g = (z / np.abs(z).mean(1, keepdims=True) for z in (p, g))
+    np.testing.assert_array_equal(numbers(mask).astype(bool), g > 0)
+    expected = np.abs(np.log(np.maximum(p, 0.01)) - np.log(np.maximum(g, 0.01)))
+    np.testing.assert_allclose(numbers(values)[g > 0], expected[g > 0], rtol=1e-4, atol=1e-6)
+    assert not mask[:, 0].any() and mask[:, 1].any()
+    with_it, without = loss_of(prediction, batch, config), loss_of(prediction, batch, NO_WARMUP)
+    assert (with_it - without).item() == pytest.approx(0.3 * expected[g > 0].mean(), rel=1e-4)
+    with_it.backward()
+    assert prediction.xyz.grad.isfinite().all()
+
+
 # --- masks and averages ----------------------------------------------------------------------------------------------
 
 
 def test_total_is_the_weighted_sum_of_masked_means():
     batch, prediction = random_batch(), random_prediction()
     terms = losses.loss_terms(prediction, batch, NO_WARMUP, 0)
-    loss, _, counts = losses.total_loss(terms, batch, NO_WARMUP)
+    counts = losses.valid_counts(batch, NO_WARMUP)
+    loss, _ = losses.total_loss(terms, batch, counts, NO_WARMUP)
     expected = sum(
         getattr(NO_WARMUP, name) * numbers(value)[numbers(mask).astype(bool)].mean()
         for name, (value, mask) in terms.items()
@@ -199,11 +222,11 @@ def test_total_is_the_weighted_sum_of_masked_means():
 
 def test_masked_queries_change_nothing():
     batch, prediction = random_batch(), random_prediction()
-    before = losses.total_loss(losses.loss_terms(prediction, batch, NO_WARMUP, 0), batch, NO_WARMUP)[0]
+    before = loss_of(prediction, batch, NO_WARMUP)
     for name in ("xyz", "uv_tgt", "displacement", "normal"):
         getattr(prediction, name)[~getattr(batch, f"{name}_valid")] = 1e6
     prediction.visible_logit[~batch.visible_valid] = 1e6
-    after = losses.total_loss(losses.loss_terms(prediction, batch, NO_WARMUP, 0), batch, NO_WARMUP)[0]
+    after = loss_of(prediction, batch, NO_WARMUP)
     torch.testing.assert_close(before, after)
 
 
@@ -226,7 +249,7 @@ def test_without_any_label_every_head_still_gets_a_gradient():
     for name in ("xyz", "uv_tgt", "visible", "displacement", "normal"):
         getattr(batch, f"{name}_valid")[:] = False
     prediction = model(batch.video, batch.aspect, batch.queries)
-    loss = losses.total_loss(losses.loss_terms(prediction, batch, LossConfig(), 0), batch, LossConfig())[0]
+    loss = loss_of(prediction, batch, LossConfig())
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -320,7 +343,7 @@ def test_learning_rate_warms_up_and_falls():
 
 def test_no_decay_on_biases_norms_and_tables():
     model = D4RT(TINY)
-    decayed, free = decay_groups(model, OptimConfig())
+    decayed, free = parameter_groups(model, OptimConfig())
     names = {id(p): name for name, p in model.named_parameters()}
     assert all(names[id(p)].endswith("weight") and "embedder.t_" not in names[id(p)] for p in decayed["params"])
     assert {names[id(p)] for p in free["params"]} >= {

@@ -47,9 +47,10 @@ def config(folder: Path, name: str, **changes) -> TrainConfig:
         model=MODEL,
         data=DataConfig(mixture={f"{folder}/planes": 1.0}, queries=48, clips_per_worker=2),
         loss=LossConfig(confidence_warmup_steps=5),
-        optim=OptimConfig(lr=2e-3, final_lr=1e-4, warmup_steps=5),
+        optim=OptimConfig(lr=2e-3, final_lr=1e-4, warmup_steps=5, ema=0.9),
         steps=STEPS,
         workers=2,
+        accumulate=2,
         precision="float32",
         checkpoint_every=20,
         log_every=1,
@@ -80,8 +81,8 @@ def curve(name: str, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in history]
 
 
-def weights(done: TrainConfig) -> dict[str, torch.Tensor]:
-    return checkpoints.load(f"{done.out}/{done.name}/step_{STEPS:07d}/model").state_dict()
+def weights(done: TrainConfig, kind: str) -> dict[str, torch.Tensor]:
+    return checkpoints.load(f"{done.out}/{done.name}/step_{STEPS:07d}/{kind}").state_dict()
 
 
 @pytest.mark.slow
@@ -142,8 +143,9 @@ def test_killed_workers_and_a_failed_run_change_nothing(trained, workplace):
         run(replace(killed, max_failures=1))
     for metric in ("loss", "grad_norm", "lr"):
         assert curve("killed", metric) == curve("straight", metric)  # every step once, and the same numbers
-    expected = weights(trained)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(killed).items())
+    for kind in ("model", "not_averaged"):
+        expected = weights(trained, kind)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(killed, kind).items())
 
 
 @pytest.mark.slow
@@ -269,18 +271,60 @@ def test_presets_follow_the_paper():
         assert preset.workers * preset.data.clips_per_worker == 64
         assert (preset.steps, preset.optim.warmup_steps, preset.data.queries) == (500_000, 2_500, 2048)
         assert (preset.optim.lr, preset.optim.final_lr, preset.precision) == (1e-4, 1e-6, "bfloat16")
+        assert preset.data.augment
+
+
+def test_opend4rts_refinement_is_as_published():
+    preset = PRESETS["opend4rt-refine"][1]
+    assert (preset.model.compat, preset.model.clip_frames, preset.model.encoder_width) == ("opend4rt", 48, 1408)
+    assert preset.workers * preset.data.clips_per_worker == 16
+    assert (preset.data.queries, preset.data.augment, preset.steps) == (4096, False, 30_000)
+    assert preset.loss == LossConfig(
+        l3d=1.0,
+        l2d=0.1,
+        lvis=0.1,
+        ldisp=0.1,
+        lconf=0.2,
+        lnormal=0.4,
+        displacement_norm="metric",
+        confidence_warmup_steps=0,
+    )
+    assert preset.optim == OptimConfig(
+        lr=4e-6, final_lr=4e-7, warmup_steps=500, weight_decay=0.03, decay_all=True, betas=(0.9, 0.999), clip_norm=10.0
+    )
+
+
+def test_the_recipe_on_the_command_line():
+    words = "tiny --loss.dynamic-reweight kubric median tartanair relative_mean --optim.freeze encoder --accumulate 4"
+    given = cli(f"{words} --optim.ema 0.99 --data.augment --optim.decay-all --data.mixture.clips 1".split())
+    assert given.loss.dynamic_reweight == {"kubric": "median", "tartanair": "relative_mean"}
+    assert (given.optim.freeze, given.accumulate, given.optim.ema) == (("encoder",), 4, 0.99)
+    assert given.data.augment and given.optim.decay_all and not PRESETS["tiny"][1].data.augment
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("tyni", "unknown preset 'tyni': did you mean 'tiny'?"),
-        ("", "{tiny, small, base, large, huge, giant}"),
+        ("", "{tiny, small, base, large, huge, giant, opend4rt-refine}"),
         ("tiny --stepz 3", "--steps INT"),
         ("tiny --data.queires 3", "--data.queries INT"),
         ("tiny --steps 3", "optim.warmup_steps (50) must be below steps (3)"),
         ("tiny --checkpoint-every 30", "checkpoint_every (30) must be a multiple of log_every (20)"),
         ("tiny --data.queries 3", "data.queries (3) must be at least 16"),
+        ("tiny --accumulate 3", "data.clips_per_worker (8) must be a multiple of accumulate (3)"),
+        ("tiny --optim.freeze encoder decoder", "optim.freeze: with encoder and decoder frozen nothing learns"),
+        ("tiny --optim.freeze head", "invalid choice 'head' for argument '--optim.freeze'"),
+        ("tiny --optim.encoder-lr 0.1", "optim.encoder_lr (0.1) must be positive and at most optim.lr (0.001)"),
+        ("tiny --optim.encoder-lr 1e-4 --optim.freeze encoder", "optim.encoder_lr has no meaning with optim.freeze"),
+        ("tiny --optim.ema 1", "optim.ema (1.0) must be from 0, for none, to below 1"),
+        ("tiny --loss.max-weight 0.5", "loss.max_weight (0.5) must be at least 1"),
+        ("tiny --loss.dynamic-reweight kubric mean", "pair_q75_or_mean"),
+        ("tiny --loss.ldepth -1", "loss.ldepth (-1.0) must not be negative"),
+        (
+            "tiny --data.mixture.planes 1 --data.queries 64 --loss.dynamic-reweight kubrik median",
+            "names kubrik, but the",
+        ),
         ("tiny", "data.mixture is empty"),
         ("tiny --data.mixture.nowhere 1", "nowhere: not a clip store"),
         ("tiny --data.mixture.nowhere", "--data.mixture"),

@@ -16,9 +16,11 @@ import ray.data
 
 from model import ModelConfig
 from pipelines.clip_store import VALID_BITS, ClipStore, open_store
-from train.config import DataConfig
+from train.augment import Look
+from train.config import MIN_POINTS, DataConfig
 from train.mixture import MixturePlan
 from train.query_batch import QueryBatch
+from train.recipe import LossConfig
 
 TARGETS = tuple(VALID_BITS)  # xyz, uv_tgt, visible, displacement, normal
 UV_SLACK = 1e-3  # rounding of a projection on the border; pixels instead of [0, 1] are far beyond
@@ -27,6 +29,7 @@ READER_CPUS = 0.25  # of a core per reading task: reading waits for the disk or 
 MAX_READERS = 16  # per worker
 BLOCK_BYTES = 4 << 20  # a task reads about this much: scheduling a task costs some 20 ms, a tiny clip is 80 kB
 SEGMENT_BYTES = 64 << 20  # read ahead per worker, or two steps if that is more
+SCANNED = 64  # clips of a store that are looked at for labels of which its index says nothing
 FIRST_STEPS = 8  # the first segment is short, so that training starts soon
 
 
@@ -69,19 +72,50 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
     return plan, stores
 
 
-def read_clip(plan: MixturePlan, index: int, num_queries: int) -> dict[str, Any]:
-    """Clip number `index` of the run with its queries, by name. ValueError if its targets are out of range."""
+def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) -> None:
+    """ValueError, naming store and dataset, for a store without a single label that the loss makes use of."""
+    for store in stores:
+        # The index knows of points; a clip with too few of them has no scale.
+        points = config.queries * max(store.index["share_valid"].to_pylist(), default=0)
+        scale = points >= MIN_POINTS
+        terms = {"xyz": (loss.l3d or loss.ldepth) and scale, "uv_tgt": loss.l2d, "visible": loss.lvis}
+        terms["displacement"] = loss.ldisp and (scale or loss.displacement_norm == "metric")
+        terms["normal"] = loss.lnormal
+        used = [name for name, weight in terms.items() if weight]
+        bits = sum(VALID_BITS[name] for name in used)
+        numbers = np.unique(np.linspace(0, len(store) - 1, SCANNED).round().astype(int))
+        if "xyz" not in used and not any((store[int(n)].all_queries()["valid"] & bits).any() for n in numbers):
+            raise ValueError(
+                f"store {store.uri}: dataset {store.settings.dataset} has no label that loss.* makes use of: at most "
+                f"{points:.0f} points per clip ({MIN_POINTS} make a scale), and in {len(numbers)} clips nothing of "
+                f"{', '.join(used) or 'anything else'}; leave it out of data.mixture"
+            )
+    if unknown := sorted(loss.dynamic_reweight.keys() - {store.settings.dataset for store in stores}):
+        raise ValueError(
+            f"loss.dynamic_reweight names {', '.join(unknown)}, but the stores of data.mixture hold "
+            f"{', '.join(sorted({store.settings.dataset for store in stores}))}"
+        )
+
+
+def read_clip(plan: MixturePlan, index: int, num_queries: int, augment: bool = False) -> dict[str, Any]:
+    """Clip number `index` of the run with its queries, by name. ValueError if its targets are out of range.
+
+    What is drawn, queries and augmentation, depends on (seed, index) alone.
+    """
     number, clip_number, sample = plan.clip(index)
     clip = open_store(plan.stores[number])[clip_number]
-    queries = clip.queries(sample)
+    queries, video = clip.queries(sample), clip.video
+    rng = np.random.default_rng([plan.seed, index])
     if num_queries < len(queries["valid"]):
-        chosen = np.random.default_rng([plan.seed, index]).choice(len(queries["valid"]), num_queries, replace=False)
+        chosen = rng.choice(len(queries["valid"]), num_queries, replace=False)
         queries = {name: values[chosen] for name, values in queries.items()}
+    if augment:
+        video = Look.random(rng).apply(video)
     for name in TARGETS:
         known = queries["valid"] & VALID_BITS[name] > 0
         check_target(name, queries[name][known], f"dataset {clip.dataset}, clip {clip.id}, store {plan.stores[number]}")
         queries[name][~known] = 0
-    return {"video": clip.video, "aspect": np.float32(clip.aspect), "store": number, **queries}
+    return {"video": video, "aspect": np.float32(clip.aspect), "store": number, **queries}
 
 
 def check_target(name: str, known: np.ndarray, where: str) -> None:
@@ -97,9 +131,9 @@ def check_target(name: str, known: np.ndarray, where: str) -> None:
         raise ValueError(f"{where}: normal is not of unit length where it is marked valid; convert the store again")
 
 
-def read_clips(rows: dict[str, np.ndarray], *, plan: MixturePlan, num_queries: int) -> dict[str, np.ndarray]:
+def read_clips(rows: dict[str, np.ndarray], *, plan: MixturePlan, config: DataConfig) -> dict[str, np.ndarray]:
     """What a reading task does: the clips of these numbers of the run."""
-    read = [read_clip(plan, int(index), num_queries) for index in rows["item"]]
+    read = [read_clip(plan, int(index), config.queries, config.augment) for index in rows["item"]]
     return {name: np.stack([clip[name] for clip in read]) for name in read[0]}
 
 
@@ -136,7 +170,7 @@ def stream(
         # Worker clip number to run clip number: a step deals `batch` clips to each worker in turn.
         indices = [(step * world + rank) * batch + clip for step in segment for clip in range(batch)]
         rows = ray.data.from_items(indices, override_num_blocks=-(-len(indices) // rows_per_block))
-        arguments = {"plan": plan, "num_queries": config.queries}
+        arguments = {"plan": plan, "config": config}
         clips = rows.map_batches(read_clips, batch_size=None, fn_kwargs=arguments, num_cpus=READER_CPUS)
         return list(clips.iter_batches(batch_size=batch))
 

@@ -26,7 +26,7 @@ from pipelines import cluster
 from pipelines.clip_store import ClipStore
 from pipelines.clip_writer import write_file
 from train import tracking
-from train.batches import open_mixture, stream
+from train.batches import check_labels, open_mixture, stream
 from train.config import TrainConfig
 from train.errors import RunFailed, TrainingDiverged
 from train.mixture import MixturePlan
@@ -65,6 +65,7 @@ def run(config: TrainConfig) -> str:
     failed more than `max_failures` times.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
+    check_labels(stores, config.data, config.loss)
     config = pinned(config)
     start = starting_weights(config)
     cluster.connect()

@@ -1,13 +1,15 @@
-"""The six loss terms (paper 2.3, App. A): one function each, and one place that masks, averages and weighs them.
+"""The loss terms (paper 2.3, App. A): one function each, and one place that masks, averages and weighs them.
 
     l3d      confidence * |phi(p / s_p) - phi(g / s_g)|, phi(x) = sign(x) log(1 + |x|); s a clip's own mean |z|
     lconf    -log confidence
     l2d      |uv - uv_true|              lvis     binary cross-entropy
     ldisp    |d / s_p - d_true / s_g|    lnormal  1 - cosine
+    ldepth   |log(z / s_p) - log(z_true / s_g)|: ours, without weight unless asked for
 
-A term function returns a value per query and which of them count, both (B, Q). Everything is float32. Values are
-averaged over all valid queries of the whole batch on all workers, never over per-worker or per-clip means: those are
-wrong as soon as masks differ. Nothing is masked by z: seen from a fixed camera a point may well be behind it.
+A term function returns a value per query, (B, Q); `term_masks` says which of them count, from the truth alone.
+Everything is float32. Values are averaged over all valid queries of the whole step, on all workers and in all parts of
+an accumulated step, never over means of parts: those are wrong as soon as masks differ. But for ldepth nothing is
+masked by z: seen from a fixed camera a point may well be behind it.
 """
 
 from dataclasses import dataclass
@@ -19,11 +21,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from model import Prediction
-from train.config import MIN_POINTS, LossConfig
+from train.config import MIN_POINTS
 from train.query_batch import QueryBatch
+from train.recipe import TERMS, LossConfig
+from train.reweight import moving, moving_weight
 
-TERMS = ("l3d", "lconf", "l2d", "lvis", "ldisp", "lnormal")
 SCALE_FLOOR = 1e-4
+DEPTH_FLOOR = 0.01  # of a clip's scale: what is nearer, or predicted behind the camera, counts as being there
 
 Term = tuple[Float[Tensor, "B Q"], Bool[Tensor, "B Q"]]
 """A value per query, and which of them count."""
@@ -36,8 +40,6 @@ class Scales:
     predicted: Float[Tensor, "B 1 1"]
     """Gradient flows through it: stretching a prediction as a whole changes nothing."""
     true: Float[Tensor, "B 1 1"]
-    enough: Bool[Tensor, "B 1"]
-    """Clips with at least `MIN_POINTS` known points; in the others no length is compared."""
 
 
 def masked_mean(values: Float[Tensor, "B Q"], mask: Bool[Tensor, "B Q"]) -> Float[Tensor, "B"]:
@@ -53,8 +55,12 @@ def clip_scales(prediction: Prediction, batch: QueryBatch, config: LossConfig) -
         true = masked_mean(batch.xyz[..., 2].abs(), known)
     else:
         predicted = true = masked_mean(batch.xyz.norm(dim=-1), known)
-    predicted, true = (scale.clamp(min=SCALE_FLOOR)[:, None, None] for scale in (predicted, true))
-    return Scales(predicted, true, known.sum(1, keepdim=True) >= MIN_POINTS)
+    return Scales(*(scale.clamp(min=SCALE_FLOOR)[:, None, None] for scale in (predicted, true)))
+
+
+def has_scale(batch: QueryBatch) -> Bool[Tensor, "B 1"]:
+    """Clips with at least `MIN_POINTS` known points; in the others no length is compared."""
+    return batch.xyz_valid.sum(1, keepdim=True) >= MIN_POINTS
 
 
 def signed_log(x: Tensor) -> Tensor:
@@ -62,12 +68,19 @@ def signed_log(x: Tensor) -> Tensor:
     return x.sign() * x.abs().log1p()
 
 
-def point_error(prediction: Prediction, batch: QueryBatch, scales: Scales, config: LossConfig) -> Term:
+def point_error(prediction: Prediction, batch: QueryBatch, scales: Scales, config: LossConfig) -> Float[Tensor, "B Q"]:
     """Mean over the axes of the distance between normalised points, before confidence."""
     predicted, true = prediction.xyz / scales.predicted, batch.xyz / scales.true
     if config.normalisation == "paper":
         predicted, true = signed_log(predicted), signed_log(true)
-    return (predicted - true).abs().mean(-1), batch.xyz_valid & scales.enough
+    return (predicted - true).abs().mean(-1)
+
+
+def depth_error(prediction: Prediction, batch: QueryBatch, scales: Scales) -> Float[Tensor, "B Q"]:
+    """In the camera of t_cam. A predicted depth below the floor gets no gradient of its own: l3d brings it back."""
+    sides = ((prediction.xyz, scales.predicted), (batch.xyz, scales.true))
+    predicted, true = ((xyz / scale)[..., 2].clamp(min=DEPTH_FLOOR).log() for xyz, scale in sides)
+    return (predicted - true).abs()
 
 
 def confidence_in_effect(prediction: Prediction, config: LossConfig, step: int) -> Float[Tensor, "B Q"]:
@@ -80,40 +93,62 @@ def confidence_in_effect(prediction: Prediction, config: LossConfig, step: int) 
     return (1 - share) + share * prediction.confidence
 
 
-def uv_error(prediction: Prediction, batch: QueryBatch) -> Term:
-    return (prediction.uv_tgt - batch.uv_tgt).abs().mean(-1), batch.uv_tgt_valid
+def uv_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
+    return (prediction.uv_tgt - batch.uv_tgt).abs().mean(-1)
 
 
-def visibility_error(prediction: Prediction, batch: QueryBatch) -> Term:
-    logit, target = prediction.visible_logit, batch.visible.float()
-    return F.binary_cross_entropy_with_logits(logit, target, reduction="none"), batch.visible_valid
+def visibility_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
+    return F.binary_cross_entropy_with_logits(prediction.visible_logit, batch.visible.float(), reduction="none")
 
 
-def displacement_error(prediction: Prediction, batch: QueryBatch, scales: Scales, config: LossConfig) -> Term:
+def displacement_error(
+    prediction: Prediction, batch: QueryBatch, scales: Scales, config: LossConfig
+) -> Float[Tensor, "B Q"]:
     """Mean over the axes. No log: most displacements are 0, and the rest are of all sizes."""
-    if config.displacement_norm == "metric":
-        return (prediction.displacement - batch.displacement).abs().mean(-1), batch.displacement_valid
-    error = (prediction.displacement / scales.predicted - batch.displacement / scales.true).abs().mean(-1)
-    return error, batch.displacement_valid & scales.enough
+    predicted, true = prediction.displacement, batch.displacement
+    if config.displacement_norm == "scaled":
+        predicted, true = predicted / scales.predicted, true / scales.true
+    return (predicted - true).abs().mean(-1)
 
 
-def normal_error(prediction: Prediction, batch: QueryBatch) -> Term:
-    return 1 - (prediction.normal * batch.normal).sum(-1), batch.normal_valid
+def normal_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
+    return 1 - (prediction.normal * batch.normal).sum(-1)
+
+
+def term_masks(batch: QueryBatch, config: LossConfig) -> dict[str, Bool[Tensor, "B Q"]]:
+    """Which queries count, by the name of the term. Known before any prediction."""
+    enough = has_scale(batch)
+    known = batch.xyz_valid & enough
+    return {
+        "l3d": known,
+        "lconf": known,
+        "l2d": batch.uv_tgt_valid,
+        "lvis": batch.visible_valid,
+        "ldisp": batch.displacement_valid & (enough | (config.displacement_norm == "metric")),
+        "lnormal": batch.normal_valid,
+        "ldepth": known & (batch.xyz[..., 2] > 0),
+    }
 
 
 def loss_terms(prediction: Prediction, batch: QueryBatch, config: LossConfig, step: int) -> dict[str, Term]:
     """All terms, by the name of their weight in `LossConfig`."""
-    scales = clip_scales(prediction, batch, config)
-    error, known = point_error(prediction, batch, scales, config)
+    scales, masks = clip_scales(prediction, batch, config), term_masks(batch, config)
     confidence = confidence_in_effect(prediction, config, step)
-    return {
-        "l3d": (confidence * error, known),
-        "lconf": (-confidence.log(), known),
+    weight, unsure = confidence, -confidence.log()
+    if config.dynamic_reweight:
+        moves = moving(batch, config.dynamic_reweight)
+        weight = torch.where(moves, moving_weight(confidence, masks["l3d"] & ~moves, config.max_weight), weight)
+        unsure = torch.where(moves, 0, unsure)
+    values = {
+        "l3d": weight * point_error(prediction, batch, scales, config),
+        "lconf": unsure,
         "l2d": uv_error(prediction, batch),
         "lvis": visibility_error(prediction, batch),
         "ldisp": displacement_error(prediction, batch, scales, config),
         "lnormal": normal_error(prediction, batch),
+        "ldepth": depth_error(prediction, batch, scales),
     }
+    return {name: (values[name], masks[name]) for name in TERMS}
 
 
 def sum_over_workers(tensor: Tensor) -> Tensor:
@@ -128,25 +163,29 @@ def per_dataset(per_clip: Float[Tensor, "B *rest"], batch: QueryBatch) -> Float[
     return per_clip.new_zeros(len(batch.datasets), *per_clip.shape[1:]).index_add(0, batch.dataset, per_clip)
 
 
-def total_loss(
-    terms: dict[str, Term], batch: QueryBatch, config: LossConfig
-) -> tuple[Tensor, Float[Tensor, "terms D"], Float[Tensor, "terms D"]]:
-    """(loss of this worker, sums of this worker, counts of all workers); the latter two per term and dataset.
+def valid_counts(batch: QueryBatch, config: LossConfig) -> Float[Tensor, "terms D"]:
+    """How many queries of a step count, on all workers, per term and dataset."""
+    masks = term_masks(batch, config)
+    return sum_over_workers(torch.stack([per_dataset(masks[name].sum(1).float(), batch) for name in TERMS]))
 
-    A term is sum / count with both taken over all workers. Each worker knows its own part of the sum, and
-    DistributedDataParallel averages gradients, so the part is multiplied by the number of workers: what comes out is
-    the gradient of the global average. A term without any valid query still touches its head, with weight 0.
+
+def total_loss(
+    terms: dict[str, Term], batch: QueryBatch, counts: Float[Tensor, "terms D"], config: LossConfig
+) -> tuple[Tensor, Float[Tensor, "terms D"]]:
+    """(loss of these clips, their sums per term and dataset), where `counts` are those of the whole step.
+
+    A term is sum / count with both taken over the whole step. Each part of it knows its own part of the sum; gradients
+    of parts are added up, but DistributedDataParallel averages those of workers, so the sum is multiplied by their
+    number: what comes out is the gradient of the global average. A term without any valid query still touches its
+    head, with weight 0.
     """
     values = {name: torch.where(mask, value, 0).sum(1) for name, (value, mask) in terms.items()}
-    counts = torch.stack([per_dataset(terms[name][1].sum(1).float(), batch) for name in TERMS])
-    counts = sum_over_workers(counts)
     world = dist.get_world_size() if dist.is_initialized() else 1
     loss = sum(
         getattr(config, name) * world * values[name].sum() / count.clamp(min=1)
         for name, count in zip(TERMS, counts.sum(1), strict=True)
     )
-    sums = torch.stack([per_dataset(values[name].detach(), batch) for name in TERMS])
-    return loss, sums, counts
+    return loss, torch.stack([per_dataset(values[name].detach(), batch) for name in TERMS])
 
 
 @torch.no_grad()
@@ -157,7 +196,7 @@ def monitors(prediction: Prediction, batch: QueryBatch, config: LossConfig) -> F
     no spread, however well it has learnt the mean.
     """
     scales = clip_scales(prediction, batch, config)
-    used, known = scales.enough[:, 0], batch.xyz_valid
+    used, known = has_scale(batch)[:, 0], batch.xyz_valid
     predicted, true = prediction.xyz / scales.predicted, batch.xyz / scales.true
 
     def centred(points: Float[Tensor, "B Q 3"]) -> Float[Tensor, "B Q 3"]:

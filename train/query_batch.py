@@ -1,5 +1,6 @@
 """What the model is trained on: B clips, Q queries of each, and the true answers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -57,9 +58,16 @@ class QueryBatch:
         return Queries(self.uv_norm, self.t_src, self.t_tgt, self.t_cam)
 
     def to(self, device: torch.device | str) -> "QueryBatch":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def parts(self, count: int) -> "list[QueryBatch]":
+        """The clips in `count` batches of equal size, as views."""
+        size = len(self.aspect) // count
+        return [self._map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(count)]
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "QueryBatch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "datasets"}
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-        return type(self)(**moved, datasets=self.datasets)
+        return type(self)(**{name: function(tensor) for name, tensor in tensors.items()}, datasets=self.datasets)
 
     @classmethod
     def from_columns(cls, columns: dict[str, np.ndarray], datasets: tuple[str, ...]) -> "QueryBatch":

@@ -1,20 +1,28 @@
 """One optimiser step: plain PyTorch, with or without DistributedDataParallel, and nothing of Ray."""
 
 import math
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model import D4RT, Prediction, checkpoints
+from model.encoder import Droppable
 from train import losses
-from train.config import OptimConfig, TrainConfig
+from train.config import TrainConfig
 from train.errors import TrainingDiverged
 from train.query_batch import QueryBatch
+from train.recipe import OptimConfig, Part
 
 TARGET_OF = {"l3d": "xyz", "l2d": "uv_tgt", "lvis": "visible", "ldisp": "displacement", "lnormal": "normal"}
-MODEL, OPTIMISER = "model", "optimiser.pt"  # inside a training checkpoint
+# Inside a training checkpoint. `model` is what is registered; if that is averaged weights, the others lie beside it.
+MODEL, NOT_AVERAGED, OPTIMISER = "model", "not_averaged", "optimiser.pt"
+ENCODER = ("encoder.", "aspect_proj.")  # how the names of its parameters begin
 
 
 @dataclass
@@ -25,36 +33,76 @@ class TrainState:
     network: nn.Module
     """The model, or the DistributedDataParallel around it."""
     optimiser: torch.optim.AdamW
+    averaged: D4RT | None = None
+    """With the running mean of the weights, if `optim.ema` asks for one."""
     step: int = 0
     """Steps done."""
 
     @classmethod
     def create(cls, model: D4RT, config: OptimConfig) -> "TrainState":
-        """A fresh state for a model that is on its device already."""
-        return cls(model, model, torch.optim.AdamW(decay_groups(model, config), betas=config.betas, fused=True))
+        """A fresh state for a model that is on its device already, with its dropout set."""
+        for part in config.freeze:
+            freeze(model, part)
+        optimiser = torch.optim.AdamW(parameter_groups(model, config), betas=config.betas, fused=True)
+        averaged = deepcopy(model).eval().requires_grad_(False) if config.ema else None
+        return cls(model, model, optimiser, averaged)
+
+    @property
+    def result(self) -> D4RT:
+        """What is registered and scored: the averaged weights if there are some."""
+        return self.model if self.averaged is None else self.averaged
+
+    def average(self, share: float) -> None:
+        """Move the averaged weights towards the present ones; they keep `share`, less in the first steps."""
+        share = min(share, (1 + self.step) / (10 + self.step))  # or fresh weights would weigh for 1 / (1 - share) steps
+        get_ema_multi_avg_fn(share)(list(self.averaged.parameters()), list(self.model.parameters()), self.step)
 
     def save(self, folder: Path) -> None:
         """A model checkpoint in `folder`/model, and beside it what only training needs."""
-        checkpoints.save(self.model, folder / MODEL)
+        checkpoints.save(self.result, folder / MODEL)
+        if self.averaged is not None:
+            checkpoints.save(self.model, folder / NOT_AVERAGED)
         torch.save({"step": self.step, "optimiser": self.optimiser.state_dict()}, folder / OPTIMISER)
 
     def restore(self, folder: Path) -> None:
         """Go on exactly where `save` was called."""
-        self.model.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
+        self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
+        if self.averaged is not None:
+            self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
         saved = torch.load(folder / OPTIMISER, map_location=self.model.device, weights_only=True)
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step = saved["step"]
 
 
-def decay_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
-    """Biases, norms and timestep tables are not decayed."""
+def part_of(name: str) -> Part:
+    """Which part of a D4RT a parameter or module of this name belongs to."""
+    return "encoder" if f"{name}.".startswith(ENCODER) else "decoder"
+
+
+def freeze(model: D4RT, part: Part) -> None:
+    """Let a part stay as it is: no gradients, for which nothing is kept in memory then, and no dropout."""
+    for name, parameter in model.named_parameters():
+        if part_of(name) == part:
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if part_of(name) == part and isinstance(module, Droppable):
+            module.dropout = 0.0
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """What learns, by decay and by share of the learning rate. Biases, norms and timestep tables are not decayed."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, free = [], []
-    for parameter in model.parameters():
-        (free if parameter.ndim < 2 or id(parameter) in tables else decayed).append(parameter)
+    encoder_share = 1.0 if config.encoder_lr is None else config.encoder_lr / config.lr
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim < 2 or id(parameter) in tables
+            decay = 0.0 if spared and not config.decay_all else config.weight_decay
+            share = encoder_share if part_of(name) == "encoder" else 1.0
+            groups.setdefault((decay, share), []).append(parameter)
     return [
-        {"params": decayed, "lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": free, "lr": config.lr, "weight_decay": 0.0},
+        {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay}
+        for (decay, share), parameters in groups.items()
     ]
 
 
@@ -72,22 +120,22 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
     The metrics are the same on all workers. Raises TrainingDiverged, on all of them and before any weight changes,
     for a loss or a gradient that is not finite, naming term, step and datasets.
     """
-    device = batch.video.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        prediction = state.network(batch.video, batch.aspect, batch.queries)
-    terms = losses.loss_terms(prediction, batch, config.loss, state.step)
-    loss, sums, counts = losses.total_loss(terms, batch, config.loss)
+    counts = losses.valid_counts(batch, config.loss)
     state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    parts, predictions, mine = batch.parts(config.accumulate), [], 0
+    for number, part in enumerate(parts, 1):
+        prediction, sums = add_gradients(state, part, counts, config, last=number == len(parts))
+        mine = mine + torch.cat([sums.flatten(), losses.monitors(prediction, part, config.loss)])
+        predictions.append(prediction)
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
 
-    watched = losses.monitors(prediction, batch, config.loss)
     queries = losses.per_dataset(torch.full_like(batch.aspect, batch.xyz.shape[1]), batch)
-    reduced = losses.sum_over_workers(torch.cat([sums.flatten(), watched, queries]))
-    parts = torch.cat([reduced, counts.flatten(), grad_norm[None]]).cpu()  # the only wait for the device
-    metrics = summarise(parts, batch.datasets, config, state.step)
+    reduced = losses.sum_over_workers(torch.cat([mine, queries]))
+    numbers = torch.cat([reduced, counts.flatten(), grad_norm[None]]).cpu()  # the only wait for the device
+    metrics = summarise(numbers, batch.datasets, config, state.step)
     if not math.isfinite(metrics["grad_norm"]):
-        found = named(broken_gradients(prediction, batch, config, state.step), batch.datasets)
+        tables = [broken_gradients(*pair, config, state.step) for pair in zip(predictions, parts, strict=True)]
+        found = named(losses.sum_over_workers(sum(tables)).cpu() > 0, batch.datasets)
         where = f"in {found}" if found else "inside the network"
         raise TrainingDiverged(
             f"gradient is not finite at step {state.step} though the loss is: {where}; look at these data, or lower "
@@ -96,34 +144,60 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
 
     rate = learning_rate(state.step, config.optim, config.steps)
     for group in state.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_share"]
     state.optimiser.step()
     state.step += 1
+    if state.averaged is not None:
+        state.average(config.optim.ema)
     return metrics | {"lr": rate}
 
 
-def summarise(parts: Tensor, datasets: tuple[str, ...], config: TrainConfig, step: int) -> dict[str, float]:
+def add_gradients(
+    state: TrainState, part: QueryBatch, counts: Tensor, config: TrainConfig, *, last: bool
+) -> tuple[Prediction, Tensor]:
+    """(answers, without gradient; sums of the terms by dataset) of a part of a step whose valid queries are `counts`.
+
+    Workers exchange gradients once per step, with the `last` part.
+    """
+    wait = isinstance(state.network, DistributedDataParallel) and not last
+    device = part.video.device
+    with state.network.no_sync() if wait else nullcontext():
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            prediction = state.network(part.video, part.aspect, part.queries)
+        terms = losses.loss_terms(prediction, part, config.loss, state.step)
+        loss, sums = losses.total_loss(terms, part, counts, config.loss)
+        loss.backward()
+    return Prediction(**{name: answer.detach() for name, answer in vars(prediction).items()}), sums
+
+
+def summarise(numbers: Tensor, datasets: tuple[str, ...], config: TrainConfig, step: int) -> dict[str, float]:
     """Global sums, as `train_step` lays them out, to metrics by name."""
     grid = len(losses.TERMS) * len(datasets)
-    sums, watched, queries, counts, grad_norm = parts.split([grid, len(losses.MONITORS), len(datasets), grid, 1])
+    sums, watched, queries, counts, grad_norm = numbers.split([grid, len(losses.MONITORS), len(datasets), grid, 1])
     sums, counts = sums.view(-1, len(datasets)), counts.view(-1, len(datasets))
     check_finite(sums, datasets, step)
     means = dict(zip(losses.TERMS, (sums.sum(1) / counts.sum(1).clamp(min=1)).tolist(), strict=True))
     watch = dict(zip(losses.MONITORS, watched.tolist(), strict=True))
-    clips = max(1.0, watch["clips"])
     masked = {
         f"masked/{TARGET_OF[term]}/{name}": 1 - counts[i, d].item() / queries[d].item()
         for i, term in enumerate(losses.TERMS)
         for d, name in enumerate(datasets)
         if term in TARGET_OF and queries[d] > 0
     }
+    scaled = (
+        {
+            "confidence": watch["confidence"] / watch["clips"],
+            "spread_ratio": watch["spread"] / max(watch["spread_true"], 1e-12),
+            "z_ratio": watch["z_std"] / max(watch["z_std_true"], 1e-12),
+            "z_correlation": watch["z_correlation"] / watch["clips"],
+        }
+        if watch["clips"]
+        else {}
+    )  # nothing to compare in a batch whose points are not known
     return {
         "loss": sum(getattr(config.loss, name) * value for name, value in means.items()),
         **{f"loss/{name}": value for name, value in means.items()},
-        "confidence": watch["confidence"] / clips,
-        "spread_ratio": watch["spread"] / max(watch["spread_true"], 1e-12),
-        "z_ratio": watch["z_std"] / max(watch["z_std_true"], 1e-12),
-        "z_correlation": watch["z_correlation"] / clips,
+        **scaled,
         "grad_norm": grad_norm.item(),
         "dropped_clips": watch["dropped"],
         **masked,
@@ -145,9 +219,9 @@ def named(bad: Tensor, datasets: tuple[str, ...]) -> str:
 
 
 def broken_gradients(prediction: Prediction, batch: QueryBatch, config: TrainConfig, step: int) -> Tensor:
-    """Which terms send a gradient that is not finite into the answers about which datasets, (terms, datasets) bool.
+    """Which terms send a gradient that is not finite into the answers about which datasets: clips, (terms, datasets).
 
-    An answer that is not finite gives one even where the loss masks it. All workers must call this.
+    An answer that is not finite gives one even where the loss masks it.
     """
     answers = {name: x.detach().requires_grad_() for name, x in vars(prediction).items()}
     terms = losses.loss_terms(Prediction(**answers), batch, config.loss, step)
@@ -157,4 +231,4 @@ def broken_gradients(prediction: Prediction, batch: QueryBatch, config: TrainCon
         gradients = torch.autograd.grad(total, answers.values(), retain_graph=True, allow_unused=True)
         bad = [(~gradient.isfinite()).flatten(1).any(1) for gradient in gradients if gradient is not None]
         table.append(losses.per_dataset(torch.stack(bad).any(0).float(), batch))
-    return losses.sum_over_workers(torch.stack(table)).cpu() > 0
+    return torch.stack(table)

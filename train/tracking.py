@@ -88,10 +88,10 @@ def git_state() -> tuple[str, str]:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; the mixture stays whole, because URIs are no names."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; but values by URI or dataset stay together, as one."""
     flat = {}
     for key, value in config.items():
-        nested = isinstance(value, dict) and key != "mixture"
+        nested = isinstance(value, dict) and key not in ("mixture", "dynamic_reweight")
         flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 

@@ -1,5 +1,6 @@
 """The metrics between two points of the curves: their means, and how long it all took."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -60,10 +61,11 @@ class Window:
         total = self.config.steps
         left = timedelta(seconds=round((total - step) * means["seconds_per_step"]))
         warm = step > self.config.loss.confidence_warmup_steps + self.config.optim.warmup_steps
-        low = " (low!)" if warm and means["z_ratio"] < LOW_Z_RATIO else ""
+        ratio = means.get("z_ratio", math.nan)  # data without 3D labels have none
+        low = " (low!)" if warm and ratio < LOW_Z_RATIO else ""
         dropped = f"  {means['dropped_clips']:.0f} clips without scale" if means["dropped_clips"] else ""
         return (
-            f"step {step:>{len(str(total))}}/{total}  loss {means['loss']:.4f}  z-ratio {means['z_ratio']:.2f}{low}  "
+            f"step {step:>{len(str(total))}}/{total}  loss {means['loss']:.4f}  z-ratio {ratio:.2f}{low}  "
             f"lr {means['lr']:.1e}  {means['clips_per_second']:.1f} clips/s  "
             f"data wait {means['data_wait_share']:.0%}  {left} left{dropped}"
         )

@@ -1,0 +1,94 @@
+"""How a run learns: what is minimised, and how the weights move. `train/config.py` has the rest of a run."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+TERMS = ("l3d", "lconf", "l2d", "lvis", "ldisp", "lnormal", "ldepth")
+Motion = Literal["pair_q75_or_mean", "median", "relative_mean"]
+Part = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms (paper App. A) and what the paper leaves open."""
+
+    l3d: float = 1.0
+    """Position, times confidence."""
+    l2d: float = 0.1
+    """Projection in the target frame."""
+    lvis: float = 0.1
+    """Visibility."""
+    ldisp: float = 0.1
+    """Displacement."""
+    lconf: float = 0.2
+    """Penalty for being unsure, -log confidence."""
+    lnormal: float = 0.5
+    """Surface normal."""
+    ldepth: float = 0.0
+    """Logarithm of depth, for points in front of the camera; not in the paper. Holds up the spread of depth."""
+    normalisation: Literal["paper", "joint"] = "paper"
+    """paper: prediction and truth each by its own mean |z|, then a signed log; the prediction's scale is free.
+    joint: both by the truth's mean distance, no log; the prediction's scale is learned."""
+    displacement_norm: Literal["scaled", "metric"] = "scaled"
+    """scaled: by the same two scales as positions; metric: as it is, for data of one scale."""
+    confidence_warmup_steps: int = 2_500
+    """Over these steps confidence fades in from 1, lest early errors drive it to 0 and the 3D gradient with it.
+    0 for fine-tuning."""
+    dynamic_reweight: dict[str, Motion] = field(default_factory=dict)
+    """Dataset to the rule by which a point counts as moving; its 3D error then has a large weight, not its confidence
+    (see train/reweight.py). Datasets that are not named keep their confidence. St4RTrack: point_odyssey and
+    dynamic_replica pair_q75_or_mean, kubric median."""
+    max_weight: float = 5.0
+    """Of a moving point."""
+
+    def __post_init__(self) -> None:
+        for name in TERMS:
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"loss.{name} ({getattr(self, name)}) must not be negative; 0 switches the term off")
+        if not any(getattr(self, name) for name in TERMS if name != "lconf"):
+            raise ValueError("loss: all terms have weight 0, so there is nothing to learn; give one a weight")
+        if self.confidence_warmup_steps < 0:
+            raise ValueError(f"loss.confidence_warmup_steps ({self.confidence_warmup_steps}) must not be negative")
+        if self.max_weight < 1:
+            raise ValueError(f"loss.max_weight ({self.max_weight}) must be at least 1, the weight of a sure point")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    final_lr: float = 1e-6
+    encoder_lr: float | None = None
+    """Peak learning rate of the encoder, at most lr, with the same course; default: lr."""
+    warmup_steps: int = 2_500
+    weight_decay: float = 0.03
+    decay_all: bool = False
+    """Decay every parameter, as OpenD4RT does; default: not biases, norms and timestep tables."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 10.0
+    """Largest gradient norm, over all parameters and workers."""
+    ema: float = 0.0
+    """Share of their running mean that averaged weights keep at each step, say 0.9999; 0: no averaging. The averaged
+    weights are then what is registered; checkpoints hold both."""
+    freeze: tuple[Part, ...] = ()
+    """Parts that do not learn: encoder, or decoder with the query tokens and the heads."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final_lr <= self.lr:
+            raise ValueError(f"optim.final_lr ({self.final_lr}) must be from 0 to optim.lr ({self.lr})")
+        if self.encoder_lr is not None and not 0 < self.encoder_lr <= self.lr:
+            raise ValueError(
+                f"optim.encoder_lr ({self.encoder_lr}) must be positive and at most optim.lr ({self.lr}); "
+                "--optim.freeze encoder lets it rest"
+            )
+        if self.encoder_lr is not None and "encoder" in self.freeze:
+            raise ValueError("optim.encoder_lr has no meaning with optim.freeze encoder: leave one of them out")
+        if self.clip_norm <= 0:
+            raise ValueError(f"optim.clip_norm ({self.clip_norm}) must be positive")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema ({self.ema}) must be from 0, for none, to below 1")
+        if len(set(self.freeze)) == 2:
+            raise ValueError("optim.freeze: with encoder and decoder frozen nothing learns; freeze one of them")
