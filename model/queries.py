@@ -131,6 +131,12 @@ def unalign_corners(uv: Tensor, size: Tensor) -> Tensor:
     return (uv * (size - 1) + 0.5) / size
 
 
+def timestep_table(config: ModelConfig) -> nn.Embedding:
+    """One row per frame, not yet set: on the meta device, torch's own random start imports SymPy, 160 MB and 4 s."""
+    rows = torch.empty(config.clip_frames, config.decoder_width)
+    return nn.Embedding.from_pretrained(rows, freeze=False)
+
+
 class QueryEmbedder(nn.Module):
     """Questions to tokens; D is the decoder's width. See the top of this file."""
 
@@ -139,9 +145,7 @@ class QueryEmbedder(nn.Module):
         width, pixels = config.decoder_width, RGB * config.query_patch**2
         self.octaves, self.patch_size, self.compat = config.fourier_octaves, config.query_patch, config.compat
         self.uv_proj = nn.Linear(COORDINATES * (1 + 2 * config.fourier_octaves), width)
-        self.t_src_embed = nn.Embedding(config.clip_frames, width)
-        self.t_tgt_embed = nn.Embedding(config.clip_frames, width)
-        self.t_cam_embed = nn.Embedding(config.clip_frames, width)
+        self.t_src_embed, self.t_tgt_embed, self.t_cam_embed = (timestep_table(config) for _ in range(3))
         if self.patch_size:
             self.normalise = PixelNorm(config)
             self.patch_proj = nn.Sequential(nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, width))
