@@ -43,8 +43,8 @@ from pipelines.clip_store import StoreSettings
 from pipelines.clip_writer import ClipData
 from pipelines.clips import build_clip, windows
 from pipelines.datasets import DATASETS, open_sequence
-from pipelines.evaluate import ask, measure, summarise
 from pipelines.raw.folder import RawFolder
+from pipelines.scores import ask, measure, summarise
 from pipelines.synthesize.job import write_sequence
 from train import losses
 from train.config import PRESETS, TrainConfig
@@ -185,9 +185,8 @@ def held_out_error(model: D4RT, clips: dict[str, list[ClipData]]) -> float:
             name: clip.queries[name].reshape(SAMPLES * QUERIES, *clip.queries[name].shape[2:])
             for name in clip.queries.dtype.names
         }
-        scores.append(
-            measure(truth, ask(model, clip.video, clip.row["aspect"], truth), is_metric=clip.row["is_metric"])
-        )
+        answers = ask(model, clip.video, clip.row["aspect"], truth)
+        scores.append(measure(truth, answers, clip.world_from_cam, is_metric=clip.row["is_metric"]))
     model.train()
     return summarise(scores)["median_relative_error"]["all"]
 

@@ -1,37 +1,56 @@
 """One clip of an evaluation as a picture: where the points should be, and where the model puts them."""
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from model import D4RT, recipes
 from pipelines.clip_store import VALID_BITS, Clip
 from pipelines.contact_sheet import MAX_FRAMES, WIDTH
 from pipelines.geometry import inverse, project, transform
-from pipelines.pictures import Picture, below, beside, caption, dot, line, stretched, titled
+from pipelines.pictures import (
+    Picture,
+    below,
+    beside,
+    caption,
+    colour_bar,
+    colour_of,
+    depth_colours,
+    depth_range,
+    dot,
+    line,
+    stretched,
+    titled,
+)
+from pipelines.scores import ask, constant_depth, scale, spread
 
 PER_FRAME = 40  # points drawn into each frame
 IN_PLOT = 4000  # points in each plot
+DEPTH_SIDE = 48  # pixels of a depth map
 TRUE, PREDICTED = (80, 255, 120), (255, 70, 200)
 
 
-def error_sheet(
-    clip: Clip,
-    video: UInt8[np.ndarray, "T S S 3"],
-    truth: dict[str, np.ndarray],
-    predicted: Float32[np.ndarray, "Q 3"],
-    guess: Float32[np.ndarray, "Q 3"],
-) -> Picture:
-    """Frames with projections, then plots from above and of depth. Predictions are scaled to the truth already."""
+def error_sheet(model: D4RT, clip: Clip) -> Picture:
+    """Frames with projections and with depth, then plots from above and of depth. Asks the model once more.
+
+    What it answers is drawn in the clip's scale (see `pipelines/scores.py`).
+    """
     rng = np.random.default_rng(0)
+    video, truth, numbers = clip.video, clip.all_queries(), clip.frame_index
     known = truth["valid"] & VALID_BITS["xyz"] > 0
-    numbers = clip.frame_index
-    shown = np.unique(np.linspace(0, len(video) - 1, min(MAX_FRAMES, len(video))).round().astype(int))
+    shown = spread(len(video), MAX_FRAMES)
+    answers, guess = ask(model, video, clip.aspect, truth), constant_depth(truth, clip.intrinsics, video.shape[1])
+    s = scale(truth, answers.xyz)
+    predicted, guessed = s * answers.xyz, scale(truth, guess.xyz) * guess.xyz
     width = min(WIDTH // len(shown), 440)
+    height = round(width / clip.aspect)
+
     tiles = []
     for t in shown:
         here = known & (truth["t_tgt"] == t) & (truth["t_cam"] == t) & truth["visible"]
-        tile = stretched(video[t], width, round(width / clip.aspect)).copy()
+        tile = stretched(video[t], width, height).copy()
         for q in rng.permutation(np.flatnonzero(here))[:PER_FRAME]:
             to_image = clip.intrinsics[t] / np.array([[video.shape[2]], [video.shape[1]], [1]])
             start, end = (project(xyz[q].astype(np.float64), to_image) for xyz in (truth["xyz"], predicted))
@@ -40,11 +59,44 @@ def error_sheet(
                 line(tile, start, end, PREDICTED)
                 dot(tile, end, PREDICTED, 2.5)
         tiles.append(titled(tile, f"frame {numbers[t]}"))
-    strip = beside(tiles)
+    frames = beside(tiles)
+
+    own = known & (truth["t_src"] == truth["t_tgt"]) & (truth["t_tgt"] == truth["t_cam"])
+    low, high = depth_range(truth["xyz"][known, 2])
+    tiles = []
+    for t, depth in zip(shown, s * frame_depth(model, video, clip.aspect, shown), strict=True):
+        tile = stretched(depth_colours(depth, low, high), width, height).copy()
+        for q in rng.permutation(np.flatnonzero(own & (truth["t_src"] == t)))[:PER_FRAME]:
+            dot(tile, truth["uv_norm"][q], colour_of(depth_colours(truth["xyz"][q, 2:], low, high)[0]), 4.0)
+        tiles.append(tile)
+    depths = beside([*tiles, colour_bar(height, low, high)])
+
     explain = "points seen in each frame: green ring = true place, magenta dot = the model's, by the true intrinsics"
-    title = caption(strip.shape[1], f"{clip.dataset}   {clip.id}", 20)
+    unit = "m" if clip.is_metric else "not metric"
+    explain_depth = f"depth ({unit}): the model's, with true ones as dots: the better it is, the less they stand out"
     chosen = rng.permutation(np.flatnonzero(known))[:IN_PLOT]
-    return below([title, titled(strip, explain), _plots(clip, video, truth, predicted, guess, chosen, strip.shape[1])])
+    return below(
+        [
+            caption(frames.shape[1], f"{clip.dataset}   {clip.id}", 20),
+            titled(frames, explain),
+            titled(depths, explain_depth),
+            _plots(clip, video, truth, predicted, guessed, chosen, frames.shape[1]),
+        ]
+    )
+
+
+@torch.inference_mode()
+def frame_depth(
+    model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, shown: list[int]
+) -> Float32[np.ndarray, "n side side"]:
+    """Depth of some frames in the model's unit, on a coarse grid; NaN where it is not positive."""
+    times, grid = torch.tensor(shown), recipes.pixel_centres(DEPTH_SIDE, DEPTH_SIDE)
+    options = {"chunk_size": None, "patch_video": None}
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        memory, _ = recipes.prepare(model, torch.from_numpy(video), aspect, None, None)
+        answers = recipes.ask_frames(model, memory, grid, t_src=times, t_cam=times, **options)
+    depth = answers.xyz[..., 2].float().numpy().reshape(len(shown), DEPTH_SIDE, DEPTH_SIDE)
+    return np.where(depth > 0, depth, np.float32(np.nan))
 
 
 def _plots(

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from plane_store import write_plane_store
 
-from model import D4RT, ModelConfig, Queries, checkpoints
+from model import D4RT, ModelConfig, Queries, checkpoints, recipes
 from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore, query_dtype
-from pipelines.evaluate import Answers, ask, constant_depth, evaluate, measure, summarise
+from pipelines.evaluate import evaluate
+from pipelines.scores import Answers, ask, constant_depth, measure, summarise
 
 ALL = sum(VALID_BITS.values())
 
@@ -23,17 +24,25 @@ def truth_of(xyz, **fields) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(records[name]) for name in records.dtype.names}
 
 
-def answers(xyz, visible=True) -> Answers:
+STILL = np.tile(np.eye(4, dtype=np.float32), (4, 1, 1))  # cameras that do not move
+
+
+def answers(xyz, visible=True, world_from_cam=STILL) -> Answers:
     xyz = np.asarray(xyz, np.float32)
-    return Answers(xyz, np.broadcast_to(np.asarray(visible, bool), len(xyz)).copy())
+    visible = np.broadcast_to(np.asarray(visible, bool), len(xyz)).copy()
+    return Answers(xyz, visible, np.asarray(world_from_cam, np.float32))
 
 
 def along_z(depths) -> np.ndarray:
     return np.array([[0, 0, depth] for depth in depths], np.float32)
 
 
-def score(truth, given, is_metric=True) -> dict:
-    return summarise([measure(truth, given, is_metric=is_metric)])
+def errors(truth, given, world_from_cam=STILL, is_metric=True) -> dict[str, np.ndarray]:
+    return measure(truth, given, np.asarray(world_from_cam, np.float32), is_metric=is_metric)
+
+
+def score(truth, given, world_from_cam=STILL, is_metric=True) -> dict:
+    return summarise([errors(truth, given, world_from_cam, is_metric)])
 
 
 def test_perfect_answers_have_no_error_at_any_scale():
@@ -41,7 +50,7 @@ def test_perfect_answers_have_no_error_at_any_scale():
     truth = truth_of(xyz, flags=FLAG_BITS["dynamic"], t_tgt=1, t_cam=np.arange(200) % 2, t_src=np.arange(200) % 2)
     for factor in (1, 7, 0.01):
         found = score(truth, answers(factor * truth["xyz"]))
-        for name in ("median_relative_error", "apd"):
+        for name in ("median_relative_error", "apd", "epe"):
             for value in found[name].values():
                 assert value == pytest.approx(float(name == "apd"), abs=1e-6)
         assert found["depth_abs_rel"] == pytest.approx(0, abs=1e-6)
@@ -56,21 +65,25 @@ def test_known_offsets_give_known_errors():
     wrong[0, 2] -= 0.4  # beyond 0.1 and 0.3 m only
     wrong[3, 0] += 2.0  # beyond all four
     wrong[4, 2] += 0.05  # beyond none
-    found = measure(truth, answers(wrong), is_metric=True)
+    found = errors(truth, answers(wrong))
     np.testing.assert_allclose(found["relative"], [0.1, 0, 0, 2 / 7, 0.05 / 8], atol=1e-6)
     np.testing.assert_allclose(found["hits"], [0.5, 1, 1, 0, 1])
     np.testing.assert_allclose(found["depth"], [0.1, 0, 0, 0, 0.05 / 8], atol=1e-6)
+    np.testing.assert_allclose(found["distance"], [0.4, 0, 0, 2, 0.05], atol=1e-6)
     found = summarise([found])
     assert found["median_relative_error"]["all"] == pytest.approx(0.05 / 8, abs=1e-6)
     assert found["apd"] == {"all": pytest.approx(0.7), "moving": None}
+    assert found["epe"] == {"all": pytest.approx(2.45 / 5), "moving": None}
 
 
 def test_thresholds_count_in_clip_distances_where_nothing_is_metric():
     truth = truth_of(along_z([40, 50, 60, 70, 80]))
     wrong = truth["xyz"].copy()
     wrong[3, 0] += 24.0  # 0.4 of the median distance, 60
-    np.testing.assert_allclose(measure(truth, answers(wrong), is_metric=False)["hits"], [1, 1, 1, 0.5, 1])
-    np.testing.assert_allclose(measure(truth, answers(wrong), is_metric=True)["hits"], [1, 1, 1, 0, 1])
+    np.testing.assert_allclose(errors(truth, answers(wrong), is_metric=False)["hits"], [1, 1, 1, 0.5, 1])
+    np.testing.assert_allclose(errors(truth, answers(wrong))["hits"], [1, 1, 1, 0, 1])
+    assert score(truth, answers(wrong), is_metric=False)["epe"]["all"] == pytest.approx(0.4 / 5)
+    assert score(truth, answers(wrong))["epe"]["all"] == pytest.approx(24 / 5)
 
 
 def test_one_scale_for_all_points_of_a_clip():
@@ -83,12 +96,12 @@ def test_one_scale_for_all_points_of_a_clip():
 
 def test_moving_needs_another_time():
     truth = truth_of(along_z([2, 2]), flags=FLAG_BITS["dynamic"], t_src=1, t_tgt=[1, 2])
-    assert measure(truth, answers(truth["xyz"]), is_metric=True)["moving"].tolist() == [0, 1]
+    assert errors(truth, answers(truth["xyz"]))["moving"].tolist() == [0, 1]
 
 
 def test_unknown_targets_are_not_scored():
     truth = truth_of(along_z([2, 3, 900]), valid=[ALL, ALL, 0], visible=[True, False, False])
-    found = measure(truth, answers(along_z([2, 3, 1]), visible=[True, True, True]), is_metric=True)
+    found = errors(truth, answers(along_z([2, 3, 1]), visible=[True, True, True]))
     assert found["relative"].tolist() == [0, 0]
     assert found["visible"].tolist() == [1, 0]
     found = score(truth_of(along_z([1]), valid=0), answers(along_z([1])))
@@ -111,9 +124,51 @@ def test_the_guess_is_exact_for_a_still_wall():
     intrinsics = np.tile([[1.2, 0, 0.45], [0, 1.6, 0.55], [0, 0, 1]], (4, 1, 1))
     xyz = 3 * np.stack([(uv[:, 0] - 0.45) / 1.2, (uv[:, 1] - 0.55) / 1.6, np.ones(300)], -1)
     truth = truth_of(xyz, uv_norm=uv, t_src=rng.integers(0, 4, 300), t_cam=rng.integers(0, 4, 300))
-    found = score(truth, constant_depth(truth, intrinsics))
+    found = score(truth, constant_depth(truth, intrinsics, size=1))
     assert found["median_relative_error"]["all"] == pytest.approx(0, abs=1e-6)
     assert found["apd"]["all"] == 1
+
+
+def turned(axis: int, degrees: float) -> np.ndarray:
+    """4x4, a turn about a coordinate axis."""
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    turn = np.eye(4)
+    turn[a, a] = turn[b, b] = np.cos(np.radians(degrees))
+    turn[b, a] = np.sin(np.radians(degrees))
+    turn[a, b] = -turn[b, a]
+    return turn
+
+
+def moved(*offset: float) -> np.ndarray:
+    return np.block([[np.eye(3), np.array(offset)[:, None]], [np.zeros((1, 3)), 1]])
+
+
+def test_cameras_are_compared_from_camera_0_in_the_scale_of_the_points():
+    """Camera t travels along x and turns; the answer is half as large, turned 2 t degrees too far and 0.3 too high."""
+    path = [moved(t, 0, 0) @ turned(1, 10 * t) for t in range(4)]
+    elsewhere = [moved(5, -3, 2) @ turned(0, 70) @ turned(2, 20) @ pose for pose in path]
+    given = [moved(t / 2, -0.15 * (t > 0), 0) @ turned(1, 10 * t) @ turned(2, 2 * t) for t in range(4)]
+    truth = truth_of(along_z([6, 6]))
+    found = errors(truth, answers(along_z([3, 3]), world_from_cam=given), elsewhere)
+    np.testing.assert_allclose(found["rotation"], [2, 4, 6], atol=1e-3)
+    np.testing.assert_allclose(found["translation"], 0.3, atol=1e-5)
+    found = score(truth, answers(along_z([3, 3]), world_from_cam=given), elsewhere, is_metric=False)
+    assert found["pose"] == {
+        "rotation_degrees": pytest.approx(4, abs=1e-3),
+        "translation": pytest.approx(0.3 / 6, abs=1e-5),  # in distances of the clip
+    }
+
+
+def test_a_camera_that_is_not_found_is_infinitely_wrong():
+    lost = STILL.copy()
+    lost[2] = np.nan
+    found = errors(truth_of(along_z([2])), answers(along_z([2]), world_from_cam=lost))
+    assert found["rotation"].tolist() == found["translation"].tolist() == [0, np.inf, 0]
+
+
+def test_without_a_known_point_cameras_have_no_scale():
+    found = score(truth_of(along_z([1]), valid=0), answers(along_z([1])))
+    assert found["pose"] == {"rotation_degrees": 0, "translation": None}
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------
@@ -160,6 +215,10 @@ def test_the_guess_scores_what_follows_from_the_rays(metrics, store):
     visible = np.mean([store[i].all_queries()["visible"].mean() for i in range(len(store))])
     assert guess["visibility_accuracy"] == pytest.approx(visible)
     assert guess["queries"] == {"all": 900, "moving": 0}
+    steps = [
+        np.linalg.norm(np.diff(store[i].world_from_cam[[0, t], :3, 3], axis=0)) for i in range(3) for t in (1, 2, 3)
+    ]
+    assert guess["pose"] == {"rotation_degrees": 0, "translation": pytest.approx(np.median(steps), rel=1e-4)}
 
 
 def test_an_untrained_model_scores_as_the_untrained_one(metrics):
@@ -177,6 +236,8 @@ def test_the_model_is_asked_the_stored_questions(store, checkpoint):
     found = ask(model, clip.video, clip.aspect, truth)
     np.testing.assert_allclose(found.xyz, expected.xyz[0], atol=1e-5)
     np.testing.assert_array_equal(found.visible, expected.visible[0])
+    path = recipes.cameras(model, torch.tensor(clip.video), aspect=1.5).world_from_cam
+    np.testing.assert_allclose(found.world_from_cam, path, atol=1e-4)
 
 
 def test_several_stores_are_scored_together_and_apart(metrics, store, checkpoint, tmp_path):

@@ -1,4 +1,4 @@
-"""`python -m train PRESET ...` trains and registers; `python -m train register ...` registers a checkpoint folder."""
+"""`python -m train PRESET ...` trains and registers, `register` registers a checkpoint, `diagnose` looks into one."""
 
 import sys
 from pathlib import Path
@@ -39,14 +39,23 @@ def train(argv: list[str]) -> None:
 
 
 def announce(uri: str, name: str, alias: str) -> None:
-    print(f"registered {uri}, alias {alias}")
-    print(f"next: python -m pipelines infer --model models:/{name}@{alias} --video VIDEO --out OUT")
+    from train import tracking
+
+    bearer, _ = tracking.bearer(name, alias) or (None, {})
+    moved = uri == f"models:/{name}/{bearer}"
+    print(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
+    model = f"models:/{name}@{alias}" if moved else uri
+    print(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT")
 
 
 def main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["register"]:
             tyro.cli(register, prog="python -m train register", args=argv[1:])
+        elif argv[:1] == ["diagnose"]:
+            from train.diagnose import diagnose
+
+            tyro.cli(diagnose, prog="python -m train diagnose", args=argv[1:])
         else:
             train(argv)
     except ValueError as error:

@@ -37,8 +37,7 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
     """Open every store of the mixture and check that it fits the model. ValueError, naming the store, if not."""
     if not config.mixture:
         raise ValueError("data.mixture is empty: name at least one clip store, --data.mixture.STORE WEIGHT")
-    # Tasks run elsewhere: a relative path would mean another place there.
-    stores = [open_store(uri if "://" in uri else os.path.abspath(uri)) for uri in config.mixture]
+    stores = [open_store(absolute(uri)) for uri in config.mixture]
     frames = stores[0].settings.frames
     for store in stores:
         settings = store.settings
@@ -70,6 +69,11 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
         seed=seed,
     )
     return plan, stores
+
+
+def absolute(uri: str) -> str:
+    """The same place for tasks, which run elsewhere: a relative path would mean another one there."""
+    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) -> None:

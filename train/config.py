@@ -49,6 +49,27 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Scores on held-out clips, while training and at its end. See train/validation.py and train/champion.py."""
+
+    stores: tuple[str, ...] = ()
+    """Clip stores (path or s3:// URI) of scenes that are not trained on. The alias then moves only to a better version.
+    Without any there is no validation, and the alias always moves."""
+    every: int | None = None
+    """Steps between two validations, a multiple of checkpoint_every; default: each checkpoint. The last one always."""
+    clips: int = 16
+    """Per store, at most, spread evenly over it: the same ones each time."""
+    pictures: int = 4
+    """Clips drawn each time."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ValueError(f"validation.clips ({self.clips}) must be at least 1")
+        if self.pictures < 0:
+            raise ValueError(f"validation.pictures ({self.pictures}) must not be negative; 0 draws none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run. Raises ValueError, naming the field, for values that cannot work together."""
 
@@ -56,6 +77,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     steps: int = 500_000
     """Optimiser steps; the learning rate reaches its final value at the last."""
     workers: int = 8
@@ -91,7 +113,7 @@ class TrainConfig:
     register_as: str = "d4rt"
     """Name in the MLflow model registry."""
     alias: str = "champion"
-    """Alias that is moved to the new version."""
+    """Alias that is moved to the new version, if it is better (see validation.stores)."""
     max_failures: int = 3
     """Restarts from the last checkpoint when a worker dies; beyond that the run fails."""
 
@@ -112,6 +134,17 @@ class TrainConfig:
             raise ValueError(
                 f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
             )
+        every = self.validation.every
+        if every is not None and (every < 1 or every % self.checkpoint_every):
+            raise ValueError(
+                f"validation.every ({every}) must be a multiple of checkpoint_every ({self.checkpoint_every}): what is "
+                "scored is a checkpoint"
+            )
+
+    def validates(self, step: int) -> bool:
+        """Is the checkpoint of this step scored while training goes on? The last one is scored afterwards."""
+        every = self.validation.every or self.checkpoint_every
+        return bool(self.validation.stores) and step % every == 0 and step < self.steps
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as for JSON."""
@@ -180,7 +213,7 @@ def cli(argv: list[str]) -> TrainConfig:
         print(f"unknown preset {argv[0]!r}: {hint}Known presets: {', '.join(PRESETS)}", file=sys.stderr)
         sys.exit(2)
     if not argv or argv[0] not in PRESETS:  # a bare call, or --help: tyro lists the presets and ends the process
-        about = "Train D4RT on clip stores and register the result. Also: python -m train register --help"
+        about = "Train D4RT on clip stores and register the result. Also: register --help, diagnose --help"
         return tyro.extras.overridable_config_cli(PRESETS, prog="python -m train", description=about, args=argv)
     preset, (about, default) = argv[0], PRESETS[argv[0]]
     config = tyro.cli(

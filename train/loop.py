@@ -18,7 +18,7 @@ import pyarrow.fs
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,19 +26,23 @@ from pipelines import cluster
 from pipelines.clip_store import ClipStore
 from pipelines.clip_writer import write_file
 from train import tracking
-from train.batches import check_labels, open_mixture, stream
+from train.batches import absolute, check_labels, open_mixture, stream
+from train.champion import register
 from train.config import TrainConfig
 from train.errors import RunFailed, TrainingDiverged
 from train.mixture import MixturePlan
 from train.progress import printed_progress
 from train.start import pinned, start_model, starting_weights
-from train.step import MODEL, TrainState, train_step
+from train.step import TrainState, train_step
+from train.validation import HeldOut, Validation
 from train.window import Window
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
+VALIDATION_SHARE = 1 / 6  # of what they leave on a node, for the task that validates: on two CPUs all readers fit too
 # May differ when a run goes on: they change where and how often things happen, not what is learnt.
 OPERATIONAL = (
     *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
+    "validation.every",
 )
 
 
@@ -61,11 +65,14 @@ class Loop:
 def run(config: TrainConfig) -> str:
     """Train, register the last checkpoint, and return its URI, `models:/NAME/VERSION`.
 
+    The alias moves to it; with validation only if it is better than the champion (`train/champion.py`).
+
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
-    failed more than `max_failures` times.
+    failed more than `max_failures` times or the last checkpoint cannot be validated.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
+    held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
     config = pinned(config)
     start = starting_weights(config)
     cluster.connect()
@@ -74,6 +81,10 @@ def run(config: TrainConfig) -> str:
     run_id = claim_run(config, stores)
     cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
     worker_cpus = min(1.0, TRAIN_SHARE * cpus / config.workers)
+    validation_cpus, validation_gpus = 0.0, int(gpus > config.workers)
+    if held_out:
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        validation_cpus = min(1.0, VALIDATION_SHARE * (cpus - config.workers * worker_cpus) / nodes)
     scaling = ScalingConfig(
         num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker={"CPU": round(worker_cpus, 2)}
     )
@@ -85,6 +96,8 @@ def run(config: TrainConfig) -> str:
     print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
     if 0 < gpus < config.workers:
         print(f"the cluster has {gpus:.0f} GPUs now: waiting for {config.workers}, or start again with fewer --workers")
+    if held_out and gpus and not validation_gpus:
+        print("validation runs on CPUs while training does: a GPU more than there are --workers would make it fast")
     with printed_progress() as progress:
         loop = Loop(
             config=config,
@@ -94,12 +107,25 @@ def run(config: TrainConfig) -> str:
             run_id=run_id,
             progress=progress,
             start=start,
-            reader_cpus=cpus / config.workers - worker_cpus,
+            reader_cpus=(cpus - validation_cpus) / config.workers - worker_cpus,
+        )
+        validation = held_out and Validation(
+            held_out=held_out,
+            pictures=config.validation.pictures,
+            run=f"{absolute(config.out)}/{config.name}",
+            tracking_uri=tracking_uri,
+            run_id=run_id,
+            progress=progress,
         )
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"loop": loop},
             scaling_config=scaling,
+            validation_config=validation
+            and ValidationConfig(
+                fn=validation,
+                ray_remote_kwargs={"num_cpus": round(validation_cpus, 2), "num_gpus": validation_gpus},
+            ),
             run_config=RunConfig(
                 name=config.name,
                 failure_config=FailureConfig(max_failures=config.max_failures),
@@ -116,9 +142,7 @@ def run(config: TrainConfig) -> str:
             tracking.end_run(run_id, "KILLED")
             again = f"the same command with --name {config.name} goes on from its last checkpoint"
             raise RunFailed(f"run {config.name} was stopped: {again}") from None
-    with result.checkpoint.as_directory() as folder:
-        version = tracking.register(Path(folder) / MODEL, config.register_as, config.alias, run_id)
-    uri = f"models:/{config.register_as}/{version}"
+        uri = register(config, run_id, result.checkpoint, validation)
     write_record(config, run_id, model=uri)
     return uri
 
@@ -202,14 +226,18 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             log.write(state.step, metrics)
             loop.progress.add.remote(line)
         if state.step % config.checkpoint_every == 0 or last:
-            report(state, rank)
+            report(state, rank, config.validates(state.step))
 
 
-def report(state: TrainState, rank: int) -> None:
-    """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 adds the weights."""
+def report(state: TrainState, rank: int, validation: bool) -> None:
+    """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 adds the weights.
+
+    `validation`: score it, in a task beside the training workers.
+    """
     with tempfile.TemporaryDirectory() as folder:
         torch.save(torch.get_rng_state(), Path(folder) / f"rng_{rank}.pt")
         if rank == 0:
             state.save(Path(folder))
         name = f"step_{state.step:07d}"
-        ray.train.report({"step": state.step}, Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report({"step": state.step}, checkpoint, checkpoint_dir_name=name, validation=validation)

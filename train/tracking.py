@@ -19,6 +19,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 import numpy as np
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
@@ -113,6 +114,38 @@ class MetricLog:
         self.last_step = step
 
 
+def log_validation(tracking_uri: str, run_id: str, step: int, scores: dict[str, Any], files: Path) -> None:
+    """The scores of "all" clips and of each dataset as points of the run's curves, once, and a folder of files."""
+    client = mlflow.MlflowClient(tracking_uri)
+    if any(point.step == step for point in client.get_metric_history(run_id, "val/queries/all")):
+        return
+    client.log_artifacts(run_id, str(files), f"validation/step_{step:07d}")
+    now, entries = int(time.time() * 1000), []
+    for group, score in scores.items():
+        prefix = "val" if group == "all" else f"val/{group}"
+        known = {key: value for key, value in flatten(score).items() if value is not None}
+        entries += [Metric(f"{prefix}/{key.replace('.', '/')}", value, now, step) for key, value in known.items()]
+    client.log_batch(run_id, metrics=entries)  # in one transaction: all of them or none
+
+
+def log_json(run_id: str, content: dict[str, Any], name: str) -> None:
+    mlflow.MlflowClient().log_dict(run_id, content, name)
+
+
+def bearer(name: str, alias: str) -> tuple[str, dict[str, str]] | None:
+    """(number, tags) of the version of registered model `name` that has this alias; None if none has."""
+    client = mlflow.MlflowClient()
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    if (number := model.aliases.get(alias)) is None:
+        return None
+    return str(number), client.get_model_version(name, str(number)).tags
+
+
 def signature(image_size: int) -> ModelSignature:
     """B clips of T frames, Q queries of each; -1 stands for any."""
 
@@ -138,13 +171,17 @@ def signature(image_size: int) -> ModelSignature:
 
 
 def register(
-    checkpoint: str | Path, name: str, alias: str, run_id: str | None = None, tags: dict[str, str] | None = None
+    checkpoint: str | Path,
+    name: str,
+    alias: str | None,
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
 ) -> int:
     """Make a checkpoint folder the newest version of registered model `name`, move the alias to it, and return it.
 
-    `run_id` is the run it came from; without one it gets a run of its own. The version gets the `tags`. The model
-    carries its own code and needs neither this repository nor the folder any more. ValueError if the folder is not a
-    checkpoint.
+    Without an `alias` none moves. `run_id` is the run it came from; without one it gets a run of its own. The version
+    gets the `tags`. The model carries its own code and needs neither this repository nor the folder any more.
+    ValueError if the folder is not a checkpoint.
     """
     config = checkpoints.read_config(Path(checkpoint) / checkpoints.CONFIG)
     checkpoints.load(checkpoint)  # refuses what could not be loaded later
@@ -164,7 +201,8 @@ def register(
     client = mlflow.MlflowClient()
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, str(info.registered_model_version), key, value)
-    client.set_registered_model_alias(name, alias, info.registered_model_version)
+    if alias is not None:
+        client.set_registered_model_alias(name, alias, info.registered_model_version)
     return int(info.registered_model_version)
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from train.config import TrainConfig
 
 LOW_Z_RATIO = 0.3  # predicted depth varies this little within a clip: a known way to fail, so it is pointed out
+LOW_CONFIDENCE = 0.05  # the 3D error then counts next to nothing
 
 T = TypeVar("T")
 

@@ -1,0 +1,207 @@
+"""How answers about a held-out clip are scored, in `evaluate clips` and in validation while training.
+
+Per clip, over all queries of all samples whose xyz is known; p is the answer, g the truth, both in the camera t_cam:
+    s               median ||g|| / median ||p||: lengths are scale-free, so each clip has its scale, and nothing else
+    error           e = ||s p - g||; a p that is not finite counts as infinitely wrong
+    relative error  e / ||g||
+    EPE             e in metres; where the dataset is not metric, in median ||g|| of the clip
+    APD             share of queries with e <= d, mean over d in 0.1, 0.3, 0.5, 1.0 (WorldTrack's), in the unit of EPE
+    moving          queries on something that moves (flag `dynamic`) with t_tgt != t_src; s is still that of all
+    depth AbsRel    mean |s z_p - z_g| / z_g over queries with t_src = t_tgt = t_cam
+    visibility      share of right answers where visibility is known
+    pose            cameras 1 to T - 1, the world being camera 0 on both sides, as `recipes.cameras` finds them:
+                    rotation, the angle between the two in degrees, and translation, ||s c_p - c_g|| of the camera's
+                    position c, in the unit of EPE and with the s of the points; a camera not found is infinitely wrong
+
+Reported over the queries and cameras of all clips together: the median relative error, mean EPE, APD, depth AbsRel and
+visibility, and the medians of rotation and translation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from model import D4RT, ModelConfig, Queries, recipes
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
+from pipelines.geometry import inverse, scaled_intrinsics, unproject
+
+THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
+
+Truth = dict[str, np.ndarray]
+"""The fields of `Clip.all_queries()`."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """To the Q queries of a clip, and its cameras."""
+
+    xyz: Float32[np.ndarray, "Q 3"]
+    visible: Bool[np.ndarray, "Q"]
+    world_from_cam: Float32[np.ndarray, "T 4 4"]
+    """The world is camera 0; NaN for a camera not found."""
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """`count` of the numbers below `total`, at even distances from the first to the last; all if that is fewer."""
+    return np.unique(
+        np.linspace(0, total - 1, min(total if count is None else count, total)).round().astype(int)
+    ).tolist()
+
+
+def require_fit(store: ClipStore, config: ModelConfig) -> None:
+    """ValueError if this model cannot be asked about the clips of a store."""
+    settings = store.settings
+    if not len(store):
+        raise ValueError(f"store {store.uri} has no clips")
+    if settings.image_size != config.image_size or settings.frames > config.clip_frames:
+        raise ValueError(
+            f"store {store.uri} has clips of {settings.frames} frames, {settings.image_size} x {settings.image_size}; "
+            f"this model takes up to {config.clip_frames}, {config.image_size} x {config.image_size}: convert with "
+            f"--frames {config.clip_frames} --image-size {config.image_size}"
+        )
+
+
+@torch.inference_mode()
+def ask(model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, truth: Truth) -> Answers:
+    """What a model answers."""
+    device = model.device
+    times = (torch.from_numpy(truth[name].astype(np.int64))[None].to(device) for name in ("t_src", "t_tgt", "t_cam"))
+    queries = Queries(torch.from_numpy(truth["uv_norm"])[None].to(device), *times)
+    frames = torch.from_numpy(video)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        memory = model.encode(frames[None].to(device), torch.tensor([aspect], device=device))
+        prediction = model.decode(memory, queries)
+        cameras = recipes.cameras(model, frames, memory=memory)
+    return Answers(
+        prediction.xyz[0].float().cpu().numpy(),
+        prediction.visible[0].cpu().numpy(),
+        cameras.world_from_cam.numpy(),
+    )
+
+
+def constant_depth(truth: Truth, intrinsics: Float[np.ndarray, "T 3 3"], size: int) -> Answers:
+    """The guess: depth 1 along the ray of the true camera t_src, the same point in every camera, always visible.
+
+    The intrinsics are in pixels of a square frame of this size.
+    """
+    uv_norm = truth["uv_norm"]
+    to_norm = scaled_intrinsics(intrinsics, width_ratio=1 / size, height_ratio=1 / size)
+    xyz = unproject(uv_norm, np.ones(len(uv_norm), np.float32), to_norm[truth["t_src"]])
+    still = np.tile(np.eye(4, dtype=np.float32), (len(intrinsics), 1, 1))
+    return Answers(xyz.astype(np.float32), np.ones(len(uv_norm), bool), still)
+
+
+def scale(truth: Truth, xyz: Float32[np.ndarray, "Q 3"]) -> float:
+    """s of the definition; NaN if there is nothing to take it from."""
+    known = truth["valid"] & VALID_BITS["xyz"] > 0
+    asked = np.linalg.norm(truth["xyz"][known].astype(np.float64), axis=1)
+    said = np.linalg.norm(xyz[known & np.isfinite(xyz).all(axis=1)].astype(np.float64), axis=1)
+    middle = np.median(said) if said.size else 0.0
+    return float(np.median(asked) / middle) if middle > 0 else float("nan")
+
+
+def measure(
+    truth: Truth, answers: Answers, world_from_cam: Float[np.ndarray, "T 4 4"], *, is_metric: bool
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """The errors of one clip, one value per query or camera that has it (see the top of this file).
+
+    `relative`, `distance` (as in EPE) and `hits` (share of thresholds met) of the n queries with a known xyz, `moving`
+    which of them are; `depth` and `visible` of those that ask for them; `rotation` and `translation` of the cameras.
+    """
+    known = truth["valid"] & VALID_BITS["xyz"] > 0
+    s = scale(truth, answers.xyz)
+    g, p = truth["xyz"].astype(np.float64), s * answers.xyz.astype(np.float64)
+    norm = np.linalg.norm(g, axis=1)
+    unit = 1.0 if is_metric or not known.any() else np.median(norm[known])
+    error = _infinite(np.linalg.norm(p - g, axis=1))
+    moving = (truth["flags"] & FLAG_BITS["dynamic"] > 0) & (truth["t_tgt"] != truth["t_src"])
+    own = known & (truth["t_src"] == truth["t_tgt"]) & (truth["t_tgt"] == truth["t_cam"])
+    tell = truth["valid"] & VALID_BITS["visible"] > 0
+    rotation, offset = camera_errors(answers.world_from_cam, world_from_cam, s)
+    return {
+        "relative": error[known] / norm[known],
+        "distance": error[known] / unit,
+        "hits": np.mean([error[known] <= threshold * unit for threshold in THRESHOLDS], axis=0),
+        "moving": moving[known].astype(np.float64),
+        "depth": np.abs(p[own, 2] - g[own, 2]) / g[own, 2],
+        "visible": (answers.visible == truth["visible"])[tell].astype(np.float64),
+        "rotation": rotation,
+        "translation": offset / unit if known.any() else np.zeros(0),  # without a point there is no scale
+    }
+
+
+def camera_errors(
+    predicted: Float[np.ndarray, "T 4 4"], true: Float[np.ndarray, "T 4 4"], s: float
+) -> tuple[Float[np.ndarray, "cameras"], Float[np.ndarray, "cameras"]]:
+    """(degrees, distance) of cameras 1 to T - 1, the world being camera 0."""
+    first_from_cam = inverse(true[:1].astype(np.float64)) @ true
+    predicted, true = predicted[1:].astype(np.float64), first_from_cam[1:]
+    # ||A - B|| = 2 sqrt(2) sin(angle / 2): unlike the trace, exact for small angles.
+    chord = np.linalg.norm(predicted[:, :3, :3] - true[:, :3, :3], axis=(1, 2)) / np.sqrt(8)
+    degrees = np.degrees(2 * np.arcsin(np.minimum(chord, 1)))
+    return _infinite(degrees), _infinite(np.linalg.norm(s * predicted[:, :3, 3] - true[:, :3, 3], axis=1))
+
+
+def _infinite(error: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """What is not finite is infinitely wrong."""
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def summarise(clips: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """The scores over the queries of all clips; None where no query asks. Infinite scores are None too."""
+
+    def over(name: str, subset: str, middle: Callable[[np.ndarray], float]) -> float | None:
+        values = np.concatenate([clip[name] for clip in clips])
+        if subset == "moving":
+            values = values[np.concatenate([clip["moving"] for clip in clips]) > 0]
+        score = middle(values) if values.size else np.nan
+        return float(score) if np.isfinite(score) else None
+
+    subsets = ("all", "moving")
+    return {
+        "median_relative_error": {subset: over("relative", subset, np.median) for subset in subsets},
+        "apd": {subset: over("hits", subset, np.mean) for subset in subsets},
+        "epe": {subset: over("distance", subset, np.mean) for subset in subsets},
+        "depth_abs_rel": over("depth", "all", np.mean),
+        "visibility_accuracy": over("visible", "all", np.mean),
+        "pose": {
+            "rotation_degrees": over("rotation", "all", np.median),
+            "translation": over("translation", "all", np.median),
+        },
+        "queries": {
+            "all": sum(clip["moving"].size for clip in clips),
+            "moving": sum(int(c["moving"].sum()) for c in clips),
+        },
+        "not_finite": sum(int(np.isinf(clip["relative"]).sum()) for clip in clips),
+    }
+
+
+ROWS = (  # of a table: title, where the score is, factor, format
+    ("median relative error %, all points", ("median_relative_error", "all"), 100, ".1f"),
+    ("  moving points", ("median_relative_error", "moving"), 100, ".1f"),
+    ("APD %, all points", ("apd", "all"), 100, ".1f"),
+    ("  moving points", ("apd", "moving"), 100, ".1f"),
+    ("EPE, all points", ("epe", "all"), 1, ".3f"),
+    ("  moving points", ("epe", "moving"), 1, ".3f"),
+    ("depth AbsRel %", ("depth_abs_rel",), 100, ".1f"),
+    ("visibility right %", ("visibility_accuracy",), 100, ".1f"),
+    ("camera rotation off by, degrees", ("pose", "rotation_degrees"), 1, ".2f"),
+    ("camera position off by", ("pose", "translation"), 1, ".3f"),
+)
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """Scores by who answered, as text: a row per score, a column for each who answered."""
+    lines = [" " * 38 + "".join(f"{name:>12}" for name in scores)]
+    for title, path, factor, form in ROWS:
+        values = [reduce(getitem, path, score) for score in scores.values()]
+        cells = ["-" if value is None else format(factor * value, form) for value in values]
+        lines.append(f"  {title:36}" + "".join(f"{cell:>12}" for cell in cells))
+    queries = next(iter(scores.values()))["queries"]
+    return "\n".join([*lines, f"  {queries['all']} queries, {queries['moving']} of them on something that moved"])

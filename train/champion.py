@@ -1,0 +1,125 @@
+"""Who bears the alias: a new version must beat the present champion on the same clips.
+
+| the present champion                                       | the alias                                          |
+|------------------------------------------------------------|----------------------------------------------------|
+| there is none                                              | goes to the new version                            |
+| has a larger median relative error, over all points        | goes to the new version                            |
+| is as good or better                                       | stays                                              |
+| cannot be scored on these clips: its frames have another   | stays: nothing shows that the new version is       |
+| size, its clips are shorter, its files are gone            | better. `python -m train register` moves it        |
+
+The champion's score is what its version's tags say, if it was taken on the same data (`HeldOut.digest`), else it is
+taken now. Both scores stay with the new version as tags, and in full in the artifact champion.json of its run.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import Checkpoint
+
+from pipelines.registered import model_resources
+from train import tracking
+from train.config import TrainConfig
+from train.errors import RunFailed
+from train.step import MODEL
+from train.validation import HeldOut, Validation, percent, score_checkpoint, score_registered
+
+DATA, ERROR = "validation_data", "validation_error"  # tags of a version
+
+
+@dataclass(frozen=True)
+class Outcome:
+    won: bool
+    """The alias moves."""
+    line: str
+    """For the terminal."""
+    tags: dict[str, str]
+    """For the new version."""
+    record: dict[str, Any]
+    """For champion.json."""
+
+
+def register(config: TrainConfig, run_id: str, checkpoint: Checkpoint, validation: Validation | None) -> str:
+    """Register a run's last checkpoint, and return its URI; the alias moves as the table says, or if there is no
+    validation, always.
+
+    Raises RunFailed if the checkpoint cannot be scored: nothing is registered unseen.
+    """
+    alias, tags = config.alias, {}
+    if validation:
+        outcome = judge(config, validation, Path(checkpoint.path).name)
+        alias, tags = config.alias if outcome.won else None, outcome.tags
+    with checkpoint.as_directory() as folder:
+        version = tracking.register(Path(folder) / MODEL, config.register_as, alias, run_id, tags)
+    return f"models:/{config.register_as}/{version}"
+
+
+def judge(config: TrainConfig, validation: Validation, checkpoint: str) -> Outcome:
+    """Score the last checkpoint of a run, and the champion if need be."""
+    resources = model_resources()
+    try:
+        scores = ray.get(ray.remote(score_checkpoint).options(**resources).remote(validation, checkpoint))
+    except ray.exceptions.RayTaskError as error:
+        tracking.end_run(validation.run_id, "FAILED")
+        again = f"the same command with --name {config.name} tries again"
+        raise RunFailed(f"run {config.name}: {checkpoint} cannot be validated ({error.cause}): {again}") from error
+    validation.send_all()
+
+    def score(model: str) -> dict[str, Any]:
+        task = ray.remote(score_registered).options(**resources)
+        return ray.get(task.remote(validation.held_out, model, validation.tracking_uri))
+
+    outcome = contest(config.register_as, config.alias, validation.held_out, scores, score)
+    tracking.log_json(validation.run_id, outcome.record, "champion.json")
+    validation.progress.add.remote(outcome.line)
+    return outcome
+
+
+def contest(
+    name: str, alias: str, held_out: HeldOut, scores: dict[str, Any], score: Callable[[str], dict[str, Any]]
+) -> Outcome:
+    """A new version with these `scores` against the version of registered model `name` that bears the alias.
+
+    `score` gives the scores of a model by its URI. Whatever it raises makes a champion that cannot be scored.
+    """
+    error = error_of(scores["all"])
+    tags = {DATA: held_out.digest, ERROR: repr(error)}
+    record = {"alias": alias, "data": held_out.digest, "clips": len(held_out.clips), "scores": scores}
+    new = f"{percent(error)} median relative error on {len(held_out.clips)} clips (data {held_out.digest})"
+    champion = tracking.bearer(name, alias)
+    if champion is None:
+        return Outcome(
+            True, f"{alias}: {new}, and no version before it", tags, record | {"champion": None, "won": True}
+        )
+
+    version, known = champion
+    tags["champion_before"] = record["champion"] = version
+    try:
+        if known.get(DATA) == held_out.digest:
+            before = float(known[ERROR])
+        else:
+            record["champion_scores"] = score(f"models:/{name}/{version}")
+            before = error_of(record["champion_scores"]["all"])
+    except Exception as reason:
+        why = str(getattr(reason, "cause", None) or reason)  # Ray wraps what a task raised
+        line = (
+            f"{alias}: stays with version {version}, which cannot be scored on the same clips ({why}); new: {new}; "
+            "`python -m train register` moves it by hand"
+        )
+        return Outcome(False, line, tags | {"champion_won": "False"}, record | {"reason": why, "won": False})
+
+    won = error < before
+    verdict = "beats" if won else "does not beat"
+    line = f"{alias}: {new} {verdict} {percent(before)} of version {version}" + ("" if won else ", which stays")
+    tags |= {"champion_before_error": repr(before), "champion_won": str(won)}
+    return Outcome(won, line, tags, record | {"champion_error": before, "won": won})
+
+
+def error_of(scores: dict[str, Any]) -> float:
+    """The score that decides; the smaller the better."""
+    error = scores["median_relative_error"]["all"]
+    return math.inf if error is None else error
