@@ -68,6 +68,7 @@ def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None =
     fs, path = fsspec.core.url_to_fs(uri)
     if "file" in fs.protocol:
         return checkpoints.load(path, device)
+    fs.invalidate_cache()  # what this process saw there before may be out of date
     with tempfile.TemporaryDirectory() as scratch:
         try:
             fs.get(f"{path}/", f"{scratch}/", recursive=True)

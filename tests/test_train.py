@@ -230,7 +230,7 @@ def test_a_run_starts_from_a_registered_model_for_longer_clips(trained, workplac
     assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
     assert mlflow_run("longer").data.params["init"] == "models:/d4rt-straight/1"  # the alias may move
     found = checkpoints.load(f"{begun.out}/longer/step_0000002/model").state_dict()
-    for name, tensor in checkpoints.resize_tables(weights(trained), 6).items():
+    for name, tensor in checkpoints.resize_tables(weights(trained, "model"), 6).items():
         assert torch.equal(found[name], tensor), name
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,7 +208,9 @@ def test_nothing_is_registered_that_cannot_be_scored(champion, untrained, workpl
     assert len(mlflow.MlflowClient().search_model_versions("name = 'd4rt'")) == versions
     with pytest.raises(ValueError, match="video of clip plane"):  # what Ray Train calls shows why, and fails
         ray.get(ray.remote(Validation.__call__).remote(broken, checkpoint))
-    (line,) = ray.get(validation.progress.take.remote())
+    while not (lines := ray.get(validation.progress.take.remote())):  # the task's call may arrive after ours
+        time.sleep(0.1)
+    (line,) = lines
     assert line.startswith("validation of step_0000020 failed: video of clip plane")
 
 
