@@ -22,7 +22,6 @@ the plain recipe draws them, and over queries drawn our way. Time is CPU seconds
 import argparse
 import json
 import os
-import pickle
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -66,6 +65,7 @@ DRAWS: dict[Draw, dict[str, float]] = {
     "free_cameras": {"SAME_TIME_SHARE": 0.0},
     "plain": {"EDGE_SHARE": 0.0, "SAME_TIME_SHARE": 0.0},
 }
+ByDataset = dict[str, list[ClipData]]
 HELD_OUT: dict[Draw, str] = {"plain": "error", "ours": "error_our_queries"}
 
 
@@ -122,22 +122,21 @@ def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
     return found
 
 
-def make_clips(folder: Path) -> None:
-    """All clips, as one file per split and way of drawing: {dataset: [ClipData]}."""
+def make_clips() -> dict[tuple[str, str], ByDataset]:
+    """All clips, by split and way of drawing."""
     jobs = [(dataset, split, i) for split, count in SCENES.items() for dataset in DATASETS for i in range(count)]
-    splits: dict[tuple[str, str], dict[str, list[ClipData]]] = {}
+    splits: dict[tuple[str, str], ByDataset] = {}
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
         for (dataset, split, _), found in zip(jobs, pool.map(clips_of, *zip(*jobs, strict=True)), strict=True):
             for draw, clips in found.items():
                 splits.setdefault((split, draw), {}).setdefault(dataset, []).extend(clips)
-    for (split, draw), clips in splits.items():
-        (folder / f"{split}_{draw}.pickle").write_bytes(pickle.dumps(clips))  # read by this file alone
+    return splits
 
 
 class Clips:
     """What a store is to training, in memory."""
 
-    def __init__(self, clips: dict[str, list[ClipData]], config: TrainConfig) -> None:
+    def __init__(self, clips: ByDataset, config: TrainConfig) -> None:
         weights = load_mixture("nine")
         self.clips, self.config, self.datasets = clips, config, tuple(sorted(clips))
         self.plan = MixturePlan(
@@ -176,7 +175,7 @@ def step_with_mean_per_worker(state: TrainState, batch: QueryBatch, config: Trai
     state.step += 1
 
 
-def held_out_error(model: D4RT, clips: dict[str, list[ClipData]]) -> float:
+def held_out_error(model: D4RT, clips: ByDataset) -> float:
     """Median relative error over all queries whose point is known, as `evaluate clips` defines it."""
     model.eval()
     scores = []
@@ -191,8 +190,8 @@ def held_out_error(model: D4RT, clips: dict[str, list[ClipData]]) -> float:
     return summarise(scores)["median_relative_error"]["all"]
 
 
-def train(name: str, folder: str, steps: int) -> dict[str, Any]:
-    """One run; its curve."""
+def train(name: str, clips: ByDataset, unseen: dict[str, ByDataset], steps: int) -> dict[str, Any]:
+    """One run; its curve. `unseen`: by the name of the error over them."""
     torch.set_num_threads(1)
     recipe, preset = RECIPES[name], PRESETS["tiny"][1]
     config = replace(
@@ -207,8 +206,7 @@ def train(name: str, folder: str, steps: int) -> dict[str, Any]:
             displacement_norm=recipe.displacement,
         ),
     )
-    stream = Clips(pickle.loads(Path(folder, f"train_{recipe.draw}.pickle").read_bytes()), config)
-    unseen = {key: pickle.loads(Path(folder, f"held_out_{d}.pickle").read_bytes()) for d, key in HELD_OUT.items()}
+    stream = Clips(clips, config)
     torch.manual_seed(config.seed)
     model = D4RT(config.model).train()
     model.set_dropout(recipe.dropout)
@@ -282,12 +280,15 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder:
-        make_clips(Path(folder))
-        with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-            jobs = {name: pool.submit(train, name, folder, arguments.steps) for name in arguments.only}
-            for name, job in jobs.items():
-                (arguments.out / f"{name}.json").write_text(json.dumps(job.result(), indent=1) + "\n")
+    clips = make_clips()
+    unseen = {key: clips["held_out", draw] for draw, key in HELD_OUT.items()}
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        jobs = {
+            name: pool.submit(train, name, clips["train", RECIPES[name].draw], unseen, arguments.steps)
+            for name in arguments.only
+        }
+        for name, job in jobs.items():
+            (arguments.out / f"{name}.json").write_text(json.dumps(job.result(), indent=1) + "\n")
     runs = {name: json.loads(path.read_text()) for name in RECIPES if (path := arguments.out / f"{name}.json").exists()}
     print(table(runs))
     draw(runs, arguments.out / "curves.png")

@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
             print(describe.table(config, arguments.frames, arguments.queries))
         elif arguments.to == "onnx":
             onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
+        elif arguments.out.exists():
+            raise ValueError(f"{arguments.out} exists already and is not overwritten: remove it, or give another --out")
         else:
             checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
     except (ValueError, ImportError) as error:

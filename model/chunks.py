@@ -8,7 +8,7 @@ from model.config import ModelConfig
 
 MEMORY_SHARE = 0.25  # of what is free: other work goes on, and allocators need room
 SMALLEST = 256
-LARGEST_CPU, LARGEST = 2048, 65_536  # beyond, nothing is gained
+LARGEST_CPU, LARGEST = 2048, 65_536  # a CPU gains nothing beyond (docs/log.md); for others a guess
 
 
 def bytes_per_query(config: ModelConfig) -> int:

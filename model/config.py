@@ -168,7 +168,6 @@ OPEND4RT: dict = {
     "pixel_std": (1.0, 1.0, 1.0),
     "norm_eps": 1e-5,
     "pos_layout": "flat",
-    "tubelet": TUBELET,
 }
 """What OpenD4RT's weights were trained with, as fields of `ModelConfig`: pixels from 0 to 1, torch's LayerNorm; and by
 `compat`, u = px / (W - 1) where px is 0 at the centre of the first pixel, and the aspect W/H without logarithm."""

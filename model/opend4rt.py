@@ -186,9 +186,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{path} holds no fields of a model")
     told: dict[str, Any] = {}
+    seen: set[tuple[int, str | None]] = set()  # YAML can refer to what it holds, even to what holds it
 
     def walk(value: Any, part: str | None, name: str) -> None:
         if isinstance(value, dict):
+            if (id(value), part) in seen:
+                return
+            seen.add((id(value), part))
             for key, inner in value.items():
                 walk(inner, str(key) if key in ("encoder", "decoder") else part, str(key))
             return

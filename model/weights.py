@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +13,8 @@ from torch import Tensor
 
 PAYLOADS = ("state_dict", "model", "module", "network", "net")
 """Under which keys trainers keep the weights; the first one that is there counts."""
+
+MAX_NESTED = 3  # a crafted file may hold itself
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before every name."""
@@ -35,7 +36,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
     else:
         payload = _read_torch(path)
-    while not _is_state(payload) and isinstance(payload, Mapping):
+    for _ in range(MAX_NESTED):
+        if _is_state(payload) or not isinstance(payload, Mapping):
+            break
         inner = next((payload[key] for key in PAYLOADS if isinstance(payload.get(key), Mapping)), None)
         if inner is None:
             found = ", ".join(map(str, list(payload)[:8])) or "nothing"
@@ -47,7 +50,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _is_state(payload: Any) -> bool:
-    return isinstance(payload, Mapping) and bool(payload) and all(isinstance(x, Tensor) for x in payload.values())
+    return (
+        isinstance(payload, Mapping)
+        and bool(payload)
+        and all(isinstance(x, Tensor) and isinstance(name, str) for name, x in payload.items())
+    )
 
 
 def _read_torch(path: Path) -> Any:
@@ -58,7 +65,7 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} holds more than tensors and plain values, which is never loaded: {reason}") from None
-    except (RuntimeError, BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever a damaged file makes torch stumble over: AssertionError, IndexError, ...
         raise ValueError(f"{path} is damaged or not a file of torch.save: {error}") from None
 
 

@@ -65,6 +65,12 @@ VALID_BITS = {"xyz": 1, "uv_tgt": 2, "visible": 4, "displacement": 8, "normal": 
 FLAG_BITS = {"edge": 1, "dynamic": 2}
 
 
+def evenly(total: int, count: int | None) -> list[int]:
+    """`count` of the numbers below `total`, at even distances from the first to the last; all if that is fewer."""
+    places = np.linspace(0, total - 1, total if count is None else min(count, total))
+    return np.unique(places.round().astype(int)).tolist()
+
+
 def query_dtype(num_frames: int) -> np.dtype:
     """One query: its fields, little-endian, the widest first, so that each lies aligned in a sample."""
     time = "<u1" if num_frames <= 255 else "<u2"

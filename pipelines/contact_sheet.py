@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, evenly
 from pipelines.pictures import (
     Picture,
     below,
@@ -32,7 +32,7 @@ BOTH = (255, 140, 0)
 def contact_sheet(clip: Clip) -> Picture:
     """Three rows of up to eight frames in their raw aspect."""
     video, numbers = clip.video, clip.frame_index
-    shown = np.unique(np.linspace(0, len(video) - 1, min(MAX_FRAMES, len(video))).round().astype(int))
+    shown = evenly(len(video), MAX_FRAMES)
     queries = clip.all_queries()
     width = min(WIDTH // len(shown), 440)
     tiles = [stretched(video[t], width, round(width / clip.aspect)) for t in shown]
@@ -67,9 +67,7 @@ def _some(mask: Bool[np.ndarray, "Q"], count: int) -> Int64[np.ndarray, "n"]:
     return np.random.default_rng(0).permutation(places)[:count]
 
 
-def _followed(
-    tiles: list[Picture], shown: Int64[np.ndarray, "n"], queries: dict[str, np.ndarray]
-) -> tuple[list[Picture], int]:
+def _followed(tiles: list[Picture], shown: list[int], queries: dict[str, np.ndarray]) -> tuple[list[Picture], int]:
     tiles = [tile.copy() for tile in tiles]
     t_src, t_tgt = queries["t_src"], queries["t_tgt"]
     drawable = np.isin(t_src, shown) & np.isin(t_tgt, shown) & (t_src != t_tgt)
@@ -87,7 +85,7 @@ def _followed(
     return tiles, len(chosen)
 
 
-def _flags(tiles: list[Picture], shown: Int64[np.ndarray, "n"], queries: dict[str, np.ndarray]) -> list[Picture]:
+def _flags(tiles: list[Picture], shown: list[int], queries: dict[str, np.ndarray]) -> list[Picture]:
     tiles = [tile.copy() for tile in tiles]
     for tile, t in zip(tiles, shown, strict=True):
         for q in _some(queries["t_src"] == t, PER_FRAME):
@@ -96,7 +94,7 @@ def _flags(tiles: list[Picture], shown: Int64[np.ndarray, "n"], queries: dict[st
 
 
 def _depth(
-    tiles: list[Picture], shown: Int64[np.ndarray, "n"], queries: dict[str, np.ndarray]
+    tiles: list[Picture], shown: list[int], queries: dict[str, np.ndarray]
 ) -> tuple[list[Picture], float, float]:
     tiles = [tile.copy() for tile in tiles]
     seen = _known(queries, "xyz") & _known(queries, "uv_tgt") & _known(queries, "visible") & queries["visible"]

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from model import D4RT, recipes
-from pipelines.clip_store import VALID_BITS, Clip
+from pipelines.clip_store import VALID_BITS, Clip, evenly
 from pipelines.contact_sheet import MAX_FRAMES, WIDTH
 from pipelines.geometry import inverse, project, transform
 from pipelines.pictures import (
@@ -24,7 +24,7 @@ from pipelines.pictures import (
     stretched,
     titled,
 )
-from pipelines.scores import ask, constant_depth, scale, spread
+from pipelines.scores import ask, constant_depth, scale
 
 PER_FRAME = 40  # points drawn into each frame
 IN_PLOT = 4000  # points in each plot
@@ -40,7 +40,7 @@ def error_sheet(model: D4RT, clip: Clip) -> Picture:
     rng = np.random.default_rng(0)
     video, truth, numbers = clip.video, clip.all_queries(), clip.frame_index
     known = truth["valid"] & VALID_BITS["xyz"] > 0
-    shown = spread(len(video), MAX_FRAMES)
+    shown = evenly(len(video), MAX_FRAMES)
     answers, guess = ask(model, video, clip.aspect, truth), constant_depth(truth, clip.intrinsics, video.shape[1])
     s = scale(truth, answers.xyz)
     predicted, guessed = s * answers.xyz, scale(truth, guess.xyz) * guess.xyz

@@ -24,12 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from model import D4RT
-from pipelines.clip_store import ClipStore, open_store
+from pipelines.clip_store import ClipStore, evenly, open_store
 from pipelines.cluster import connect
 from pipelines.error_sheet import error_sheet
 from pipelines.registered import actor_options, load_model, model_digest, model_version, tracking_uri
 from pipelines.result_folder import require_new, result_folder
-from pipelines.scores import ask, constant_depth, measure, require_fit, spread, summarise, table
+from pipelines.scores import ask, constant_depth, measure, require_fit, summarise, table
 
 METRICS = "metrics.json"
 METHODS = ("trained", "untrained", "guess")
@@ -110,7 +110,7 @@ def evaluate(
         require_fit(store, loaded.config)
     about = {"uri": model, "version": version, "digest": model_digest(loaded), "config": loaded.config.to_dict()}
     del loaded
-    rows = [{"store": store.uri, "clip": i} for store in stores for i in spread(len(store), clips)]
+    rows = [{"store": store.uri, "clip": i} for store in stores for i in evenly(len(store), clips)]
     rows = [row | {"picture": number < PICTURES} for number, row in enumerate(rows)]
     connect()
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(

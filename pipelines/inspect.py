@@ -21,7 +21,7 @@ import ray.data
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, ClipStore, open_store
+from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, ClipStore, evenly, open_store
 from pipelines.cluster import connect
 from pipelines.contact_sheet import contact_sheet
 from pipelines.pictures import save
@@ -102,9 +102,9 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
             totals[name] = totals[name] + np.array(count)
     summary = summarise(opened, totals)
     with result_folder(out, last=SUMMARY) as folder:
-        chosen = np.unique(np.linspace(0, len(opened) - 1, min(clips, len(opened))).round().astype(int))
+        chosen = evenly(len(opened), clips)
         for number, i in enumerate(chosen):
-            save(folder / f"sheet_{number:03}.png", contact_sheet(opened[int(i)]))
+            save(folder / f"sheet_{number:03}.png", contact_sheet(opened[i]))
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     print(table(summary))
     print(f"{out}: {SUMMARY} and {len(chosen)} contact sheets")

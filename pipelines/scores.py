@@ -47,13 +47,6 @@ class Answers:
     """The world is camera 0; NaN for a camera not found."""
 
 
-def spread(total: int, count: int | None) -> list[int]:
-    """`count` of the numbers below `total`, at even distances from the first to the last; all if that is fewer."""
-    return np.unique(
-        np.linspace(0, total - 1, min(total if count is None else count, total)).round().astype(int)
-    ).tolist()
-
-
 def require_fit(store: ClipStore, config: ModelConfig) -> None:
     """ValueError if this model cannot be asked about the clips of a store."""
     settings = store.settings

@@ -2,11 +2,11 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from test_model import assert_same, lively, random_queries, random_video
+from test_model import assert_identical, assert_same, lively, random_queries, random_video
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -117,10 +117,6 @@ def test_dropout_is_for_training_alone():
     assert_identical(answers(model), expected)
     with pytest.raises(ValueError, match=r"dropout \(1\) must be from 0, for none, to below 1"):
         model.set_dropout(1)
-
-
-def assert_identical(ours: Prediction, theirs: Prediction) -> None:
-    assert all(torch.equal(getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(Prediction))
 
 
 @torch.no_grad()

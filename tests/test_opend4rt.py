@@ -5,6 +5,7 @@ That the numbers agree is shown in `test_opend4rt_numbers.py`.
 
 import hashlib
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from model import D4RT, ModelConfig, checkpoints
 from model.__main__ import main as model_main
 from model.config import OPEND4RT
 from model.opend4rt import to_opend4rt
+from model.weights import read_tensors
 from pipelines.registered import load_model
 from train.__main__ import main
 
@@ -182,6 +184,12 @@ def without(name: str):
     return lambda state: {"model": {key: tensor for key, tensor in state.items() if key != name}}
 
 
+def holds_itself() -> dict:
+    payload = {}
+    payload["model"] = payload
+    return payload
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -206,12 +214,31 @@ def without(name: str):
             "holds optimizer, global_step, but no weights under any of",
         ),
         (lambda state: [1, 2], "holds a list, not weights by name"),
+        (lambda state: holds_itself(), "holds a dict, not weights by name"),
+        (lambda state: state | {7: torch.ones(1)}, "but no weights under any of"),
         (lambda state: {"model": state, "config": Path("/")}, "more than tensors and plain values, which is never"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(change, message, state, config_yaml, tmp_path):
     with pytest.raises(ValueError, match=message):
         checkpoints.load_opend4rt(saved(change(state), tmp_path), config_yaml)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whatever_byte_is_wrong_there_is_no_other_error(zipped, tmp_path):
+    rng, path = random.Random(0), tmp_path / "opend4rt.ckpt"
+    torch.save({"model": {"a": torch.ones(3, 4)}, "step": 1}, path, _use_new_zipfile_serialization=zipped)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 30
 
 
 def test_damaged_and_missing_files_are_refused_by_name(state, config_yaml, tmp_path):
@@ -239,6 +266,7 @@ def test_damaged_and_missing_files_are_refused_by_name(state, config_yaml, tmp_p
         ("{clip_frames: 4, data: {clip_frames: 8}}", "model.yaml: clip_frames is both 4 and 8"),
         ("- 1", "holds no fields of a model"),
         ("a: [", "is not YAML"),
+        ("&all {clip_frames: 8, decoder: {again: *all}}", "clip_frames is 4 by the tensors and 8 by the yaml"),
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
@@ -274,7 +302,7 @@ def test_a_released_pair_is_registered_and_runs(state, config_yaml, tmp_path, mo
     assert "register takes either --checkpoint FOLDER, or --opend4rt CKPT with --config" in capsys.readouterr().err
 
 
-def test_what_we_write_is_their_pair_and_comes_back(state, config_yaml, tmp_path):
+def test_what_we_write_is_their_pair_and_comes_back(state, config_yaml, tmp_path, capsys):
     model = checkpoints.load_opend4rt(saved({"model": state}, tmp_path), config_yaml)
     folder = checkpoints.save_opend4rt(model, tmp_path / "export")
     assert sorted(path.name for path in folder.iterdir()) == ["model.yaml", "opend4rt.ckpt"]
@@ -289,6 +317,8 @@ def test_what_we_write_is_their_pair_and_comes_back(state, config_yaml, tmp_path
     assert checkpoints.load(ours).config.compat == "opend4rt"
     assert model_main(["export", str(ours), "--to", "opend4rt", "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "opend4rt.ckpt").read_bytes() == (folder / "opend4rt.ckpt").read_bytes()
+    assert model_main(["export", str(ours), "--to", "opend4rt", "--out", str(tmp_path / "again")]) == 2
+    assert "again exists already and is not overwritten" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_theirs_is_not_written_as_theirs(tmp_path):

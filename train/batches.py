@@ -15,7 +15,7 @@ import ray
 import ray.data
 
 from model import ModelConfig
-from pipelines.clip_store import VALID_BITS, ClipStore, open_store
+from pipelines.clip_store import VALID_BITS, ClipStore, evenly, open_store
 from train.augment import Look
 from train.config import MIN_POINTS, DataConfig
 from train.mixture import MixturePlan
@@ -87,8 +87,8 @@ def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) 
         terms["normal"] = loss.lnormal
         used = [name for name, weight in terms.items() if weight]
         bits = sum(VALID_BITS[name] for name in used)
-        numbers = np.unique(np.linspace(0, len(store) - 1, SCANNED).round().astype(int))
-        if "xyz" not in used and not any((store[int(n)].all_queries()["valid"] & bits).any() for n in numbers):
+        numbers = evenly(len(store), SCANNED)
+        if "xyz" not in used and not any((store[n].all_queries()["valid"] & bits).any() for n in numbers):
             raise ValueError(
                 f"store {store.uri}: dataset {store.settings.dataset} has no label that loss.* makes use of: at most "
                 f"{points:.0f} points per clip ({MIN_POINTS} make a scale), and in {len(numbers)} clips nothing of "

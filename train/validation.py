@@ -26,12 +26,12 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from model import D4RT, ModelConfig
-from pipelines.clip_store import ClipStore, open_store
+from pipelines.clip_store import ClipStore, evenly, open_store
 from pipelines.clip_writer import write_file
 from pipelines.error_sheet import error_sheet
 from pipelines.pictures import Picture
 from pipelines.registered import load_model
-from pipelines.scores import ask, measure, require_fit, spread, summarise
+from pipelines.scores import ask, measure, require_fit, summarise
 from train import tracking
 from train.batches import absolute
 from train.config import ValidationConfig
@@ -63,7 +63,7 @@ class HeldOut:
                     f"validation.stores: {store.uri} holds the same clips as {other} of data.mixture; a model is "
                     "judged on scenes it has not seen, so name a store of another split"
                 )
-        chosen = {store: spread(len(store), config.clips) for store in stores}
+        chosen = {store: evenly(len(store), config.clips) for store in stores}
         content = [DEFINITION, sorted((store.info["digest"], numbers) for store, numbers in chosen.items())]
         return cls(
             clips=tuple((store.uri, number) for store, numbers in chosen.items() for number in numbers),
@@ -72,7 +72,7 @@ class HeldOut:
 
     def score(self, model: D4RT, pictures: int = 0) -> tuple[dict[str, Any], list[Picture]]:
         """(the scores of "all" clips and of each dataset, sheets of so many clips). ValueError for a damaged store."""
-        drawn, sheets = spread(len(self.clips), pictures), []
+        drawn, sheets = evenly(len(self.clips), pictures), []
         measured: dict[str, list[dict[str, Any]]] = {}
         for number, (uri, index) in enumerate(self.clips):
             clip = open_store(uri)[index]
