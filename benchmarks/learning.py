@@ -1,22 +1,23 @@
 """How fast does our recipe learn, and what does each of its choices gain over the plain choice of earlier work?
 
-    python -m benchmarks.learning --out benchmarks/learning [--only ours plain] [--steps 600]
+    python -m benchmarks.learning --out benchmarks/learning [--only ours plain] [--steps 400]
 
 Clips of 8 frames of synthetic rooms in all nine layouts, and of other rooms that no training sees. A model of preset
-`tiny` trains on the same clips in the same order with each recipe, a single thread each; the held-out median relative
-error, scaled per clip as in `evaluate clips`, is taken at intervals: over queries drawn anywhere with any camera, as
-the plain recipe draws them, and over queries drawn our way. Time is CPU seconds of the training steps alone.
+`tiny` trains on the same clips in the same order with each recipe, a single thread each. The held-out error, the median
+relative one of `evaluate clips`, is taken at intervals over queries drawn anywhere with any camera, as the plain recipe
+draws them, and at the end also over queries drawn our way. Time is CPU seconds of the training steps alone.
 
-| recipe           | what is plain                                                                                   |
-|------------------|-------------------------------------------------------------------------------------------------|
-| ours             | nothing: what `python -m train tiny` does                                                       |
-| dropout          | 0.1, on attention and MLPs                                                                      |
-| no_warm_in       | confidence counts from the first step                                                           |
-| metric           | displacements in metres against a scale-free prediction                                         |
-| per_rank         | every term averaged per worker (two of them), then over workers, whatever their masks           |
-| no_edges         | no queries near edges but those that chance puts there                                          |
-| free_cameras     | t_cam drawn without regard to t_tgt                                                             |
-| plain            | all six                                                                                         |
+| recipe       | what is plain                                                                         |
+|--------------|---------------------------------------------------------------------------------------|
+| ours         | nothing: what `python -m train tiny` does                                             |
+| dropout      | 0.1, on attention and MLPs                                                            |
+| no_warm_in   | confidence counts from the first step                                                 |
+| metric       | displacements in metres against a scale-free prediction                               |
+| per_rank     | every term averaged per worker (two of them), then over workers, whatever their masks |
+| no_edges     | no queries near edges but those that chance puts there                                |
+| free_cameras | t_cam drawn without regard to t_tgt                                                   |
+| plain        | all six                                                                               |
+| ..._again    | ours and plain with other fresh weights and clips in another order: what chance does  |
 """
 
 import argparse
@@ -26,6 +27,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -56,17 +58,19 @@ RAW_FRAMES = 18  # per scene: two clips, one where a scan lost its pose in the m
 SCENES = {"train": 40, "held_out": 4}  # of each dataset; two of them film each with two cameras
 CLIPS = 8  # per step
 WORKERS = 2  # of which `per_rank` takes its means
-MEASURED = 10  # times per run
+MEASURED = 8  # times per run
+AGAIN = "_again"  # ends the name of a recipe with another seed
 
 Draw = Literal["ours", "no_edges", "free_cameras", "plain"]
+OURS = {name: getattr(query_drawing, name) for name in ("EDGE_SHARE", "SAME_TIME_SHARE")}
 DRAWS: dict[Draw, dict[str, float]] = {
     "ours": {},
     "no_edges": {"EDGE_SHARE": 0.0},
     "free_cameras": {"SAME_TIME_SHARE": 0.0},
     "plain": {"EDGE_SHARE": 0.0, "SAME_TIME_SHARE": 0.0},
 }
+HELD_OUT: tuple[Draw, ...] = ("plain", "ours")
 ByDataset = dict[str, list[ClipData]]
-HELD_OUT: dict[Draw, str] = {"plain": "error", "ours": "error_our_queries"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ RECIPES = {
     "free_cameras": Recipe(draw="free_cameras"),
     "plain": Recipe("plain", 0.1, warm_in=False, displacement="metric", mean_per_worker=True),
 }
+RECIPES |= {name + AGAIN: replace(RECIPES[name], seed=1) for name in ("ours", "plain")}
 
 
 def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
@@ -102,7 +107,7 @@ def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
         image_size=SIZE,
         strides=(1, 1),
         hop=FRAMES,
-        samples=SAMPLES,
+        samples=SAMPLES if split == "train" else 1,
         queries=QUERIES,
         video="zstd",
         seed=0,
@@ -112,8 +117,7 @@ def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
         row = {"dataset": dataset, "root": raw, "index": index}
         write_sequence(row, frames=RAW_FRAMES, size="small", seed=list(SCENES).index(split))
         for draw in DRAWS if split == "train" else HELD_OUT:
-            shares = {"EDGE_SHARE": 0.3, "SAME_TIME_SHARE": 0.4} | DRAWS[draw]
-            for name, share in shares.items():
+            for name, share in (OURS | DRAWS[draw]).items():
                 setattr(query_drawing, name, share)
             found[draw] = []
             for name in DATASETS[dataset].find(RawFolder(raw)):
@@ -180,18 +184,15 @@ def held_out_error(model: D4RT, clips: ByDataset) -> float:
     model.eval()
     scores = []
     for clip in (clip for several in clips.values() for clip in several):
-        truth = {
-            name: clip.queries[name].reshape(SAMPLES * QUERIES, *clip.queries[name].shape[2:])
-            for name in clip.queries.dtype.names
-        }
+        truth = {name: clip.queries[0][name] for name in clip.queries.dtype.names}
         answers = ask(model, clip.video, clip.row["aspect"], truth)
         scores.append(measure(truth, answers, clip.world_from_cam, is_metric=clip.row["is_metric"]))
     model.train()
     return summarise(scores)["median_relative_error"]["all"]
 
 
-def train(name: str, clips: ByDataset, unseen: dict[str, ByDataset], steps: int) -> dict[str, Any]:
-    """One run; its curve. `unseen`: by the name of the error over them."""
+def train(name: str, clips: ByDataset, unseen: dict[Draw, ByDataset], steps: int) -> dict[str, Any]:
+    """One run; its curve. `unseen`: held-out clips by way of drawing."""
     torch.set_num_threads(1)
     recipe, preset = RECIPES[name], PRESETS["tiny"][1]
     config = replace(
@@ -219,69 +220,69 @@ def train(name: str, clips: ByDataset, unseen: dict[str, ByDataset], steps: int)
         take_step(state, batch, config)
         seconds += time.process_time() - start
         if (number + 1) % (steps // MEASURED) == 0:
-            errors = {key: held_out_error(model, clips) for key, clips in unseen.items()}
-            curve.append({"step": number + 1, "cpu_seconds": seconds, **errors})
-            print(
-                f"{name:14} step {number + 1:5}  {seconds:6.0f} s  held-out error {curve[-1]['error']:.4f}", flush=True
-            )
-    return {"recipe": asdict(recipe), "steps": steps, "curve": curve}
+            error = held_out_error(model, unseen["plain"])
+            curve.append({"step": number + 1, "cpu_seconds": round(seconds, 2), "error": error})
+            print(f"{name:14} step {number + 1:5}  {seconds:6.0f} s  held-out error {error:.4f}", flush=True)
+    return {"recipe": asdict(recipe), "curve": curve, "error_our_queries": held_out_error(model, unseen["ours"])}
 
 
-def seconds_to(curve: list[dict[str, float]], error: float) -> float | None:
-    """When a curve is first below an error, interpolated; None if never."""
-    for before, after in zip([{"cpu_seconds": 0.0, "error": np.inf}, *curve], curve, strict=False):
+def reached(curve: list[dict[str, float]], error: float) -> tuple[float, float] | None:
+    """(steps, CPU seconds) after which a curve is first at or below an error, interpolated; None if never."""
+    for before, after in pairwise([curve[0], *curve]):
         if after["error"] <= error:
-            if not np.isfinite(before["error"]):
-                return after["cpu_seconds"]
-            share = (before["error"] - error) / (before["error"] - after["error"])
-            return before["cpu_seconds"] + share * (after["cpu_seconds"] - before["cpu_seconds"])
+            share = (before["error"] - error) / ((before["error"] - after["error"]) or 1)
+            return tuple(before[key] + share * (after[key] - before[key]) for key in ("step", "cpu_seconds"))
     return None
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        f"{'recipe':14} {'final error':>11} {'our queries':>11} {'CPU s':>7} {'s to the final error of plain':>30}"
-    ]
+    """In words for the terminal; the goal is the final error of `plain`, if that was run."""
+    title = "the final error of plain after"
+    lines = [f"{'recipe':14} {'final error':>11} {'our queries':>11} {'CPU s':>6}   {title}"]
     goal = runs["plain"]["curve"][-1] if "plain" in runs else None
     for name, run in runs.items():
         last = run["curve"][-1]
-        reached = seconds_to(run["curve"], goal["error"]) if goal else None
-        share = f"{reached:.0f} ({reached / goal['cpu_seconds']:.0%} of its time)" if reached else "-"
+        when = reached(run["curve"], goal["error"]) if goal else None
+        found = f"{when[0]:.0f} steps, {when[1]:.0f} s ({when[1] / goal['cpu_seconds']:.0%})" if when else "-"
         lines.append(
-            f"{name:14} {last['error']:11.4f} {last['error_our_queries']:11.4f} {last['cpu_seconds']:7.0f} {share:>30}"
+            f"{name:14} {last['error']:11.4f} {run['error_our_queries']:11.4f} {last['cpu_seconds']:6.0f}   {found}"
         )
     return "\n".join(lines)
 
 
 def draw(runs: dict[str, dict[str, Any]], path: Path) -> None:
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, key, label in zip(
-        figure.subplots(1, 2, sharey=True), ("step", "cpu_seconds"), ("steps", "CPU seconds"), strict=True
-    ):
+    """The curves over steps and over CPU seconds; a dashed one is its recipe with another seed."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    colours = {name: f"C{i}" for i, name in enumerate(RECIPES)}
+    for axes, key, label in zip(panels, ("step", "cpu_seconds"), ("steps", "CPU seconds of training"), strict=True):
         for name, run in runs.items():
-            bold = name in ("ours", "plain")
+            first, points = name.removesuffix(AGAIN), run["curve"]
             axes.plot(
-                [p[key] for p in run["curve"]], [p["error"] for p in run["curve"]], label=name, lw=2.5 if bold else 1
+                [point[key] for point in points],
+                [point["error"] for point in points],
+                color=colours[first],
+                lw=2.5 if first in ("ours", "plain") else 1.2,
+                ls="-" if name == first else "--",
+                label=name,
             )
-        axes.set(xlabel=label, yscale="log")
-        axes.grid(alpha=0.3, which="both")
-    figure.axes[0].set_ylabel("held-out median relative 3D error")
-    figure.axes[1].legend()
+        axes.set(xlabel=label, xlim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("median relative 3D error in unseen rooms")
+    panels[1].legend(loc="upper right")
     figure.savefig(path, dpi=110)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "learning", help="folder of the results")
-    parser.add_argument(
-        "--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="recipes to run (default: all)"
-    )
-    parser.add_argument("--steps", type=int, default=600, help="per run (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="recipes (default: all)")
+    parser.add_argument("--steps", type=int, default=400, help="per run (default: %(default)s)")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     clips = make_clips()
-    unseen = {key: clips["held_out", draw] for draw, key in HELD_OUT.items()}
+    unseen = {draw: clips["held_out", draw] for draw in HELD_OUT}
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
         jobs = {
             name: pool.submit(train, name, clips["train", RECIPES[name].draw], unseen, arguments.steps)
