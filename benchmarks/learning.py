@@ -261,9 +261,9 @@ def draw(runs: dict[str, dict[str, Any]], path: Path) -> None:
             axes.plot(
                 [point[key] for point in points],
                 [point["error"] for point in points],
+                ".-" if name == first else ".--",
                 color=colours[first],
                 lw=2.5 if first in ("ours", "plain") else 1.2,
-                ls="-" if name == first else "--",
                 label=name,
             )
         axes.set(xlabel=label, xlim=(0, None))
