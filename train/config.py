@@ -95,6 +95,9 @@ class TrainConfig:
     """Optimiser steps; the learning rate reaches its final value at the last."""
     workers: int = 8
     """Processes that train in parallel, one GPU each if the cluster has GPUs."""
+    min_workers: int | None = None
+    """Go on with as few as this while nodes are missing, and with more when they are back, each time from the last
+    checkpoint; default: wait for all. A step of fewer workers sees fewer clips."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the forward pass (autocast); weights and losses are float32."""
     recompute: bool = False
@@ -146,6 +149,8 @@ class TrainConfig:
             raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
         if optim.clip_norm <= 0:
             raise ValueError(f"optim.clip_norm ({optim.clip_norm}) must be positive")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must be from 1 to workers ({self.workers})")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
