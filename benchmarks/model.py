@@ -1,115 +1,195 @@
-"""How fast is the model on this machine, compared with a plain matrix product?
+"""How fast is the model, compared with a plain matrix product and with the way open implementations compute it?
 
-    python -m benchmarks.model [--out FILE] [--preset base] [--frames 16] [--queries 2048]
+    python -m benchmarks.model [--out FILE] [--size base --size small]
 
-One thread, float32, CPU seconds of this process (other work on the machine does not count as ours). Each figure is the
-best of a few runs; the matrix product is measured before and after every one of them, and its median is the limit.
-FLOPs are counted in closed form from the config, attention included; a training step counts as three forward passes.
+Our model and `plain_d4rt.py` get the same weights (OpenD4RT's profile), video and queries, must give the same numbers,
+and are timed: float32, one thread, CPU seconds, so other work on the machine does not count as ours. Each task runs in
+a fresh process (`model_task.py`). Its peak memory is the largest resident set while it ran: the task's own, the
+weights, the video, what encoding left, and what importing Python packages took (`imported_gb`; mostly torch's files).
+
+A matrix product is measured before and after every task, and its median is the limit. FLOPs are counted in closed form
+from the config, attention included; a train step counts as three forward passes. Both sides are credited with the FLOPs
+that ours needs: it projects keys and values once, in `encode`, the plain forward for every chunk of 512 queries; dense
+tracks count as if asked one by one. Where there are too many queries for the plain forward it answers the first of
+them, and its time is scaled up. Of a machine faster than the one below, fewer seconds are asked.
+
+For orientation, the best open implementation on another machine, in CPU seconds on one core at 87 GFLOP/s:
+
+| size  | encode | decode 2048: whole, in chunks of 512 | dense 64x64x16 | train step: without, with dropout 0.1 |
+|-------|--------|--------------------------------------|----------------|---------------------------------------|
+| base  | 8.1    | 6.5, 8.7 (2.7 GB)                    |                | 33, 75 (4.1, 13.6 GB)                 |
+| small |        | 0.49, 0.78                           | 20             | 1.24                                  |
 """
 
 import argparse
 import json
+import math
+import multiprocessing
 import statistics
-from collections.abc import Callable
-from dataclasses import replace
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
-from benchmarks.timing import cpu_seconds
-from model import D4RT, ModelConfig, Queries
+from benchmarks.model_task import Task, measure
+from benchmarks.plain_d4rt import random_state
+from model import ModelConfig
+from model.config import OPEND4RT, sizes
 
-MATMUL_SIDE = 2048
-DECODE_QUERIES = (512, 4096)
-PATCH_QUERIES = 2048
+SIZES = {
+    "base": ModelConfig(**ModelConfig.preset("base").to_dict() | OPEND4RT | {"clip_frames": 16}),
+    "small": ModelConfig(
+        **sizes("encoder", 192, 6, 3, 768),
+        **sizes("decoder", 192, 4, 3, 768),
+        **OPEND4RT,
+        image_size=128,
+        clip_frames=16,
+    ),
+}
+SIDES = ("ours", "plain")
+TASKS = (
+    Task("encode", "encode"),
+    Task("decode 512", "decode", queries=512),
+    Task("decode 2048 in chunks of 512", "decode", queries=2048, chunk=512),
+    Task("decode 4096", "decode", queries=4096),
+    Task("decode 65536", "decode", queries=65_536),
+    Task("dense tracks", "dense", side=64),
+    Task("train step", "train", queries=2048),
+    Task("train step, dropout 0.1", "train", queries=2048, dropout=0.1),
+)
+LONGEST_PLAIN = 0.7e12  # FLOP of decoding that the plain forward is made to do; beyond, it answers a part
+TOLERANCE = 1e-4
+"""Largest difference between the two in float32, relative to the largest number of the same name."""
+
+REFERENCE_GFLOPS = 87.0  # of the machine for which seconds are set; they are scaled to the one at hand
+TARGETS = {
+    "base": {
+        "encode": {"ratio_to_matmul": 0.82},
+        "decode 512": {"ratio_to_matmul": 0.75, "peak_gb": 1.3},
+        "decode 2048 in chunks of 512": {"ratio_to_matmul": 0.75, "peak_gb": 1.3},
+        "decode 4096": {"ratio_to_matmul": 0.75, "peak_gb": 1.3},
+        "decode 65536": {"ratio_to_matmul": 0.75, "peak_gb": 1.3},
+        "train step": {"ratio_to_matmul": 0.8},
+    },
+    "small": {
+        "decode 2048 in chunks of 512": {"cpu_seconds": 0.25},
+        "dense tracks": {"cpu_seconds": 6.5},
+        "train step": {"cpu_seconds": 0.85},
+    },
+}
 
 
-def matmul_gflops() -> float:
-    a, b = torch.randn(2, MATMUL_SIDE, MATMUL_SIDE)
-    return 2 * MATMUL_SIDE**3 / cpu_seconds(lambda: a @ b, runs=3) / 1e9
-
-
-def random_queries(num_queries: int, num_frames: int) -> Queries:
-    times = torch.randint(0, num_frames, (3, 1, num_queries))
-    return Queries(torch.rand(1, num_queries, 2), *times)
-
-
-def measure(config: ModelConfig, num_frames: int, num_queries: int, runs: int) -> dict:
-    """Every figure by name: CPU seconds and, where FLOPs are counted, GFLOP/s and its ratio to the matrix product."""
-    torch.manual_seed(0)
-    model = D4RT(config)
-    size = config.image_size
-    video = torch.randint(0, 256, (1, num_frames, size, size, 3), dtype=torch.uint8)
-    aspect = torch.ones(1)
-    queries = random_queries(num_queries, num_frames)
-    patch_queries = random_queries(PATCH_QUERIES, num_frames)
-    with torch.inference_mode():
-        memory = model.encode(video, aspect)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-
-    def train_step() -> None:
-        prediction = model(video, aspect, queries)
-        sum(x.sum() for x in vars(prediction).values()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    encode_flops = config.flops_encode(num_frames)
-    tasks: dict[str, tuple[Callable[[], object], int | None]] = {
-        "encode": (torch.inference_mode()(lambda: model.encode(video, aspect)), encode_flops),
-        "train step": (train_step, 3 * (encode_flops + config.flops_decode(num_queries, num_frames))),
-        f"patch embedding, {PATCH_QUERIES} queries": (
-            torch.inference_mode()(
-                lambda: model.query_embedder.embed_patches(video, patch_queries.uv_norm, patch_queries.t_src)
-            ),
-            None,
-        ),
-    }
-    for count in DECODE_QUERIES:
-        asked = random_queries(count, num_frames)
-        decode = torch.inference_mode()(lambda asked=asked: model.decode(memory, asked))
-        tasks[f"decode, {count} queries"] = (decode, config.flops_decode(count, num_frames))
-
-    limits, seconds = [matmul_gflops()], {}
-    for name, (function, _) in tasks.items():
-        seconds[name] = cpu_seconds(function, runs)
-        limits.append(matmul_gflops())
-    limit = statistics.median(limits)
+def compare(config: ModelConfig, tasks: tuple[Task, ...], targets: dict[str, dict[str, float]]) -> dict:
+    """Every task by name, ours and plain. Raises AssertionError where the two give other numbers."""
     figures = {}
-    for name, (_, flops) in tasks.items():
-        figures[name] = {"cpu_seconds": seconds[name]}
-        if flops:
-            gflops = flops / seconds[name] / 1e9
-            figures[name] |= {"gflop": flops / 1e9, "gflops": gflops, "ratio_to_matmul": gflops / limit}
-    return {"matmul_gflops": limit, "matmul_gflops_each": limits, "figures": figures}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(weights(config), file := Path(folder, "weights.pt"))
+        for task in tqdm(tasks, unit="task"):
+            ours, plain = (alone(task, side, config, file) for side in SIDES)
+            difference = largest_difference(ours.pop("answers"), plain.pop("answers"))
+            if task.dropout == 0:
+                assert difference <= TOLERANCE, f"{task.name}: ours and plain differ by {difference:.1e}"
+            figures[task.name] = {
+                "gflop": task.flops(config) / 1e9,
+                "ours": ours,
+                "plain": plain,
+                "times_faster": plain["cpu_seconds"] / ours["cpu_seconds"],
+                "largest_difference": None if task.dropout else difference,
+            }
+    rates = [rate for figure in figures.values() for side in SIDES for rate in figure[side].pop("matmul_gflops")]
+    limit = statistics.median(rates)
+    for name, figure in figures.items():
+        for side in SIDES:
+            figure[side]["gflops"] = figure["gflop"] / figure[side]["cpu_seconds"]
+            figure[side]["ratio_to_matmul"] = figure[side]["gflops"] / limit
+        figure["targets"] = [judge(kind, bound, figure["ours"], limit) for kind, bound in targets.get(name, {}).items()]
+    return {"matmul_gflops": limit, "matmul_gflops_each": rates, "config": config.to_dict(), "tasks": figures}
 
 
-def table(report: dict) -> str:
-    lines = [f"matrix product {MATMUL_SIDE}^3: {report['matmul_gflops']:.1f} GFLOP/s (median), float32, one thread", ""]
-    lines.append(f"{'':32} {'CPU s':>8} {'GFLOP':>8} {'GFLOP/s':>8} {'ratio':>6}")
-    for name, figure in report["figures"].items():
-        line = f"{name:32} {figure['cpu_seconds']:8.4f}"
-        if "gflops" in figure:
-            line += f" {figure['gflop']:8.1f} {figure['gflops']:8.1f} {figure['ratio_to_matmul']:6.2f}"
-        lines.append(line)
+def weights(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Random ones under OpenD4RT's keys, float32."""
+    state = random_state(
+        width=config.encoder_width,
+        layers=config.encoder_layers,
+        hidden=config.encoder_hidden,
+        decoder_width=config.decoder_width,
+        decoder_layers=config.decoder_layers,
+        decoder_hidden=config.decoder_hidden,
+        clip_frames=config.clip_frames,
+        patch_size=config.patch_size,
+    )
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def alone(task: Task, side: str, config: ModelConfig, weights: Path) -> dict:
+    """`measure` in a process of its own, forked from one that has only imported torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.model_task"])
+    decoding = task.kind in ("decode", "dense") and side == "plain"
+    part = math.ceil(task.flops(config) / LONGEST_PLAIN) if decoding else 1
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(measure, task, side, config, weights, part).result()
+
+
+def largest_difference(ours: dict[str, np.ndarray], plain: dict[str, np.ndarray]) -> float:
+    """Relative to the largest number under the same name; where plain answered a part, the first queries count."""
+    assert ours.keys() == plain.keys(), f"{sorted(ours.keys() ^ plain.keys())} is in only one of the two"
+    differences = []
+    for name, theirs in plain.items():
+        mine = ours[name][:, : theirs.shape[1]] if theirs.ndim > 1 else ours[name]
+        differences.append(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    return float(np.max(differences))  # NaN if there is one
+
+
+def judge(kind: str, bound: float, ours: dict, limit: float) -> dict:
+    """Seconds and memory are to stay below the target, the ratio above."""
+    if kind == "cpu_seconds":
+        bound *= REFERENCE_GFLOPS / limit
+    met = ours[kind] >= bound if kind == "ratio_to_matmul" else ours[kind] <= bound
+    return {"figure": kind, "target": bound, "met": met}
+
+
+def table(name: str, report: dict) -> str:
+    config = report["config"]
+    lines = [
+        f"{name}: {config['clip_frames']} frames of {config['image_size']}x{config['image_size']}, encoder "
+        f"{config['encoder_layers']} layers of {config['encoder_width']}, decoder {config['decoder_layers']} of "
+        f"{config['decoder_width']}; matrix product {report['matmul_gflops']:.1f} GFLOP/s (median)",
+        f"{'':30} {'CPU seconds':>17} {'':>6} {'peak GB':>11} {'GFLOP/s':>13} {'of matmul':>11}",
+        f"{'':30} {'ours':>8} {'plain':>8} {'faster':>6} {'ours':>5} {'plain':>5} {'ours':>6} {'plain':>6} "
+        f"{'ours':>5} {'plain':>5}  targets",
+    ]
+    for task, figure in report["tasks"].items():
+        ours, plain = figure["ours"], figure["plain"]
+        line = f"{task:30} {ours['cpu_seconds']:8.3f} {plain['cpu_seconds']:8.3f} {figure['times_faster']:6.2f} "
+        line += f"{ours['peak_gb']:5.2f} {plain['peak_gb']:5.2f} "
+        line += f"{ours['gflops']:6.1f} {plain['gflops']:6.1f} "
+        line += f"{ours['ratio_to_matmul']:5.2f} {plain['ratio_to_matmul']:5.2f}  "
+        words = {"cpu_seconds": "s under", "peak_gb": "GB under", "ratio_to_matmul": "of matmul above"}
+        line += "; ".join(
+            f"{words[target['figure']]} {target['target']:.2f} {'met' if target['met'] else 'MISSED'}"
+            for target in figure["targets"]
+        )
+        if plain["part"] > 1:
+            line += f" (plain: 1/{plain['part']} timed, scaled)"
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
-    parser.add_argument("--preset", default="base", help="model size (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="frames of the clip (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=2048, help="queries of a train step (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="runs per figure, of which the best counts")
+    parser.add_argument("--size", choices=SIZES, action="append", help="one size only; may be repeated")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    config = ModelConfig.preset(arguments.preset)
-    config = replace(config, clip_frames=max(config.clip_frames, arguments.frames))
-    report = measure(config, arguments.frames, arguments.queries, arguments.runs)
-    report |= {"preset": arguments.preset, "frames": arguments.frames, "queries": arguments.queries}
-    print(table(report))
+    report = {}
+    for name in arguments.size or SIZES:
+        report[name] = compare(SIZES[name], TASKS, TARGETS[name])
+        print(table(name, report[name]), end="\n\n", flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from model import describe, onnx_export
+from model import checkpoints, describe, onnx_export
 
 
 def main(argv: list[str]) -> int:
@@ -16,18 +16,21 @@ def main(argv: list[str]) -> int:
     described.add_argument("--frames", type=int, nargs="+", help="of the clips (default: 16, 32, 48, or the longest)")
     described.add_argument("--queries", type=int, default=2048, help="of a training step (default: %(default)s)")
 
-    exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx")
+    exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx, or a checkpoint for OpenD4RT")
     exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors")
-    exported.add_argument("--out", type=Path, required=True, help="new local folder for the graphs and their weights")
-    exported.add_argument("--frames", type=int, help="of every clip that will be asked (default: the model's longest)")
+    exported.add_argument("--out", type=Path, required=True, help="new local folder for the files")
+    exported.add_argument("--to", choices=("onnx", "opend4rt"), default="onnx", help="form (default: %(default)s)")
+    exported.add_argument("--frames", type=int, help="of every clip an ONNX model is asked (default: its longest)")
 
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "describe":
             config = describe.find_config(arguments.model)
             print(describe.table(config, arguments.frames, arguments.queries))
-        else:
+        elif arguments.to == "onnx":
             onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
+        else:
+            checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
     except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

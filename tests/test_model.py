@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import benchmarks.model
 from model import D4RT, ModelConfig, Prediction, Queries, checkpoints, load
 from model.encoder import position_table
 from model.queries import fourier_features, gather_patches
@@ -551,17 +550,3 @@ def test_an_interrupted_save_leaves_nothing_that_loads(folder, monkeypatch):
         checkpoints.save(D4RT(TINY), folder)
     with pytest.raises(ValueError, match=r"config.json does not exist"):
         load(folder)
-
-
-# ---- benchmark ----
-
-
-def test_the_benchmark_runs_and_writes_its_figures(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    arguments = ["--preset", "tiny", "--frames", "4", "--queries", "32", "--runs", "1"]
-    benchmarks.model.main([*arguments, "--out", str(tmp_path / "figures.json")])
-    torch.set_num_threads(threads)
-    report = json.loads((tmp_path / "figures.json").read_text())
-    assert "encode" in capsys.readouterr().out
-    assert {"encode", "train step", "decode, 512 queries"} <= report["figures"].keys()
-    assert all(figure["cpu_seconds"] > 0 for figure in report["figures"].values())

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from model import D4RT, ModelConfig, checkpoints
+from model.__main__ import main as model_main
 from model.config import OPEND4RT
 from model.opend4rt import to_opend4rt
 from pipelines.registered import load_model
@@ -284,8 +285,10 @@ def test_what_we_write_is_their_pair_and_comes_back(state, config_yaml, tmp_path
     again = checkpoints.load_opend4rt(folder / "opend4rt.ckpt", folder / "model.yaml")
     assert again.config == model.config
     # And through our own form of checkpoint, which keeps what OpenD4RT's weights need.
-    ours = checkpoints.load(checkpoints.save(model, tmp_path / "ours"))
-    assert ours.config.compat == "opend4rt"
+    ours = checkpoints.save(model, tmp_path / "ours")
+    assert checkpoints.load(ours).config.compat == "opend4rt"
+    assert model_main(["export", str(ours), "--to", "opend4rt", "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "opend4rt.ckpt").read_bytes() == (folder / "opend4rt.ckpt").read_bytes()
 
 
 def test_a_model_that_is_not_theirs_is_not_written_as_theirs(tmp_path):
