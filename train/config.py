@@ -202,6 +202,8 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
 
 MIXTURE_FLAG = "--data.mixture"
 FILE_FLAGS = ("--mixture", "--stores")
+DRY_RUN = "--dry-run"
+DRY_RUN_HELP = f"With {DRY_RUN}, only check that all is there: stores, weights, shapes, memory, disk, MLflow."
 
 
 def cli(argv: list[str]) -> TrainConfig:
@@ -213,12 +215,13 @@ def cli(argv: list[str]) -> TrainConfig:
         sys.exit(2)
     if not argv or argv[0] not in PRESETS:  # a bare call, or --help: tyro lists the presets and ends the process
         about = "Train D4RT on clip stores and register the result. Also: python -m train register --help"
+        about = f"{about}. {DRY_RUN_HELP}"
         return tyro.extras.overridable_config_cli(PRESETS, prog="python -m train", description=about, args=argv)
     preset, (about, default) = argv[0], PRESETS[argv[0]]
     config = tyro.cli(
         TrainConfig,
         prog=f"python -m train {preset}",
-        description=about,
+        description=f"{about} {DRY_RUN_HELP}",
         default=default,
         args=_gather_mixture(_expand_file(argv[1:])),
     )

@@ -14,8 +14,8 @@ class CheckpointFailed(RuntimeError):
     def __str__(self) -> str:
         place, cause = self.args
         return (
-            f"checkpoint {place} could not be written ({cause}): make room there, and the same command goes on from the "
-            "checkpoint before it, which is whole"
+            f"checkpoint {place} could not be written ({cause}): make room there, and the same command goes on from "
+            "the last whole one"
         )
 
 

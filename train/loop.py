@@ -1,11 +1,10 @@
 """A training run on Ray: `run` is the command's side, `train_worker` what each worker does.
 
 A run is a folder (see `train/run_folder.py`). If a worker dies, all restart from the last checkpoint; if the command
-dies, calling it again with the same --name goes on from there. Either way the run continues as if nothing had happened:
-same weights, same clips, each logged step once. With another number of workers it goes on with the clips that come next.
+dies, calling it again with the same --name goes on from there. Either way the run continues as if nothing had
+happened: same weights, same clips, each logged step once. Other numbers of workers go on with the clips that come next.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import ray
 import ray.train
@@ -34,7 +32,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import cluster
 from pipelines.clip_store import ClipStore
-from pipelines.clip_writer import write_file
 from train import run_folder, tracking
 from train.batches import open_mixture, stream
 from train.config import TrainConfig
@@ -48,12 +45,6 @@ from train.window import Window
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
 RESIZE_SECONDS = 60  # how often an elastic run looks whether there is room for more workers
-# May differ when a run goes on: they change where and how often things happen, not what is learnt,
-OPERATIONAL = (
-    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
-    # or, these, only how many clips a step sees; `going_on` says so.
-    *("workers", "min_workers", "data.clips_per_worker"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +70,13 @@ def run(config: TrainConfig) -> str:
     failed more than `max_failures` times.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
+    run_folder.check_room(config)
     config = pinned(config)
     start = starting_weights(config)
     cluster.connect()
     start = None if start is None else ray.put(start)  # which holds them from here on
     tracking_uri = tracking.connect()
-    run_id = claim_run(config, stores)
+    run_id = run_folder.claim(config, stores)
     cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
     worker_cpus = min(1.0, TRAIN_SHARE * cpus / config.workers)
     scaling = ScalingConfig(
@@ -132,7 +124,7 @@ def run(config: TrainConfig) -> str:
             tracking.end_run(run_id, "KILLED")
             raise RunFailed(f"run {config.name} was stopped: {again}") from None
     uri = finish(config, run_id, tracking_uri, result.checkpoint)
-    write_record(config, run_id, model=uri)
+    run_folder.write_record(config, run_id, model=uri)
     return uri
 
 
@@ -152,37 +144,6 @@ def finish(config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: Chec
                 f"without the run: python -m train register --checkpoint {checkpoint.path}/{MODEL}"
             ) from error
     return f"models:/{config.register_as}/{version}"
-
-
-def claim_run(config: TrainConfig, stores: list[ClipStore]) -> str:
-    """The MLflow run of this run: a new one, or, if a run of this name was interrupted, the one it had.
-
-    ValueError if the run is finished, or was begun with another config.
-    """
-    try:
-        with fsspec.open(f"{config.out}/{config.name}/run.json") as file:
-            record = json.load(file)
-    except FileNotFoundError:
-        run_id = tracking.start_run(config.name, config.to_dict(), stores)
-        write_record(config, run_id)
-        return run_id
-    if "model" in record:
-        raise ValueError(f"run {config.name} in {config.out} is finished ({record['model']}): choose another --name")
-    before, now = (tracking.flatten(entry) for entry in (record["config"], json.loads(json.dumps(config.to_dict()))))
-    if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
-        differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
-        raise ValueError(
-            f"run {config.name} in {config.out} was begun with another config ({differences}): "
-            "use the same to go on with it, or choose another --name"
-        )
-    tracking.check_run(record["run_id"], config.name)
-    write_record(config, record["run_id"])
-    return record["run_id"]
-
-
-def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
-    record = {"config": config.to_dict(), "run_id": run_id, **more}
-    write_file(f"{config.out}/{config.name}/run.json", json.dumps(record, indent=1).encode())
 
 
 def reason(error: ray.train.TrainingFailedError) -> str:

@@ -11,6 +11,8 @@ a checkpoint up to two seconds after it is there, and its list may be cut short 
 """
 
 import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,22 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
+from model.describe import parameters
+from pipelines.clip_store import ClipStore
+from pipelines.clip_writer import write_file
+from train import tracking
+from train.config import TrainConfig
 from train.errors import CheckpointFailed
 
 POSITION, SNAPSHOT = "position.json", "checkpoint_manager_snapshot.json"
 CHUNK_BYTES = 64 << 20
+STORED_BYTES = 12  # per parameter in a checkpoint, float32: weight and AdamW's two averages
+# May differ when a run goes on: they change where and how often things happen, not what is learnt,
+OPERATIONAL = (
+    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
+    # or, these, only how many clips a step sees; `train/loop.py` says so.
+    *("workers", "min_workers", "data.clips_per_worker"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +59,57 @@ class Position:
     @classmethod
     def load(cls, folder: str | Path) -> "Position":
         return cls(**json.loads(Path(folder, POSITION).read_text()))
+
+
+def claim(config: TrainConfig, stores: list[ClipStore]) -> str:
+    """The MLflow run of this run: a new one, or, if a run of this name was interrupted, the one it had.
+
+    ValueError if the run is finished, or was begun with another config.
+    """
+    try:
+        with fsspec.open(f"{config.out}/{config.name}/run.json") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        run_id = tracking.start_run(config.name, config.to_dict(), stores)
+        write_record(config, run_id)
+        return run_id
+    if "model" in record:
+        raise ValueError(f"run {config.name} in {config.out} is finished ({record['model']}): choose another --name")
+    before, now = (tracking.flatten(entry) for entry in (record["config"], json.loads(json.dumps(config.to_dict()))))
+    if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
+        differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
+        raise ValueError(
+            f"run {config.name} in {config.out} was begun with another config ({differences}): "
+            "use the same to go on with it, or choose another --name"
+        )
+    tracking.check_run(record["run_id"], config.name)
+    write_record(config, record["run_id"])
+    return record["run_id"]
+
+
+def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
+    record = {"config": config.to_dict(), "run_id": run_id, **more}
+    write_file(f"{config.out}/{config.name}/run.json", json.dumps(record, indent=1).encode())
+
+
+def check_room(config: TrainConfig) -> str:
+    """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
+    size = parameters(config.model)["total"] * STORED_BYTES
+    fs, out = fsspec.core.url_to_fs(config.out)
+    if "file" not in fs.protocol:
+        try:
+            write_file(f"{config.out}/.writable", b"")
+            fs.rm(f"{out}/.writable")
+        except OSError as error:
+            raise ValueError(f"out: {config.out} cannot be written ({error}): is there such a bucket?") from error
+        return f"{config.out} can be written; a checkpoint takes {size / 1e9:.2f} GB"
+    place = next(path for path in (Path(out), *Path(out).parents) if path.exists())
+    kept = len(step_folders(*open_folder(f"{config.out}/{config.name}")))
+    needed, free = size * max(1, config.keep_checkpoints + 1 - kept), shutil.disk_usage(place).free
+    text = f"{place} has {free / 1e9:.2f} GB free, checkpoints take {needed / 1e9:.2f} GB"
+    if free < needed or not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f"out: {text}: make room and let it be written to, lower keep_checkpoints, or choose another")
+    return text
 
 
 def open_folder(uri: str) -> tuple[FileSystem, str]:
@@ -91,7 +156,7 @@ def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:
 
 
 def mend(fs: FileSystem, run: str) -> None:
-    """Delete Ray Train's list of checkpoints if it is cut short or names one that is gone: Ray would refuse to start."""
+    """Delete Ray Train's list of checkpoints if it is cut short or names one that is gone: Ray would not start."""
     snapshot = f"{run}/{SNAPSHOT}"
     if not fs.get_file_info(snapshot).is_file:
         return

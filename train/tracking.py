@@ -36,7 +36,7 @@ REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
 SQLITE = "sqlite:///"
 UNREACHABLE = (MlflowException, requests.RequestException, OSError)
-# MLflow itself asks again for four minutes. That is good while a model is registered, and too long to wait at the start.
+# MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 ASK_AGAIN_SECONDS = 5.0
 CLOSE_SECONDS = 10.0

@@ -85,8 +85,8 @@ class Window:
         for name in [name for name, value in means.items() if name.startswith("masked/") and value == 1]:
             _, target, dataset = name.split("/")
             found[f"no_valid_{target}.{dataset}"] = (
-                f"no valid entries: not one {target} of dataset {dataset} is known; right if the dataset has none, else "
-                "look at its store with: python -m pipelines inspect"
+                f"no valid entries: not one {target} of dataset {dataset} is known; right if the dataset has none, "
+                "else look at its store with: python -m pipelines inspect"
             )
         share = self.total_waited / self.total_seconds
         if self.total_steps >= SETTLED_STEPS and share > HIGH_DATA_WAIT:
