@@ -7,7 +7,9 @@ happened: same weights, same clips, each logged step once. Other numbers of work
 
 import os
 import re
+import signal
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,10 @@ def run(config: TrainConfig) -> str:
                 storage_filesystem=fs,
             ),
         )
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # where handlers are set; Ray ends well on SIGINT only
+            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         again = f"the same command with --name {config.name} goes on from its last checkpoint"
         try:
             result = trainer.fit()
