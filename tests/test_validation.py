@@ -206,7 +206,7 @@ def test_nothing_is_registered_that_cannot_be_scored(champion, untrained, workpl
     assert mlflow.get_run(validation.run_id).info.status == "FAILED"
     assert len(mlflow.MlflowClient().search_model_versions("name = 'd4rt'")) == versions
     with pytest.raises(ValueError, match="video of clip plane"):  # what Ray Train calls shows why, and fails
-        broken(checkpoint)
+        ray.get(ray.remote(Validation.__call__).remote(broken, checkpoint))
     (line,) = ray.get(validation.progress.take.remote())
     assert line.startswith("validation of step_0000020 failed: video of clip plane")
 
