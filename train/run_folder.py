@@ -115,10 +115,9 @@ def check_room(config: TrainConfig) -> str:
 
 def open_folder(uri: str) -> tuple[FileSystem, str]:
     """The file system and path of a folder or s3:// URI, as Ray Train and pyarrow take them."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)  # other processes write there too
     if "file" in fs.protocol:
         return pyarrow.fs.LocalFileSystem(), path
-    fs.invalidate_cache()  # others write there too
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 
