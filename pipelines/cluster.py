@@ -19,6 +19,11 @@ START_ATTEMPTS = 4
 OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (set by `ray job submit`), else start one with the CPUs of this machine.
 
@@ -43,7 +48,7 @@ def _start() -> None:
         try:
             ray.init(
                 address="local",
-                num_cpus=os.cpu_count(),
+                num_cpus=cores(),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -213,9 +213,10 @@ def test_targets_that_cannot_be_true_are_refused():
 # --- Ray Data --------------------------------------------------------------------------------------------------------
 
 
-def read_stream(config, steps, rank=0, world=1):
+def read_stream(config, steps, rank=0, world=1, first_clip=0):
     plan, opened = open_mixture(config, MODEL, 0)
-    return list(stream(config, plan, opened, steps=steps, rank=rank, world=world, reader_cpus=0.5))
+    place = {"steps": steps, "first_clip": first_clip, "rank": rank, "world": world}
+    return list(stream(config, plan, opened, **place, reader_cpus=0.5))
 
 
 def assert_equal(a, b):
@@ -248,8 +249,11 @@ def test_stream_follows_the_plan(stores, ray_cluster, recwarn, monkeypatch):
                 np.testing.assert_array_equal(batch.edge[slot], expected["flags"] & FLAG_BITS["edge"] > 0)
                 assert not batch.dynamic[slot].any()
     # Starting at a later step gives what would have come there.
-    for resumed, straight in zip(read_stream(config, range(4, 9), 1, world=2), found[1][4:], strict=True):
+    for resumed, straight in zip(read_stream(config, range(4, 9), 1, 2, first_clip=24), found[1][4:], strict=True):
         assert_equal(resumed, straight)
+    # Alone from there on, a worker gets what both would have got, one after the other.
+    for number, batch in enumerate(read_stream(config, range(4, 7), first_clip=24)):
+        assert_equal(batch, found[number % 2][4 + number // 2])
 
 
 def test_stream_of_a_damaged_store_says_which_clip(stores, ray_cluster, tmp_path):

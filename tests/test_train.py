@@ -1,12 +1,13 @@
-"""Training for real: two CPU workers on Ray, MLflow on SQLite, a worker killed on the way, the model registered."""
+"""Training for real: two CPU workers on Ray, MLflow, all that can end a run on its way, the model registered."""
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,16 +18,22 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from mlflow_server import MlflowServer
 from plane_store import write_plane_store
 
 from model import ModelConfig, Queries, checkpoints
 from pipelines.clip_store import ClipStore
 from train.__main__ import main
-from train.config import PRESETS, DataConfig, LossConfig, OptimConfig, TrainConfig, cli
+from train.config import PRESETS, OptimConfig, TrainConfig, cli
 from train.errors import RunFailed
 
 STEPS = 100
-MODEL = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=2)
+WORDS = (
+    "tiny --model.encoder-layers 2 --model.decoder-layers 2 --data.queries 48 --data.clips-per-worker 2 "
+    "--loss.confidence-warmup-steps 5 --optim.lr 2e-3 --optim.final-lr 1e-4 --optim.warmup-steps 5 --dropout 0.05 "
+    "--optim.ema 0.9 --accumulate 2 --data.augment "
+    f"--steps {STEPS} --checkpoint-every 20 --log-every 1 --keep-checkpoints 3"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +41,23 @@ def workplace(tmp_path_factory) -> Path:
     """A folder with a store, and an MLflow database of its own."""
     folder = tmp_path_factory.mktemp("train")
     write_plane_store(folder / "planes", clips=24, queries=64, seed=3)
-    previous = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    yield folder
-    os.environ.pop("MLFLOW_TRACKING_URI")
-    if previous is not None:
-        os.environ["MLFLOW_TRACKING_URI"] = previous
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # or a run ends two seconds late
+        yield folder
+
+
+def words(folder: Path, name: str) -> list[str]:
+    """A run on the command line."""
+    return [
+        *WORDS.split(),
+        *("--data.mixture", f"{folder}/planes", "1", "--out", f"{folder}/runs"),
+        *("--name", name, "--register-as", f"d4rt-{name}"),
+    ]
 
 
 def config(folder: Path, name: str, **changes) -> TrainConfig:
-    defaults = TrainConfig(
-        model=MODEL,
-        data=DataConfig(mixture={f"{folder}/planes": 1.0}, queries=48, clips_per_worker=2),
-        loss=LossConfig(confidence_warmup_steps=5),
-        optim=OptimConfig(lr=2e-3, final_lr=1e-4, warmup_steps=5, ema=0.9),
-        steps=STEPS,
-        workers=2,
-        accumulate=2,
-        precision="float32",
-        checkpoint_every=20,
-        log_every=1,
-        keep_checkpoints=10,
-        out=f"{folder}/runs",
-        name=name,
-        register_as=f"d4rt-{name}",
-    )
-    return replace(defaults, **changes)
+    return replace(cli(words(folder, name)), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +79,8 @@ def curve(name: str, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in history]
 
 
-def weights(done: TrainConfig, kind: str) -> dict[str, torch.Tensor]:
-    return checkpoints.load(f"{done.out}/{done.name}/step_{STEPS:07d}/{kind}").state_dict()
+def weights(run: Path | str, kind: str) -> dict[str, torch.Tensor]:
+    return checkpoints.load(f"{run}/step_{STEPS:07d}/{kind}").state_dict()
 
 
 @pytest.mark.slow
@@ -108,44 +106,143 @@ def test_everything_a_run_depends_on_is_recorded(trained, workplace):
     )
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 @contextmanager
-def worker_killed_after(checkpoint: str, done: TrainConfig) -> Iterator[None]:
-    """kill -9 one training worker of this process's cluster once Ray Train knows of that checkpoint."""
-    snapshot = Path(done.out, done.name, "checkpoint_manager_snapshot.json")
-
-    def kill() -> bool:
-        while not (snapshot.exists() and checkpoint in snapshot.read_text()):
-            time.sleep(0.05)
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # some are gone, or zombies
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-                    return True
-        return False
-
+def at_checkpoint(run: Path, step: int, action: Callable[[], object]) -> Iterator[None]:
+    """While the block runs, once the checkpoint of that step is there whole: do something, which must succeed."""
     with ThreadPoolExecutor() as background:
-        killed = background.submit(kill)
+        place = run / f"step_{step:07d}/position.json"
+        done = background.submit(lambda: (wait_for(place.exists), action()))
         yield
-        assert killed.result(timeout=1)
+        done.result(timeout=1)
+
+
+def kill_worker() -> None:
+    """kill -9 one training worker of this process's cluster."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # some are gone, or zombies
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+                return
+    raise AssertionError("no worker to kill")
+
+
+@contextmanager
+def command(arguments: list[str]) -> Iterator[subprocess.Popen]:
+    """`python -m train` in a process of its own, which leaves nothing behind, whatever ended it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    family = psutil.Process(process.pid)
+    try:
+        yield process
+    finally:
+        children = family.children(recursive=True) if family.is_running() else []
+        process.kill()
+        process.communicate()
+        psutil.wait_procs(children, timeout=60)
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill_in_the_middle_of_a_checkpoint(process: subprocess.Popen, run: Path) -> Path:
+    """kill -9 the command and all its processes, as if the machine lost power; the half checkpoint."""
+    tried = {path.name for path in run.glob("step_*")}
+    while True:
+        wait_for(lambda: any(path.name not in tried for path in run.glob("step_*")))
+        (half,) = (path for path in run.glob("step_*") if path.name not in tried)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.Error):
+                member.suspend()
+        if not (half / "position.json").exists():
+            break
+        assert len(tried) < 2  # of four
+        tried.add(half.name)  # too late: the next one
+        for member in family:
+            with suppress(psutil.Error):
+                member.resume()
+    for member in family:
+        with suppress(psutil.Error):
+            member.kill()
+    return half
 
 
 @pytest.mark.slow
-def test_killed_workers_and_a_failed_run_change_nothing(trained, workplace):
-    """First beyond what is tolerated, so that the run fails and is called again; then a kill that is tolerated."""
+def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, workplace, s3_server, s3_uri):
+    """On S3: SIGTERM; then all processes at once, in the middle of a checkpoint; then a worker, which is tolerated."""
     from train.loop import run
 
-    killed = config(workplace, "killed", max_failures=0)
-    with worker_killed_after("step_0000020", killed), pytest.raises(RunFailed, match="run killed failed"):
-        run(killed)
-    assert mlflow_run("killed").info.status == "FAILED"
+    arguments = [*words(workplace, "killed"), "--out", s3_uri]
+    folder = s3_server / s3_uri.removeprefix("s3://") / "killed"
+    with command(arguments) as process:
+        wait_for((folder / "step_0000020/position.json").exists)
+        process.send_signal(signal.SIGTERM)
+        shown, _ = process.communicate(timeout=100)
+        assert process.returncode == 1
+        assert "run killed was stopped: the same command with --name killed goes on from its last checkpoint" in shown
+    assert mlflow_run("killed").info.status == "KILLED"
 
-    with worker_killed_after("step_0000040", killed):
-        run(replace(killed, max_failures=1))
-    for metric in ("loss", "grad_norm", "lr"):
+    with command(arguments) as process:
+        half = kill_in_the_middle_of_a_checkpoint(process, folder)
+    assert half.exists() and not (half / "position.json").exists()
+    whole = max(int(path.parent.name[5:]) for path in folder.glob("*/position.json"))
+    assert int(half.name[5:]) == whole + 20
+
+    with at_checkpoint(folder, whole + 20, kill_worker):
+        run(config(workplace, "killed", out=s3_uri, max_failures=1))
+    for metric in ("loss", "grad_norm", "lr", "clips"):
         assert curve("killed", metric) == curve("straight", metric)  # every step once, and the same numbers
     for kind in ("model", "not_averaged"):
-        expected = weights(trained, kind)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(killed, kind).items())
+        expected = weights(Path(trained.out, "straight"), kind)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder, kind).items())
+    assert {path.name for path in folder.glob("step_*")} == {"step_0000060", "step_0000080", "step_0000100"}
+
+
+@pytest.mark.slow
+def test_a_full_disk_another_number_of_workers_and_mlflow_away(workplace, ray_cluster, monkeypatch, capsys):
+    """One run meets all three. /dev/full is a disk without room."""
+    from train.loop import run
+
+    begun = config(workplace, "hindered", steps=60, max_failures=0)
+    folder = Path(begun.out, begun.name)
+    (folder / "step_0000040").mkdir(parents=True)
+    (folder / "step_0000040/optimiser.pt").symlink_to("/dev/full")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with MlflowServer(workplace / "server") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        with pytest.raises(RunFailed, match=r"checkpoint .*/step_0000040 could not be written \(.*No space left"):
+            run(begun)
+        assert mlflow_run("hindered").info.status == "FAILED"
+        checkpoints.load(folder / "step_0000020/model")
+
+        (folder / "step_0000040/optimiser.pt").unlink()
+        capsys.readouterr()
+        alone = replace(begun, workers=1)
+        away = r"hindered is trained, but MLflow at http.* did not take the model .*register --checkpoint .*0060/model"
+        with at_checkpoint(folder, 40, server.kill), pytest.raises(RunFailed, match=away):
+            run(alone)
+        assert (
+            "going on from the checkpoint of step 20, with clip 80 of the run; 1 workers, before 2; a step sees 2 "
+            "clips, before 4, with the same learning rate (--data.clips-per-worker 4 keeps it at 4)"
+        ) in capsys.readouterr().out
+        assert (folder / "step_0000060/position.json").exists()
+
+        with pytest.raises(ValueError, match=f"MLflow at {server.uri} cannot be used, so nothing was trained"):
+            run(alone)
+        server.start()
+        assert run(alone) == "models:/d4rt-hindered/1"
+        assert [step for step, _ in curve("hindered", "loss")] == list(range(1, 61))
+        workers = [count for _, count in curve("hindered", "workers")]
+        assert workers[:40] == [2] * 40 and workers[-1] == 1
+        # 20 steps of two workers with two clips each, 40 steps of one.
+        assert curve("hindered", "clips")[-1] == (60, 20 * 4 + 40 * 2)
+    assert json.loads((folder / "run.json").read_text())["config"]["workers"] == 1
 
 
 @pytest.mark.slow
@@ -221,7 +318,7 @@ def test_a_run_starts_from_a_registered_model_for_longer_clips(trained, workplac
         workplace,
         "longer",
         init="models:/d4rt-straight@champion",
-        model=replace(MODEL, clip_frames=6),
+        model=replace(trained.model, clip_frames=6),
         optim=OptimConfig(lr=0.0, final_lr=0.0, warmup_steps=1),
         steps=2,
         checkpoint_every=2,
@@ -230,7 +327,7 @@ def test_a_run_starts_from_a_registered_model_for_longer_clips(trained, workplac
     assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
     assert mlflow_run("longer").data.params["init"] == "models:/d4rt-straight/1"  # the alias may move
     found = checkpoints.load(f"{begun.out}/longer/step_0000002/model").state_dict()
-    for name, tensor in checkpoints.resize_tables(weights(trained, "model"), 6).items():
+    for name, tensor in checkpoints.resize_tables(weights(Path(trained.out, "straight"), "model"), 6).items():
         assert torch.equal(found[name], tensor), name
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from plane_store import write_plane_store
 from ray.train import Checkpoint
-from test_train import worker_killed_after
+from test_train import at_checkpoint, kill_worker
 
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.clip_store import ClipStore
@@ -68,7 +68,7 @@ def champion(workplace, ray_cluster) -> TrainConfig:
     from train.loop import run
 
     done = config(workplace, "good")
-    with worker_killed_after("step_0000010", done):
+    with at_checkpoint(Path(done.out, done.name), 10, kill_worker):
         assert run(done) == "models:/d4rt/1"
     return done
 

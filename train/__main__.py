@@ -1,4 +1,10 @@
-"""`python -m train PRESET ...` trains and registers, `register` registers a checkpoint, `diagnose` looks into one."""
+"""What `python -m train` does:
+
+PRESET ...             trains and registers
+PRESET ... --dry-run   only checks that all is there
+register ...           registers a checkpoint folder
+diagnose ...           looks into a checkpoint
+"""
 
 import sys
 from pathlib import Path
@@ -6,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from train.config import cli
+from train.config import DRY_RUN, cli
 from train.errors import RunFailed
 
 # Ray and MLflow take seconds to import and are not needed to print help or refuse a typing error: see below.
@@ -32,7 +38,14 @@ def register(
 
 
 def train(argv: list[str]) -> None:
-    config = cli(argv)
+    dry_run = DRY_RUN in argv
+    config = cli([word for word in argv if word != DRY_RUN])
+    if dry_run:
+        from train.preflight import preflight
+
+        if not preflight(config):
+            raise ValueError("not everything is ready, see above")
+        return
     from train.loop import run
 
     announce(run(config), config.register_as, config.alias)

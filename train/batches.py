@@ -147,13 +147,16 @@ def stream(
     stores: list[ClipStore],
     *,
     steps: range,
+    first_clip: int,
     rank: int,
     world: int,
     reader_cpus: float,
 ) -> Iterator[QueryBatch]:
     """One batch per step for worker `rank` of `world`, read with at most `reader_cpus` cores of the cluster.
 
-    The batch of a step depends on (mixture, seed, world, step) alone, wherever `steps` begins.
+    `first_clip` is the run's clip with which `steps` begin, a pure function of the steps before and how many workers
+    did them: a run of always the same number of workers has the same batches wherever `steps` begins, one whose number
+    changes goes on with the clips that come next.
     """
     batch, settings = config.clips_per_worker, stores[0].settings
     clip_bytes = settings.frames * settings.image_size**2 * 3 + config.queries * 64
@@ -172,7 +175,8 @@ def stream(
     def read(segment: range) -> list[dict[str, np.ndarray]]:
         """The batches of some steps, as views of Ray's object store."""
         # Worker clip number to run clip number: a step deals `batch` clips to each worker in turn.
-        indices = [(step * world + rank) * batch + clip for step in segment for clip in range(batch)]
+        firsts = [first_clip + ((step - steps.start) * world + rank) * batch for step in segment]
+        indices = [first + clip for first in firsts for clip in range(batch)]
         rows = ray.data.from_items(indices, override_num_blocks=-(-len(indices) // rows_per_block))
         arguments = {"plan": plan, "config": config}
         clips = rows.map_batches(read_clips, batch_size=None, fn_kwargs=arguments, num_cpus=READER_CPUS)

@@ -84,6 +84,9 @@ class TrainConfig:
     """Processes that train in parallel, one GPU each if the cluster has GPUs."""
     accumulate: int = 1
     """Work through the clips of a step in so many parts and add up their gradients: less memory, the same step."""
+    min_workers: int | None = None
+    """Go on with as few as this while nodes are missing, and with more when they are back, each time from the last
+    checkpoint; default: wait for all. A step of fewer workers sees fewer clips."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the forward pass (autocast); weights and losses are float32."""
     recompute: bool = False
@@ -130,6 +133,8 @@ class TrainConfig:
             raise ValueError(f"optim.warmup_steps ({self.optim.warmup_steps}) must be below steps ({self.steps})")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must be from 1 to workers ({self.workers})")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
@@ -203,6 +208,8 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
 
 MIXTURE_FLAG = "--data.mixture"
 FILE_FLAGS = ("--mixture", "--stores")
+DRY_RUN = "--dry-run"
+DRY_RUN_HELP = f"With {DRY_RUN}, only check that all is there: stores, weights, shapes, memory, disk, MLflow."
 
 
 def cli(argv: list[str]) -> TrainConfig:
@@ -214,12 +221,13 @@ def cli(argv: list[str]) -> TrainConfig:
         sys.exit(2)
     if not argv or argv[0] not in PRESETS:  # a bare call, or --help: tyro lists the presets and ends the process
         about = "Train D4RT on clip stores and register the result. Also: register --help, diagnose --help"
+        about = f"{about}. {DRY_RUN_HELP}"
         return tyro.extras.overridable_config_cli(PRESETS, prog="python -m train", description=about, args=argv)
     preset, (about, default) = argv[0], PRESETS[argv[0]]
     config = tyro.cli(
         TrainConfig,
         prog=f"python -m train {preset}",
-        description=about,
+        description=f"{about} {DRY_RUN_HELP}",
         default=default,
         args=_gather_mixture(_expand_file(argv[1:])),
     )

@@ -5,5 +5,19 @@ class TrainingDiverged(RuntimeError):
     """A loss or gradient is not finite."""
 
 
+class CheckpointFailed(RuntimeError):
+    """A checkpoint could not be written."""
+
+    def __init__(self, place: object, cause: object) -> None:
+        super().__init__(place, cause)
+
+    def __str__(self) -> str:
+        place, cause = self.args
+        return (
+            f"checkpoint {place} could not be written ({cause}): make room there, and the same command goes on from "
+            "the last whole one"
+        )
+
+
 class RunFailed(RuntimeError):
     """A run ended before its last step."""

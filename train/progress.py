@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_SECONDS = 0.5
 
@@ -29,7 +30,9 @@ class Progress:
 @contextmanager
 def printed_progress() -> Iterator[ray.actor.ActorHandle]:
     """Give the actor to the workers; while the block runs, what they add is printed."""
-    progress, done = ray.remote(Progress).options(num_cpus=0).remote(), threading.Event()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other nodes may go
+    progress = ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote()
+    done = threading.Event()
 
     def show() -> None:
         while not done.wait(POLL_SECONDS):

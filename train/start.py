@@ -70,9 +70,13 @@ def fitted(whole: D4RT, config: TrainConfig) -> dict[str, Tensor]:
 
 
 def start_model(config: TrainConfig, weights: dict[str, Tensor] | None = None) -> D4RT:
-    """The model of step 0, the same on all workers. Fresh weights depend on the seed only."""
+    """The model of step 0 with its switches for training, the same on all workers. Fresh weights depend on the seed."""
     torch.manual_seed(config.seed)
     model = D4RT(config.model)
     if weights is not None:
         model.load_state_dict(weights)
+    model.set_dropout(config.dropout)
+    model.set_recompute(config.recompute)
+    if config.compile:
+        model.compile_layers()
     return model

@@ -74,6 +74,18 @@ class TrainState:
         self.step = saved["step"]
 
 
+def held_bytes(config: TrainConfig) -> dict[str, int]:
+    """What a `worker` holds of a model all the time, and what a `checkpoint` does: weights, averaged ones, and, of what
+    learns, gradients and AdamW's two averages. All float32."""
+    with torch.device("meta"):
+        model = D4RT(config.model)
+    for part in config.optim.freeze:
+        freeze(model, part)
+    weights = sum(x.numel() for x in model.parameters()) * (2 if config.optim.ema else 1)
+    learning = sum(x.numel() for x in model.parameters() if x.requires_grad)
+    return {"worker": 4 * (weights + 3 * learning), "checkpoint": 4 * (weights + 2 * learning)}
+
+
 def part_of(name: str) -> Part:
     """Which part of a D4RT a parameter or module of this name belongs to."""
     return "encoder" if f"{name}.".startswith(ENCODER) else "decoder"

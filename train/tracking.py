@@ -5,8 +5,10 @@ import logging
 import os
 import subprocess
 import tempfile
+import threading
 import time
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -32,6 +34,36 @@ PACKAGE = Path(__file__).parent
 REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
 SQLITE = "sqlite:///"
+UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests are
+# MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+ASK_AGAIN_SECONDS = 5.0
+CLOSE_SECONDS = 10.0
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow answers soon, or not at all. What the environment says about it counts more."""
+    added = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def before_training(uri: str) -> Iterator[None]:
+    """ValueError, at once, if MLflow does not do what it is asked here."""
+    try:
+        with impatient():
+            yield
+    except UNREACHABLE as error:
+        raise ValueError(
+            f"MLflow at {uri} cannot be used, so nothing was trained ({str(error).splitlines()[0]}): start its server, "
+            "or let MLFLOW_TRACKING_URI name another; without it, runs are kept in mlflow.db in the current folder"
+        ) from error
 
 
 def connect() -> str:
@@ -41,39 +73,69 @@ def connect() -> str:
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    uri = tracking_uri()
+    uri, artifacts = tracking_uri(), None
+    if uri.startswith(SQLITE):
+        folder = Path(uri.removeprefix(SQLITE)).absolute().parent
+        if not folder.is_dir():  # MLflow would try to make a database there for a minute
+            raise ValueError(
+                f"MLflow's database {uri}: there is no folder {folder}; make it, or let "
+                "MLFLOW_TRACKING_URI name another"
+            )
+        artifacts = (folder / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
-    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        artifacts = None
-        if uri.startswith(SQLITE):
-            database = Path(uri.removeprefix(SQLITE)).absolute()
-            artifacts = (database.parent / "mlartifacts").as_uri()
-        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    mlflow.set_experiment(EXPERIMENT)
+    with before_training(uri):
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        mlflow.set_experiment(EXPERIMENT)
     return uri
+
+
+def check_writable() -> None:
+    """ValueError if MLflow does not take what it is given."""
+    with before_training(mlflow.get_tracking_uri()):
+        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+        mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, "checked", time.strftime("%F %T"))
+
+
+def check_run(run_id: str, name: str) -> None:
+    """ValueError if MLflow does not know the run that is to go on."""
+    uri = mlflow.get_tracking_uri()
+    with before_training(uri):
+        try:
+            mlflow.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ValueError(
+                f"run {name} was recorded as {run_id}, which MLflow at {uri} does not know: let MLFLOW_TRACKING_URI "
+                "name the server or database it was begun with, or choose another --name"
+            ) from None
 
 
 def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str:
     """Record all that a run depends on before its first step: config, code, data. Returns the run's id."""
     client = mlflow.MlflowClient()
-    run_id = client.create_run(mlflow.get_experiment_by_name(EXPERIMENT).experiment_id, run_name=name).info.run_id
-    params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-    commit, diff = git_state()
-    tags = {"git_commit": commit, "git_dirty": str(bool(diff))}
-    tags |= {f"store_digest.{number}": store.info["digest"] for number, store in enumerate(stores)}
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    client.log_dict(run_id, config, "config.json")
-    client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
-    if diff:
-        client.log_text(run_id, diff, "uncommitted.diff")
+    with before_training(mlflow.get_tracking_uri()):
+        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+        run_id = client.create_run(experiment.experiment_id, run_name=name).info.run_id
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+        commit, diff = git_state()
+        tags = {"git_commit": commit, "git_dirty": str(bool(diff))}
+        tags |= {f"store_digest.{number}": store.info["digest"] for number, store in enumerate(stores)}
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        client.log_dict(run_id, config, "config.json")
+        client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
+        if diff:
+            client.log_text(run_id, diff, "uncommitted.diff")
     return run_id
 
 
 def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
-    """Of a run that did not get to its end; going on with it ends it again."""
-    mlflow.MlflowClient().set_terminated(run_id, status=status)
+    """Of a run that did not get to its end; going on with it ends it again. If MLflow is away, it stays RUNNING."""
+    with impatient(), suppress(*UNREACHABLE):
+        mlflow.MlflowClient().set_terminated(run_id, status=status)
 
 
 def git_state() -> tuple[str, str]:
@@ -98,20 +160,71 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class MetricLog:
-    """Writes a run's curves, each step once, even if it is reached again after a restart."""
+    """Writes a run's curves in order, each step once, even if it is reached again after a restart.
 
-    def __init__(self, tracking_uri: str, run_id: str) -> None:
-        self.client, self.run_id = mlflow.MlflowClient(tracking_uri), run_id
-        # A step is written in one transaction, this metric with it: what is here is all that was written.
-        self.last_step = int(self.client.get_run(run_id).data.metrics.get("step", 0))
+    A thread sends what `write` is given. While MLflow does not answer, training goes on and points are kept; what is
+    `unsent` goes into every checkpoint, so nothing is lost if the worker is.
+    """
+
+    def __init__(
+        self, tracking_uri: str, run_id: str, unsent: list[dict[str, Any]], say: Callable[[str], object]
+    ) -> None:
+        """`unsent`: the points that the checkpoint has; `say` is told when MLflow is away and when it is back."""
+        self.client, self.run_id, self.say, self.uri = mlflow.MlflowClient(tracking_uri), run_id, say, tracking_uri
+        self.points, self.changed, self.closing = list(unsent), threading.Condition(), False
+        self.last_step: int | None = None  # that MLflow has; None: ask
+        self.thread = threading.Thread(target=self._send_all, daemon=True)
+        self.thread.start()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        if step <= self.last_step:  # training is repeatable, so what the lost worker logged stands
-            return
-        now = int(time.time() * 1000)
-        entries = [Metric(key, value, now, step) for key, value in {**metrics, "step": step}.items()]
-        self.client.log_batch(self.run_id, metrics=entries)
-        self.last_step = step
+        with self.changed:
+            self.points.append({"step": step, "time": int(time.time() * 1000), "metrics": {**metrics, "step": step}})
+            self.changed.notify()
+
+    def unsent(self) -> list[dict[str, Any]]:
+        return list(self.points)
+
+    def close(self) -> None:
+        """Send what is there, but do not wait long for MLflow."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify()
+        self.thread.join(CLOSE_SECONDS)
+
+    def _send_all(self) -> None:
+        away = False
+        with impatient():
+            while True:
+                with self.changed:
+                    self.changed.wait_for(lambda: self.points or self.closing)
+                try:
+                    self._send()
+                except UNREACHABLE as error:
+                    self.last_step = None  # a request may have come through whose answer did not
+                    if not away:
+                        self.say(f"MLflow at {self.uri} does not answer: curves are kept and sent later ({error})")
+                    away = True
+                    with self.changed:
+                        if self.changed.wait_for(lambda: self.closing, ASK_AGAIN_SECONDS):
+                            return
+                    continue
+                if away:
+                    self.say("MLflow answers again: all points of the curves are sent")
+                away = False
+                if self.closing and not self.points:
+                    return
+
+    def _send(self) -> None:
+        if self.last_step is None:
+            # A step is written in one transaction, this metric with it: what is here is all that was written.
+            self.last_step = int(self.client.get_run(self.run_id).data.metrics.get("step", 0))
+        while self.points:
+            point = self.points[0]
+            if point["step"] > self.last_step:  # else training repeats itself: what the lost worker logged stands
+                entries = [Metric(key, value, point["time"], point["step"]) for key, value in point["metrics"].items()]
+                self.client.log_batch(self.run_id, metrics=entries)
+                self.last_step = point["step"]
+            self.points.pop(0)
 
 
 def log_validation(tracking_uri: str, run_id: str, step: int, scores: dict[str, Any], files: Path) -> None:

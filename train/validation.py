@@ -22,7 +22,6 @@ import fsspec
 import ray
 import ray.train
 import torch
-from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from model import D4RT, ModelConfig
@@ -125,7 +124,7 @@ class Validation:
             self.progress.add.remote(f"validation of {checkpoint}: {words(scores['all'])} ({seconds:.0f} s)")
         try:
             self.send(folder)
-        except (MlflowException, OSError) as error:
+        except tracking.UNREACHABLE as error:
             self.progress.add.remote(f"MLflow did not take the scores of {checkpoint} ({error}): sent again at the end")
         return json.loads(fs.cat_file(f"{path}/{SCORES}"))["scores"]
 

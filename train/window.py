@@ -1,4 +1,4 @@
-"""The metrics between two points of the curves: their means, and how long it all took."""
+"""The metrics between two points of the curves: their means, how long it all took, and what looks wrong in them."""
 
 import math
 import time
@@ -8,15 +8,19 @@ from typing import TypeVar
 
 from train.config import TrainConfig
 
-LOW_Z_RATIO = 0.3  # predicted depth varies this little within a clip: a known way to fail, so it is pointed out
+# What `warnings` points out, and `diagnose`.
+LOW_Z_RATIO = 0.3  # predicted depth varies this little within a clip: a known way to fail
 LOW_CONFIDENCE = 0.05  # the 3D error then counts next to nothing
+HIGH_DATA_WAIT, SETTLED_STEPS = 0.1, 50  # of step time, over at least so many steps
 
 T = TypeVar("T")
 
 
 class Window:
-    def __init__(self, config: TrainConfig, step: int) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, step: int, workers: int) -> None:
+        self.config, self.workers = config, workers
+        self.warned: set[str] = set()
+        self.total_steps, self.total_seconds, self.total_waited = 0, 0.0, 0.0
         self._clear(step)
 
     def _clear(self, step: int) -> None:
@@ -37,10 +41,11 @@ class Window:
     def add(self, metrics: dict[str, float]) -> None:
         self.metrics.append(metrics)
 
-    def close(self, step: int) -> tuple[dict[str, float], str]:
-        """(metrics, line for the terminal) of the steps since the last call, up to `step`.
+    def close(self, step: int) -> tuple[dict[str, float], list[str]]:
+        """(metrics, lines for the terminal) of the steps since the last call, up to `step`.
 
-        Metrics are means over the steps that have them; `dropped_clips` is a sum.
+        Metrics are means over the steps that have them; `dropped_clips` is a sum; `warning/KIND` is 1 where a warning
+        of that kind is among the lines, which it is once.
         """
         seconds = time.perf_counter() - self.began
         steps = step - self.first_step
@@ -49,24 +54,56 @@ class Window:
         for name in names:
             values = [metrics[name] for metrics in self.metrics if name in metrics]
             means[name] = sum(values) / (1 if name == "dropped_clips" else len(values))
-        clips = steps * self.config.workers * self.config.data.clips_per_worker
+        clips = steps * self.workers * self.config.data.clips_per_worker
         means |= {
             "clips_per_second": clips / seconds,
             "seconds_per_step": seconds / steps,
             "data_wait_share": self.waited / seconds,
         }
+        self.total_steps += steps
+        self.total_seconds += seconds
+        self.total_waited += self.waited
         self._clear(step)
-        return means, self._line(step, means)
+        new = {kind: text for kind, text in self._warnings(step, means).items() if kind not in self.warned}
+        self.warned |= new.keys()
+        lines = [self._line(step, means), *(f"warning: step {step}: {text}" for text in new.values())]
+        return means | {f"warning/{kind}": 1.0 for kind in new}, lines
+
+    def _warnings(self, step: int, means: dict[str, float]) -> dict[str, str]:
+        """What is wrong and what helps, by kind."""
+        found = {}
+        warm = step > self.config.loss.confidence_warmup_steps + self.config.optim.warmup_steps
+        if warm and means.get("z_ratio", math.nan) < LOW_Z_RATIO:  # data without 3D labels have none
+            found["variance_collapse"] = (
+                f"variance collapse: predicted depth varies {means['z_ratio']:.2f} times as much as the truth within a "
+                "clip; lower optim.lr, start from weights that know depth (--init), or look at the data"
+            )
+        if warm and means.get("confidence", math.nan) < LOW_CONFIDENCE:
+            found["confidence_collapse"] = (
+                f"confidence collapse: {means['confidence']:.3f} on average, so 3D errors hardly count; raise "
+                "loss.confidence_warmup_steps or loss.lconf, or lower optim.lr"
+            )
+        for name in [name for name, value in means.items() if name.startswith("masked/") and value == 1]:
+            _, target, dataset = name.split("/")
+            found[f"no_valid_{target}.{dataset}"] = (
+                f"no valid entries: not one {target} of dataset {dataset} is known; right if the dataset has none, "
+                "else look at its store with: python -m pipelines inspect"
+            )
+        share = self.total_waited / self.total_seconds
+        if self.total_steps >= SETTLED_STEPS and share > HIGH_DATA_WAIT:
+            found["data_wait"] = (
+                f"data wait: {share:.0%} of step time goes by waiting for clips; give the cluster more CPUs, or the "
+                "stores a faster disk or network"
+            )
+        return found
 
     def _line(self, step: int, means: dict[str, float]) -> str:
         total = self.config.steps
         left = timedelta(seconds=round((total - step) * means["seconds_per_step"]))
-        warm = step > self.config.loss.confidence_warmup_steps + self.config.optim.warmup_steps
         ratio = means.get("z_ratio", math.nan)  # data without 3D labels have none
-        low = " (low!)" if warm and ratio < LOW_Z_RATIO else ""
         dropped = f"  {means['dropped_clips']:.0f} clips without scale" if means["dropped_clips"] else ""
         return (
-            f"step {step:>{len(str(total))}}/{total}  loss {means['loss']:.4f}  z-ratio {ratio:.2f}{low}  "
+            f"step {step:>{len(str(total))}}/{total}  loss {means['loss']:.4f}  z-ratio {ratio:.2f}  "
             f"lr {means['lr']:.1e}  {means['clips_per_second']:.1f} clips/s  "
             f"data wait {means['data_wait_share']:.0%}  {left} left{dropped}"
         )

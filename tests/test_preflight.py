@@ -1,0 +1,95 @@
+"""`--dry-run`: what is wrong is said in words, before anything costs anything."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+from plane_store import write_plane_store
+
+from model import D4RT, ModelConfig, checkpoints
+from train.__main__ import main
+from train.config import PRESETS, OptimConfig
+from train.step import MODEL, TrainState, held_bytes
+
+CHECKS = ("stores", "weights", "shapes", "memory", "disk", "mlflow")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    write_plane_store(tmp_path / "planes", clips=4, queries=64)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checked(words: str, capsys) -> tuple[int, dict[str, str]]:
+    """(exit code, what is said of each check)."""
+    code = main(f"tiny --data.mixture.planes 1 --data.queries 48 --dry-run {words}".split())
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    return code, {name: said for name, said in lines if name in CHECKS}
+
+
+def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys):
+    torch_weights = checkpoints.save(D4RT(ModelConfig.preset("tiny")), workplace / "begin")
+    before = sorted(path.name for path in workplace.iterdir())
+    code, said = checked(f"--init {torch_weights}", capsys)
+    assert code == 0 and tuple(said) == CHECKS
+    assert all(text.startswith("ok ") for text in said.values())
+    assert "1 with 4 clips of 4 frames" in said["stores"]
+    assert "a step of fresh weights, all layers, on 8 clips: loss " in said["shapes"]
+    assert not mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
+    assert sorted(path.name for path in workplace.iterdir()) == sorted([*before, "mlflow.db"])
+
+
+@pytest.mark.parametrize(
+    ("words", "check", "message"),
+    [
+        ("--data.mixture.nowhere 1", "stores", "nowhere: not a clip store"),
+        ("--model.image-size 32", "stores", "frames of 64 pixels, the model takes 32"),
+        ("--init nothing", "weights", "nothing/config.json does not exist"),
+        ("--data.clips-per-worker 100000", "memory", "raise accumulate, lower data.clips_per_worker"),
+        ("--out planes/store.json/runs", "disk", "make room and let it be written to"),
+        ("--out s3://no-such-bucket/runs", "disk", "s3://no-such-bucket/runs cannot be written"),
+    ],
+)
+def test_what_is_missing_fails_by_its_name(words, check, message, workplace, capsys, s3_server):
+    code, said = checked(words, capsys)
+    assert code == 2
+    assert said[check].startswith("FAILED ") and message in said[check]
+    if check == "memory":
+        assert "a step of fresh weights, the first layers, since all are too much for the cpu here" in said["shapes"]
+    lost = {"shapes", "memory"} if check == "stores" else set()
+    assert {name for name, text in said.items() if text.startswith("FAILED")} == {check} | lost
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 cannot be used, so nothing was trained"),
+        (
+            "sqlite:////no/such/folder/mlflow.db",
+            "MLflow's database sqlite:////no/such/folder/mlflow.db: there is no folder /no/such/folder; make it",
+        ),
+    ],
+)
+def test_mlflow_that_is_away_is_named_and_all_else_is_checked(uri, message, workplace, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, said = checked("", capsys)
+    assert code == 2
+    assert said.pop("mlflow").startswith(f"FAILED  {message}")
+    assert len(said) == 5 and all(text.startswith("ok ") for text in said.values())
+
+
+@pytest.mark.parametrize("optim", [OptimConfig(), OptimConfig(ema=0.9), OptimConfig(freeze=("encoder",))])
+def test_a_checkpoint_is_as_large_as_said(optim, tmp_path):
+    config = replace(PRESETS["tiny"][1], optim=replace(optim, warmup_steps=1))
+    state = TrainState.create(D4RT(config.model), config.optim)
+    for parameter in state.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = parameter * 0
+    state.optimiser.step()
+    state.save(tmp_path)
+    assert (tmp_path / MODEL).is_dir()
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size == pytest.approx(held_bytes(config)["checkpoint"], rel=0.02)

@@ -1,0 +1,121 @@
+"""`python -m train PRESET ... --dry-run`: all that a run needs, checked before it costs anything.
+
+    stores     all there, complete, and of the model's clip geometry
+    weights    what --init names can be read and fits
+    shapes     the clips of a worker's step go through the model and back; if that is too large, one clip through the
+               first layers
+    memory     closed-form estimate of such a step against the device
+    disk       room in `out` for keep_checkpoints and one more
+    mlflow     reachable and writable
+
+`run` makes the cheap ones of these checks at every start.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import ray
+import torch
+
+from model.describe import saved_bytes
+from pipelines import cluster
+from train import run_folder, tracking
+from train.batches import open_mixture, read_clip
+from train.config import MIN_POINTS, TrainConfig
+from train.query_batch import QueryBatch
+from train.start import pinned, start_model, starting_weights
+from train.step import TrainState, held_bytes, train_step
+
+REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU core
+
+
+def preflight(config: TrainConfig) -> bool:
+    """Print a line per check; False if one of them fails."""
+    failed = set()
+    for check in (check_stores, check_weights, check_shapes, check_memory, check_disk, check_mlflow):
+        name = check.__name__.removeprefix("check_")
+        try:
+            if name in ("shapes", "memory") and "stores" in failed:
+                raise ValueError("cannot be checked without the stores")
+            print(f"{name:8} ok      {check(config)}", flush=True)
+        except ValueError as error:
+            failed.add(name)
+            print(f"{name:8} FAILED  {error}", flush=True)
+    return not failed
+
+
+def check_stores(config: TrainConfig) -> str:
+    _, stores = open_mixture(config.data, config.model, config.seed)
+    return f"{len(stores)} with {sum(map(len, stores)):,} clips of {stores[0].settings.frames} frames"
+
+
+def check_weights(config: TrainConfig) -> str:
+    return "fresh" if starting_weights(pinned(config)) is None else f"from {config.init}"
+
+
+def check_shapes(config: TrainConfig) -> str:
+    plan, stores = open_mixture(config.data, config.model, config.seed)
+    device, limit = ("cuda", gpu_bytes()) if torch.cuda.is_available() else ("cpu", psutil.virtual_memory().available)
+    frames, count = stores[0].settings.frames, config.data.clips_per_worker
+    flops = count * (config.model.flops_encode(frames) + config.model.flops_decode(config.data.queries, frames))
+    words = "all layers"
+    if step_bytes(config, frames) > limit or (device == "cpu" and flops > REAL_FLOPS):
+        words = f"the first layers, since all are too much for the {device} here"
+        config = replace(
+            config,
+            model=replace(config.model, encoder_layers=2, decoder_layers=1),
+            data=replace(config.data, queries=MIN_POINTS, clips_per_worker=1),
+            accumulate=1,
+        )
+    clips = [read_clip(plan, index, config.data.queries) for index in range(config.data.clips_per_worker)]
+    columns = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+    columns["dataset"] = columns.pop("store")
+    batch = QueryBatch.from_columns(columns, tuple(store.settings.dataset for store in stores))
+    if device == "cpu":  # whose bfloat16 can be slow
+        config = replace(config, precision="float32")
+    metrics = train_step(TrainState.create(start_model(config).to(device), config.optim), batch.to(device), config)
+    return f"a step of fresh weights, {words}, on {len(clips)} clips: loss {metrics['loss']:.3f}"
+
+
+def check_memory(config: TrainConfig) -> str:
+    _, stores = open_mixture(config.data, config.model, config.seed)
+    size, (limit, device) = step_bytes(config, stores[0].settings.frames), worker_memory(config)
+    text = f"a step takes each worker about {size / 1e9:.2f} GB and working memory; {device} has {limit / 1e9:.1f} GB"
+    if size > limit:
+        raise ValueError(f"{text}: raise accumulate, lower data.clips_per_worker or data.queries, or add --recompute")
+    return text
+
+
+def step_bytes(config: TrainConfig, frames: int) -> int:
+    """What a worker needs for a step, besides the working memory of single operations. Frozen parts need less."""
+    switches = {"autocast": config.precision == "bfloat16", "recompute": config.recompute}
+    clip = saved_bytes(config.model, frames, config.data.queries, **switches)
+    return held_bytes(config)["worker"] + config.data.clips_per_worker // config.accumulate * clip
+
+
+def gpu_bytes() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def worker_memory(config: TrainConfig) -> tuple[float, str]:
+    """(bytes that a worker has, words for where), of the cluster of RAY_ADDRESS or else of this machine."""
+    if "RAY_ADDRESS" in os.environ:
+        cluster.connect()
+        if ray.cluster_resources().get("GPU"):
+            return ray.get(ray.remote(gpu_bytes).options(num_gpus=1).remote()), "a GPU of the cluster"
+        return ray.cluster_resources()["memory"] / config.workers, "its share of the cluster"
+    if torch.cuda.is_available():
+        return gpu_bytes(), "a GPU here"
+    return psutil.virtual_memory().total / config.workers, "its share of this machine"
+
+
+def check_disk(config: TrainConfig) -> str:
+    return run_folder.check_room(config)
+
+
+def check_mlflow(config: TrainConfig) -> str:
+    uri = tracking.connect()
+    tracking.check_writable()
+    return f"{uri} answers and can be written"

@@ -1,0 +1,169 @@
+"""A run's folder, OUT/NAME, and how a checkpoint gets into it whole or not at all.
+
+    run.json                        config, MLflow run; and, once the run is finished, its model's name in the registry
+    step_0000200/                   a checkpoint
+      model/, optimiser.pt, ...     what `TrainState.save` writes
+      position.json                 `Position`; written last: a folder without it is no checkpoint
+    checkpoint_manager_snapshot.json    Ray Train's own list of checkpoints
+
+The newest folder with a position.json is where a run goes on, whether or not Ray Train got to know of it: it hears of
+a checkpoint up to two seconds after it is there, and its list may be cut short when the disk is full.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+from pyarrow.fs import FileSelector, FileSystem
+from ray.train import Checkpoint
+
+from pipelines.clip_store import ClipStore
+from pipelines.clip_writer import write_file
+from train import tracking
+from train.config import TrainConfig
+from train.errors import CheckpointFailed
+from train.step import held_bytes
+
+POSITION, SNAPSHOT = "position.json", "checkpoint_manager_snapshot.json"
+CHUNK_BYTES = 64 << 20
+# May differ when a run goes on: they change where and how often things happen, not what is learnt,
+OPERATIONAL = (
+    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
+    "validation.every",
+    # or, these, only how many clips a step sees; `train/loop.py` says so.
+    *("workers", "min_workers", "data.clips_per_worker"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How far a run has got, besides its weights."""
+
+    step: int = 0
+    """Steps done."""
+    clips: int = 0
+    """Clips used: the one that comes next is number `clips` of the run's plan, whatever the number of workers."""
+    workers: int = 0
+    clips_per_worker: int = 0
+    unsent: list[dict[str, Any]] = field(default_factory=list)
+    """Points of the curves that MLflow has not got yet, as `tracking.MetricLog` keeps them."""
+
+    def save(self, folder: Path) -> None:
+        (folder / POSITION).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Position":
+        return cls(**json.loads(Path(folder, POSITION).read_text()))
+
+
+def claim(config: TrainConfig, stores: list[ClipStore]) -> str:
+    """The MLflow run of this run: a new one, or, if a run of this name was interrupted, the one it had.
+
+    ValueError if the run is finished, or was begun with another config.
+    """
+    try:
+        with fsspec.open(f"{config.out}/{config.name}/run.json") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        run_id = tracking.start_run(config.name, config.to_dict(), stores)
+        write_record(config, run_id)
+        return run_id
+    if "model" in record:
+        raise ValueError(f"run {config.name} in {config.out} is finished ({record['model']}): choose another --name")
+    before, now = (tracking.flatten(entry) for entry in (record["config"], json.loads(json.dumps(config.to_dict()))))
+    if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
+        differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
+        raise ValueError(
+            f"run {config.name} in {config.out} was begun with another config ({differences}): "
+            "use the same to go on with it, or choose another --name"
+        )
+    tracking.check_run(record["run_id"], config.name)
+    write_record(config, record["run_id"])
+    return record["run_id"]
+
+
+def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
+    record = {"config": config.to_dict(), "run_id": run_id, **more}
+    write_file(f"{config.out}/{config.name}/run.json", json.dumps(record, indent=1).encode())
+
+
+def check_room(config: TrainConfig) -> str:
+    """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
+    size = held_bytes(config)["checkpoint"]
+    fs, out = fsspec.core.url_to_fs(config.out)
+    if "file" not in fs.protocol:
+        try:
+            write_file(f"{config.out}/.writable", b"")
+            fs.rm(f"{out}/.writable")
+        except OSError as error:
+            raise ValueError(f"out: {config.out} cannot be written ({error}): is there such a bucket?") from error
+        return f"{config.out} can be written; a checkpoint takes {size / 1e9:.2f} GB"
+    place = next(path for path in (Path(out), *Path(out).parents) if path.exists())
+    kept = len(step_folders(*open_folder(f"{config.out}/{config.name}")))
+    needed, free = size * max(1, config.keep_checkpoints + 1 - kept), shutil.disk_usage(place).free
+    text = f"{place} has {free / 1e9:.2f} GB free, checkpoints take {needed / 1e9:.2f} GB"
+    if free < needed or not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f"out: {text}: make room and let it be written to, lower keep_checkpoints, or choose another")
+    return text
+
+
+def open_folder(uri: str) -> tuple[FileSystem, str]:
+    """The file system and path of a folder or s3:// URI, as Ray Train and pyarrow take them."""
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)  # other processes write there too
+    if "file" in fs.protocol:
+        return pyarrow.fs.LocalFileSystem(), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def step_folders(fs: FileSystem, run: str) -> list[str]:
+    """Paths of all checkpoints of a run, whole or not, the oldest first."""
+    found = fs.get_file_info(FileSelector(run, allow_not_found=True))
+    return sorted(info.path for info in found if info.base_name.startswith("step_") and not info.is_file)
+
+
+def newest(fs: FileSystem, run: str) -> str | None:
+    """Path of the newest whole checkpoint."""
+    whole = (path for path in reversed(step_folders(fs, run)) if fs.get_file_info(f"{path}/{POSITION}").is_file)
+    return next(whole, None)
+
+
+def store(local: Path, fs: FileSystem, path: str) -> Checkpoint:
+    """Copy a checkpoint to `path`, its position.json last. CheckpointFailed, naming the place, if that fails."""
+    files = [file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()]
+    files.sort(key=lambda name: (name == POSITION, name.endswith("config.json")))  # which says: weights are whole
+    try:
+        for name in files:
+            fs.create_dir(f"{path}/{name}".rpartition("/")[0])
+            pyarrow.fs.copy_files(
+                str(local / name), f"{path}/{name}", destination_filesystem=fs, chunk_size=CHUNK_BYTES
+            )
+    except OSError as error:
+        raise CheckpointFailed(path, error) from error
+    return Checkpoint(path, fs)
+
+
+def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:
+    """Delete the checkpoints that nobody will: halves, and those that Ray Train does not know of."""
+    for path in step_folders(fs, run):
+        if path not in kept:
+            fs.delete_dir(path)
+
+
+def mend(fs: FileSystem, run: str) -> None:
+    """Delete Ray Train's list of checkpoints if it is cut short or names one that is gone: Ray would not start."""
+    snapshot = f"{run}/{SNAPSHOT}"
+    if not fs.get_file_info(snapshot).is_file:
+        return
+    with fs.open_input_stream(snapshot) as file:
+        content = file.read()
+    try:
+        listed = [f"{run}/{result['checkpoint_dir_name']}" for result in json.loads(content)["checkpoint_results"]]
+    except ValueError:
+        listed = None
+    if listed is None or not set(listed) <= set(step_folders(fs, run)):
+        fs.delete_file(snapshot)

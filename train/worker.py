@@ -1,0 +1,174 @@
+"""What each training worker does: restore, then step by step, with curves and checkpoints on the way.
+
+Weights, clips, random numbers and curves of a step follow from the newest whole checkpoint alone, so it does not matter
+how often and by what a run was interrupted.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import get_device
+from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines import cluster
+from pipelines.clip_store import ClipStore
+from train import run_folder, tracking
+from train.batches import stream
+from train.config import TrainConfig
+from train.errors import CheckpointFailed
+from train.mixture import MixturePlan
+from train.run_folder import Position
+from train.start import start_model
+from train.step import TrainState, train_step
+from train.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What the command tells every worker."""
+
+    config: TrainConfig
+    plan: MixturePlan
+    stores: list[ClipStore]
+    tracking_uri: str
+    run_id: str
+    progress: ray.actor.ActorHandle
+    start: ray.ObjectRef | None
+    """The weights that `config.init` names: read once, so that all workers and all restarts have the same."""
+    reader_cpus: float
+    """Cores per worker for reading clips."""
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """What each worker does: restore, then step by step until `config.steps`."""
+    loop: Loop = ray.get(loop_config["loop"])
+    config, context = loop.config, ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, cluster.cores() // context.get_local_world_size()))
+    device = get_device()
+    model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
+    state = TrainState.create(model, config.optim)
+    before = restore(state, config, rank)
+    if rank == 0 and before.step:
+        loop.progress.add.remote(going_on(before, world, config))
+    state.network = DistributedDataParallel(state.model, broadcast_buffers=False)  # the buffers are constants
+    log = None
+    if rank == 0:
+        log = tracking.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
+    window = Window(config, state.step, world)
+    batches = stream(
+        config.data,
+        loop.plan,
+        loop.stores,
+        steps=range(state.step, config.steps),
+        first_clip=before.clips,
+        rank=rank,
+        world=world,
+        reader_cpus=loop.reader_cpus,
+    )
+    clips_per_step = world * config.data.clips_per_worker
+    for batch in window.timed(batches):
+        # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
+        window.add(train_step(state, batch.to(device), config))
+        last = state.step == config.steps
+        clips = before.clips + (state.step - before.step) * clips_per_step
+        if log and (state.step % config.log_every == 0 or last):
+            metrics, lines = window.close(state.step)
+            log.write(state.step, metrics | {"clips": clips, "workers": world})
+            for line in lines:
+                loop.progress.add.remote(line)
+        if state.step % config.checkpoint_every == 0 or last:
+            position = Position(
+                step=state.step,
+                clips=clips,
+                workers=world,
+                clips_per_worker=config.data.clips_per_worker,
+                unsent=log.unsent() if log else [],
+            )
+            report(state, position, rank, config.validates(state.step))
+    if log:
+        log.close()
+
+
+def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
+    """Bring the state to the newest whole checkpoint, if there is one; where that is. All workers must call this."""
+    storage = ray.train.get_context().get_storage()
+    fs, run = storage.storage_filesystem, storage.experiment_fs_path
+    path = broadcast_from_rank_zero(run_folder.newest(fs, run) if rank == 0 else None)
+    known = ray.train.get_checkpoint()
+    if path and (known is None or known.path != path):  # the worker died before Ray Train heard of it
+        found = Checkpoint(path, fs) if rank == 0 else None
+        step = int(path.rpartition("_")[2])
+        ray.train.report(
+            {"step": step},
+            found,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+            validation=config.validates(step),
+        )
+    if rank == 0:
+        listed = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+        run_folder.sweep(fs, run, {entry.checkpoint.path for entry in listed})
+    if path is None:
+        return Position()
+    with Checkpoint(path, fs).as_directory() as folder:
+        state.restore(Path(folder))
+        return Position.load(folder)
+
+
+def going_on(before: Position, world: int, config: TrainConfig) -> str:
+    """What a run that goes on has to say."""
+    line = f"going on from the checkpoint of step {before.step}, with clip {before.clips} of the run"
+    clips, clips_before = world * config.data.clips_per_worker, before.workers * before.clips_per_worker
+    if world == before.workers and clips == clips_before:
+        return line
+    line += f"; {world} workers, before {before.workers}"
+    if clips == clips_before:
+        return f"{line}; a step sees {clips} clips as before, but shared out otherwise: equal up to rounding"
+    line += f"; a step sees {clips} clips, before {clips_before}, with the same learning rate"
+    if clips_before % world == 0:
+        line += f" (--data.clips-per-worker {clips_before // world} keeps it at {clips_before})"
+    return line
+
+
+def report(state: TrainState, position: Position, rank: int, validation: bool) -> None:
+    """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 has the checkpoint.
+
+    It is written to a temporary folder, and on its way from there to the run's folder while training goes on.
+    `validation`: score it, in a task beside the training workers.
+    """
+    storage = ray.train.get_context().get_storage()
+    name = f"step_{position.step:07d}"
+    place = f"{storage.experiment_fs_path}/{name}"
+    checkpoint = None
+    if rank == 0:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        checkpoint = Checkpoint.from_directory(write_checkpoint(state, position, folder))
+    ray.train.report(
+        {"step": position.step},
+        checkpoint,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+        checkpoint_upload_fn=lambda local, _: run_folder.store(Path(local.path), storage.storage_filesystem, place),
+        validation=validation,
+    )
+
+
+def write_checkpoint(state: TrainState, position: Position, folder: Path) -> Path:
+    """All that a checkpoint has, into an empty `folder`. CheckpointFailed if there is no room."""
+    try:
+        state.save(folder)
+        position.save(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointFailed(folder, str(error)) from error
+    return folder
