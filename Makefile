@@ -9,7 +9,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 bench: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
