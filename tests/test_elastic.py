@@ -61,11 +61,12 @@ def test_a_run_loses_and_regains_a_node_without_a_restart_by_hand(tmp_path, monk
         text=True,
         timeout=500,
     ).stdout
-    (run,) = mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    (run,) = client.search_runs([client.get_experiment_by_name("d4rt").experiment_id])
     assert run.info.status == "KILLED"
 
     def curve(metric: str) -> list[tuple[int, float]]:
-        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
+        history = client.get_metric_history(run.info.run_id, metric)
         return sorted((point.step, point.value) for point in history)
 
     steps = [step for step, _ in curve("loss")]
