@@ -9,7 +9,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 bench: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
@@ -18,11 +18,12 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# uv installs in half a minute what takes pip five; it is itself installed by pip.
+# uv installs in a minute what takes pip five; it is itself installed by pip. Ray starts many Python processes, each of
+# which would compile all that it imports where bytecode is not written on the way.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[jobs,dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[jobs,dev]"
 	touch $@
 
 clean:

@@ -15,6 +15,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests share the cores with 
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # or every run ends some seconds late
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes that share the tests: one begins with all that need Ray, so that there is one cluster; the
+    other goes through the rest, file by file."""
+    for item in items:
+        needs_ray = "ray_cluster" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
+    items.sort(key=lambda item: "ray_cluster" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server) -> Iterator[None]:
     """A private Ray cluster on this machine's cores, for all tests of the session. Its workers know the S3 server."""

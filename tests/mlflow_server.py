@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
+
 
 class MlflowServer:
     """Its database and artifacts lie in `folder` and outlive it. A `with` block leaves no process behind."""
@@ -23,11 +25,13 @@ class MlflowServer:
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "MlflowServer":
+        self.used_before = mlflow.get_tracking_uri()
         self.start()
         return self
 
     def __exit__(self, *_) -> None:
         self.kill()
+        mlflow.set_tracking_uri(self.used_before)  # or what comes next would look for this one
 
     def start(self) -> None:
         places = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", self.folder]

@@ -13,7 +13,7 @@ import pyarrow.fs
 import pytest
 from mlflow_server import MlflowServer
 
-from train import run_folder, tracking
+from train import curves, run_folder, tracking
 from train.config import PRESETS
 from train.errors import CheckpointFailed
 from train.run_folder import Position
@@ -131,7 +131,7 @@ def test_a_full_disk_where_a_checkpoint_is_written_first(tmp_path):
 
 
 def test_curves_wait_for_mlflow_and_each_step_is_written_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "ASK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(curves, "ASK_AGAIN_SECONDS", 0.2)
     said, back = [], threading.Event()
 
     def say(line: str) -> None:
@@ -147,14 +147,14 @@ def test_curves_wait_for_mlflow_and_each_step_is_written_once(tmp_path, monkeypa
         def points() -> list[tuple[int, float]]:
             return [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")]
 
-        log = tracking.MetricLog(server.uri, run_id, [], say)
+        log = curves.MetricLog(server.uri, run_id, [], say)
         for step in (1, 2, 3):
             log.write(step, {"loss": step / 10})
         log.close()
         assert points() == [(1, 0.1), (2, 0.2), (3, 0.3)] and not log.unsent() and not said
 
         server.kill()
-        log = tracking.MetricLog(server.uri, run_id, [], say)
+        log = curves.MetricLog(server.uri, run_id, [], say)
         for step in (2, 3, 4, 5):  # as after a restart from step 1
             log.write(step, {"loss": -1.0 if step < 4 else step / 10})
         log.close()
@@ -162,7 +162,7 @@ def test_curves_wait_for_mlflow_and_each_step_is_written_once(tmp_path, monkeypa
         assert [point["step"] for point in kept] == [2, 3, 4, 5]
         assert len(said) == 1 and f"MLflow at {server.uri} does not answer: curves are kept and sent later" in said[0]
 
-        log = tracking.MetricLog(server.uri, run_id, kept, say)
+        log = curves.MetricLog(server.uri, run_id, kept, say)
         log.write(6, {"loss": 0.6})
         server.start()
         assert back.wait(60)

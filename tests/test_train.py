@@ -3,9 +3,9 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +24,9 @@ from plane_store import write_plane_store
 from model import ModelConfig, Queries, checkpoints
 from pipelines.clip_store import ClipStore
 from train.__main__ import main
-from train.config import PRESETS, OptimConfig, TrainConfig, cli
+from train.config import PRESETS, LossConfig, OptimConfig, TrainConfig, cli
 from train.errors import RunFailed
+from train.start import pinned, starting_weights
 
 STEPS = 100
 WORDS = (
@@ -116,11 +117,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
 @contextmanager
 def at_checkpoint(run: Path, step: int, action: Callable[[], object]) -> Iterator[None]:
     """While the block runs, once the checkpoint of that step is there whole: do something, which must succeed."""
+    place, over = run / f"step_{step:07d}/position.json", threading.Event()
+
+    def act() -> None:
+        wait_for(lambda: place.exists() or over.is_set())
+        assert not over.is_set(), f"no {place}"
+        action()
+
     with ThreadPoolExecutor() as background:
-        place = run / f"step_{step:07d}/position.json"
-        done = background.submit(lambda: (wait_for(place.exists), action()))
-        yield
-        done.result(timeout=1)
+        done = background.submit(act)
+        try:
+            yield
+        finally:
+            over.set()
+        done.result()
 
 
 def kill_worker() -> None:
@@ -175,20 +185,13 @@ def kill_in_the_middle_of_a_checkpoint(process: subprocess.Popen, run: Path) -> 
 
 @pytest.mark.slow
 def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, workplace, s3_server, s3_uri):
-    """On S3: SIGTERM; then all processes at once, in the middle of a checkpoint; then a worker, which is tolerated."""
+    """On S3: all processes at once, in the middle of a checkpoint; then a worker, which is tolerated."""
     from train.loop import run
 
     arguments = [*words(workplace, "killed"), "--out", s3_uri]
     folder = s3_server / s3_uri.removeprefix("s3://") / "killed"
     with command(arguments) as process:
         wait_for((folder / "step_0000020/position.json").exists)
-        process.send_signal(signal.SIGTERM)
-        shown, _ = process.communicate(timeout=100)
-        assert process.returncode == 1
-        assert "run killed was stopped: the same command with --name killed goes on from its last checkpoint" in shown
-    assert mlflow_run("killed").info.status == "KILLED"
-
-    with command(arguments) as process:
         half = kill_in_the_middle_of_a_checkpoint(process, folder)
     assert half.exists() and not (half / "position.json").exists()
     whole = max(int(path.parent.name[5:]) for path in folder.glob("*/position.json"))
@@ -205,19 +208,35 @@ def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, wo
 
 
 @pytest.mark.slow
-def test_a_full_disk_another_number_of_workers_and_mlflow_away(workplace, ray_cluster, monkeypatch, capsys):
-    """One run meets all three. /dev/full is a disk without room."""
+def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplace, monkeypatch, capsys):
+    """One run meets all three, after it began with weights of another one, for longer clips.
+
+    /dev/full is a disk without room. Learning rate 0, so that the weights at the end are those of the start.
+    """
     from train.loop import run
 
-    begun = config(workplace, "hindered", steps=60, max_failures=0)
+    begun = config(
+        workplace,
+        "hindered",
+        init=f"{trained.out}/straight/step_{STEPS:07d}/model",
+        model=replace(trained.model, clip_frames=6),
+        optim=OptimConfig(lr=0.0, final_lr=0.0, warmup_steps=1),
+        steps=60,
+        max_failures=0,
+    )
     folder = Path(begun.out, begun.name)
-    (folder / "step_0000040").mkdir(parents=True)
-    (folder / "step_0000040/optimiser.pt").symlink_to("/dev/full")
+
+    def fill_disk() -> None:
+        (folder / "step_0000040").mkdir()
+        (folder / "step_0000040/optimiser.pt").symlink_to("/dev/full")
+
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with MlflowServer(workplace / "server") as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        with pytest.raises(RunFailed, match=r"checkpoint .*/step_0000040 could not be written \(.*No space left"):
+        full = r"checkpoint .*/step_0000040 could not be written \(.*No space left"
+        with at_checkpoint(folder, 20, fill_disk), pytest.raises(RunFailed, match=full):
             run(begun)
+        assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
         assert mlflow_run("hindered").info.status == "FAILED"
         checkpoints.load(folder / "step_0000020/model")
 
@@ -243,6 +262,9 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(workplace, ray_cl
         # 20 steps of two workers with two clips each, 40 steps of one.
         assert curve("hindered", "clips")[-1] == (60, 20 * 4 + 40 * 2)
     assert json.loads((folder / "run.json").read_text())["config"]["workers"] == 1
+    found = checkpoints.load(folder / "step_0000060/model").state_dict()
+    for name, tensor in checkpoints.resize_tables(weights(Path(trained.out, "straight"), "model"), 6).items():
+        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.slow
@@ -310,25 +332,11 @@ def test_register_command_makes_the_next_version_and_moves_the_alias(trained, ca
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_a_registered_model_for_longer_clips(trained, workplace, capsys):
-    """Learning rate 0, so that the weights at the end are those of the start."""
-    from train.loop import run
-
-    begun = config(
-        workplace,
-        "longer",
-        init="models:/d4rt-straight@champion",
-        model=replace(trained.model, clip_frames=6),
-        optim=OptimConfig(lr=0.0, final_lr=0.0, warmup_steps=1),
-        steps=2,
-        checkpoint_every=2,
-    )
-    run(begun)
-    assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
-    assert mlflow_run("longer").data.params["init"] == "models:/d4rt-straight/1"  # the alias may move
-    found = checkpoints.load(f"{begun.out}/longer/step_0000002/model").state_dict()
-    for name, tensor in checkpoints.resize_tables(weights(Path(trained.out, "straight"), "model"), 6).items():
-        assert torch.equal(found[name], tensor), name
+def test_a_registered_model_is_a_start(trained, workplace):
+    begun = pinned(config(workplace, "next", init="models:/d4rt-straight@champion"))
+    assert begun.init == "models:/d4rt-straight/1"  # the alias may move
+    found, expected = starting_weights(begun), weights(Path(trained.out, "straight"), "model")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ happened: same weights, same clips, each logged step once. Other numbers of work
 import re
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 import ray.train
@@ -22,7 +24,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
-from train import run_folder, tracking
+from train import curves, run_folder, tracking
 from train.batches import absolute, check_labels, open_mixture
 from train.champion import register
 from train.config import TrainConfig
@@ -36,7 +38,7 @@ from train.worker import Loop, train_worker
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
 VALIDATION_SHARE = 1 / 6  # of what they leave on a node, for the task that validates: on two CPUs all readers fit too
-RESIZE_SECONDS = 60  # how often an elastic run looks whether there is room for more workers
+RESIZE_SECONDS = 15  # how often an elastic run looks whether there is room for more workers
 
 
 def run(config: TrainConfig) -> str:
@@ -114,12 +116,10 @@ def run(config: TrainConfig) -> str:
                 storage_filesystem=fs,
             ),
         )
-        # Ray ends well on SIGINT only; handlers can be set in the main thread alone.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         again = f"the same command with --name {config.name} goes on from its last checkpoint"
         try:
-            result = trainer.fit()
+            with sigterm_as_sigint():
+                result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             tracking.end_run(run_id, "FAILED")
             raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
@@ -131,12 +131,25 @@ def run(config: TrainConfig) -> str:
     return uri
 
 
+@contextmanager
+def sigterm_as_sigint() -> Iterator[None]:
+    """Ray ends a run well on SIGINT only. Handlers can be set in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def finish(
     config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: Checkpoint, validation: Validation | None
 ) -> str:
     """Send what MLflow has not got of the curves, and register the last checkpoint. RunFailed if MLflow is away."""
     with checkpoint.as_directory() as folder:
-        log = tracking.MetricLog(tracking_uri, run_id, Position.load(folder).unsent, print)
+        log = curves.MetricLog(tracking_uri, run_id, Position.load(folder).unsent, print)
     log.close()
     try:
         if points := log.unsent():

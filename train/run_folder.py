@@ -13,6 +13,7 @@ a checkpoint up to two seconds after it is there, and its list may be cut short 
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Position:
     workers: int = 0
     clips_per_worker: int = 0
     unsent: list[dict[str, Any]] = field(default_factory=list)
-    """Points of the curves that MLflow has not got yet, as `tracking.MetricLog` keeps them."""
+    """Points of the curves that MLflow has not got yet, as `curves.MetricLog` keeps them."""
 
     def save(self, folder: Path) -> None:
         (folder / POSITION).write_text(json.dumps(asdict(self)))
@@ -151,7 +152,8 @@ def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:
     """Delete the checkpoints that nobody will: halves, and those that Ray Train does not know of."""
     for path in step_folders(fs, run):
         if path not in kept:
-            fs.delete_dir(path)
+            with suppress(FileNotFoundError):  # S3 may list a folder in which there are no files
+                fs.delete_dir(path)
 
 
 def mend(fs: FileSystem, run: str) -> None:

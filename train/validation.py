@@ -31,7 +31,7 @@ from pipelines.error_sheet import error_sheet
 from pipelines.pictures import Picture
 from pipelines.registered import load_model
 from pipelines.scores import ask, measure, require_fit, summarise
-from train import tracking
+from train import curves, tracking
 from train.batches import absolute
 from train.config import ValidationConfig
 from train.step import MODEL
@@ -135,7 +135,7 @@ class Validation:
             fs.get(f"{path}/", f"{scratch}/", recursive=True)
             record = json.loads(Path(scratch, SCORES).read_text())
             name = path.rsplit("/", 1)[1]
-            tracking.log_validation(
+            curves.log_validation(
                 self.tracking_uri, self.run_id, int(name.removeprefix("step_")), record["scores"], Path(scratch)
             )
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import cluster
 from pipelines.clip_store import ClipStore
-from train import run_folder, tracking
+from train import curves, run_folder
 from train.batches import stream
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
@@ -63,7 +63,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     state.network = DistributedDataParallel(state.model, broadcast_buffers=False)  # the buffers are constants
     log = None
     if rank == 0:
-        log = tracking.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
+        log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
     window = Window(config, state.step, world)
     batches = stream(
         config.data,
@@ -113,7 +113,7 @@ def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
             {"step": step},
             found,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-            validation=config.validates(step),
+            validation=rank == 0 and config.validates(step),
         )
     if rank == 0:
         listed = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
@@ -160,7 +160,7 @@ def report(state: TrainState, position: Position, rank: int, validation: bool) -
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
         checkpoint_upload_fn=lambda local, _: run_folder.store(Path(local.path), storage.storage_filesystem, place),
-        validation=validation,
+        validation=validation and rank == 0,  # only with a checkpoint
     )
 
 
