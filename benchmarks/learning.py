@@ -16,7 +16,9 @@ draws them, and at the end also over queries drawn our way. Time is CPU seconds 
 | per_rank     | every term averaged per worker (two of them), then over workers, whatever their masks |
 | no_edges     | no queries near edges but those that chance puts there                                |
 | free_cameras | t_cam drawn without regard to t_tgt                                                   |
-| plain        | all six                                                                               |
+| adamw        | AdamW moves all weights, at the same learning rate                                    |
+| plain        | all seven                                                                             |
+| plain_muon   | all but AdamW                                                                         |
 | ..._again    | ours and plain with other fresh weights and clips in another order: what chance does  |
 """
 
@@ -82,6 +84,7 @@ class Recipe:
     warm_in: bool = True
     displacement: Literal["scaled", "metric"] = "scaled"
     mean_per_worker: bool = False
+    optimiser: Literal["adamw", "muon"] = "muon"
     seed: int = 0
 
 
@@ -93,7 +96,9 @@ RECIPES = {
     "per_rank": Recipe(mean_per_worker=True),
     "no_edges": Recipe(draw="no_edges"),
     "free_cameras": Recipe(draw="free_cameras"),
-    "plain": Recipe("plain", 0.1, warm_in=False, displacement="metric", mean_per_worker=True),
+    "adamw": Recipe(optimiser="adamw"),
+    "plain": Recipe("plain", 0.1, False, "metric", mean_per_worker=True, optimiser="adamw"),
+    "plain_muon": Recipe("plain", 0.1, False, "metric", mean_per_worker=True),
 }
 RECIPES |= {name + AGAIN: replace(RECIPES[name], seed=1) for name in ("ours", "plain")}
 
@@ -167,16 +172,13 @@ class Clips:
 
 def step_with_mean_per_worker(state: TrainState, batch: QueryBatch, config: TrainConfig) -> None:
     """What DistributedDataParallel does when every worker divides by its own counts."""
-    state.optimiser.zero_grad()
+    state.zero_grad()
     for own in batch.parts(WORKERS):
         terms = losses.loss_terms(state.network(own.video, own.aspect, own.queries), own, config.loss, state.step)
         loss, _ = losses.total_loss(terms, own, losses.valid_counts(own, config.loss), config.loss)
         (loss / WORKERS).backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(state.step, config.optim, config.steps)
-    state.optimiser.step()
-    state.step += 1
+    state.update(learning_rate(state.step, config.optim, config.steps))
 
 
 def held_out_error(model: D4RT, clips: ByDataset) -> float:
@@ -201,6 +203,7 @@ def train(name: str, clips: ByDataset, unseen: dict[Draw, ByDataset], steps: int
         steps=steps,
         dropout=recipe.dropout,
         seed=recipe.seed,
+        optim=replace(preset.optim, optimiser=recipe.optimiser),
         loss=replace(
             preset.loss,
             confidence_warmup_steps=preset.loss.confidence_warmup_steps if recipe.warm_in else 0,

@@ -11,6 +11,7 @@ from benchmarks.learning import AGAIN, DRAWS, OURS, RECIPES, clips_of, reached, 
 from model import D4RT
 from pipelines import queries as query_drawing
 from pipelines.clip_store import FLAG_BITS
+from train.config import PRESETS
 from train.step import TrainState, train_step
 
 
@@ -22,9 +23,11 @@ def test_each_recipe_changes_one_choice_and_plain_all_of_them():
         choices = dataclasses.asdict(recipe) | OURS | DRAWS[recipe.draw]
         return {choice for choice, value in choices.items() if choice != "draw" and value != ours[choice]}
 
-    single = [changed(name) for name in RECIPES if name not in ("ours", "plain") and AGAIN not in name]
-    assert [len(choices) for choices in single] == [1] * 6
-    assert changed("plain") == set.union(*single) and len(changed("plain")) == 6
+    single = [changed(name) for name in RECIPES if name != "ours" and "plain" not in name and AGAIN not in name]
+    assert [len(choices) for choices in single] == [1] * 7
+    assert changed("plain") == set.union(*single) and len(changed("plain")) == 7
+    assert changed("plain_muon") == changed("plain") - {"optimiser"}
+    assert RECIPES["ours"].optimiser == PRESETS["tiny"][1].optim.optimiser
     assert changed("ours") == set() and changed("ours_again") == {"seed"}
 
 

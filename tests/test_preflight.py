@@ -81,14 +81,16 @@ def test_mlflow_that_is_away_is_named_and_all_else_is_checked(uri, message, work
     assert len(said) == 5 and all(text.startswith("ok ") for text in said.values())
 
 
-@pytest.mark.parametrize("optim", [OptimConfig(), OptimConfig(ema=0.9), OptimConfig(freeze=("encoder",))])
+@pytest.mark.parametrize(
+    "optim", [OptimConfig(), OptimConfig(ema=0.9, optimiser="muon"), OptimConfig(freeze=("encoder",))]
+)
 def test_a_checkpoint_is_as_large_as_said(optim, tmp_path):
     config = replace(PRESETS["tiny"][1], optim=replace(optim, warmup_steps=1))
     state = TrainState.create(D4RT(config.model), config.optim)
     for parameter in state.model.parameters():
         if parameter.requires_grad:
             parameter.grad = parameter * 0
-    state.optimiser.step()
+    state.update(0.0)
     state.save(tmp_path)
     assert (tmp_path / MODEL).is_dir()
     size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())

@@ -19,7 +19,7 @@ from train.errors import CheckpointFailed
 from train.run_folder import Position
 from train.window import SETTLED_STEPS, Window
 
-FILES = ("model/config.json", "model/weights.safetensors", "optimiser.pt")
+FILES = ("model/config.json", "model/weights.safetensors", "optimisers.pt")
 
 
 def local_checkpoint(folder: Path, position: Position) -> Path:

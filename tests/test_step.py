@@ -130,7 +130,7 @@ def test_parts_are_counted_as_one_step():
     rates = [train_step(state, batch, config)["lr"] for _ in range(3)]
     assert state.step == 3
     assert rates[0] == config.optim.lr and rates[2] == pytest.approx(config.optim.final_lr)
-    assert {int(s["step"]) for s in state.optimiser.state.values()} == {3}
+    assert {int(s["step"]) for s in state.optimisers[0].state.values()} == {3}
 
 
 def test_parts_must_be_of_equal_size():
@@ -236,7 +236,7 @@ def test_the_encoder_may_learn_more_slowly():
     for step in range(3):
         rate = train_step(state, random_batch(step), config)["lr"]
         assert rate == pytest.approx(1e-3 * (step + 1) / 4)
-        for group in state.optimiser.param_groups:
+        for group in (group for optimiser in state.optimisers for group in optimiser.param_groups):
             names = {name for name, p in state.model.named_parameters() if any(p is q for q in group["params"])}
             (encoder,) = {in_encoder(name) for name in names}
             assert group["lr"] == pytest.approx(rate * (0.1 if encoder else 1))
@@ -246,6 +246,43 @@ def test_decay_all_decays_all():
     model = D4RT(TINY)
     (group,) = parameter_groups(model, OptimConfig(decay_all=True))
     assert len(group["params"]) == len(list(model.parameters())) and group["weight_decay"] == 0.03
+
+
+def test_muon_moves_matrices_inside_layers_in_all_directions_alike():
+    """The first move is -0.2 lr sqrt(max(rows, columns)) U V^T of the gradient U S V^T, give or take the iteration's
+    error (singular values from 0.7 to 1.2); whatever is no such matrix moves as with AdamW."""
+    batch = random_batch()
+    with_muon, with_adamw = (with_optim(optimiser=name, weight_decay=0.0, warmup_steps=0) for name in ("muon", "adamw"))
+    before, adamw = weights(fresh(with_muon).model), fresh(with_adamw)
+    train_step(adamw, batch, with_adamw)
+    state = fresh(with_muon)
+    rate = train_step(state, batch, with_muon)["lr"]
+    seen = set()
+    for name, weight in state.model.named_parameters():
+        inside = weight.ndim == 2 and name.startswith(("encoder.blocks.", "decoder.blocks."))
+        seen.add(inside)
+        if not inside:
+            assert torch.equal(weight, adamw.model.get_parameter(name)), name
+            continue
+        move = (weight.detach() - before[name]).double() / (0.2 * rate * max(weight.shape) ** 0.5)
+        u, s, v = torch.linalg.svd(weight.grad.double(), full_matrices=False)
+        along = -torch.diagonal(u.T @ move @ v.T)[s > 0.05 * s[0]]
+        assert along.min() > 0.5 and along.max() < 1.3, name
+    assert seen == {True, False}
+
+
+def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path):
+    config = with_optim(optimiser="muon", freeze=("encoder",))
+    straight, first, again = (fresh(config) for _ in range(3))
+    for step in range(4):
+        train_step(straight, random_batch(step), config)
+    for step in range(2):
+        train_step(first, random_batch(step), config)
+    first.save(tmp_path)
+    again.restore(tmp_path)
+    for step in range(2, 4):
+        train_step(again, random_batch(step), config)
+    assert all(torch.equal(x, again.model.get_parameter(name)) for name, x in straight.model.named_parameters())
 
 
 # --- some labels only ------------------------------------------------------------------------------------------------

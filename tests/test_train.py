@@ -228,7 +228,7 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
 
     def fill_disk() -> None:
         (folder / "step_0000040").mkdir()
-        (folder / "step_0000040/optimiser.pt").symlink_to("/dev/full")
+        (folder / "step_0000040/optimisers.pt").symlink_to("/dev/full")
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with MlflowServer(workplace / "server") as server:
@@ -240,7 +240,7 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
         assert mlflow_run("hindered").info.status == "FAILED"
         checkpoints.load(folder / "step_0000020/model")
 
-        (folder / "step_0000040/optimiser.pt").unlink()
+        (folder / "step_0000040/optimisers.pt").unlink()
         capsys.readouterr()
         alone = replace(begun, workers=1)
         away = r"hindered is trained, but MLflow at http.* did not take the model .*register --checkpoint .*0060/model"

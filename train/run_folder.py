@@ -2,7 +2,7 @@
 
     run.json                        config, MLflow run; and, once the run is finished, its model's name in the registry
     step_0000200/                   a checkpoint
-      model/, optimiser.pt, ...     what `TrainState.save` writes
+      model/, optimisers.pt, ...     what `TrainState.save` writes
       position.json                 `Position`; written last: a folder without it is no checkpoint
     checkpoint_manager_snapshot.json    Ray Train's own list of checkpoints
 

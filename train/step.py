@@ -21,7 +21,7 @@ from train.recipe import OptimConfig, Part
 
 TARGET_OF = {"l3d": "xyz", "l2d": "uv_tgt", "lvis": "visible", "ldisp": "displacement", "lnormal": "normal"}
 # Inside a training checkpoint. `model` is what is registered; if that is averaged weights, the others lie beside it.
-MODEL, NOT_AVERAGED, OPTIMISER = "model", "not_averaged", "optimiser.pt"
+MODEL, NOT_AVERAGED, OPTIMISERS = "model", "not_averaged", "optimisers.pt"
 ENCODER = ("encoder.", "aspect_proj.")  # how the names of its parameters begin
 
 
@@ -32,7 +32,7 @@ class TrainState:
     model: D4RT
     network: nn.Module
     """The model, or the DistributedDataParallel around it."""
-    optimiser: torch.optim.AdamW
+    optimisers: tuple[torch.optim.Optimizer, ...]
     averaged: D4RT | None = None
     """With the running mean of the weights, if `optim.ema` asks for one."""
     step: int = 0
@@ -43,14 +43,31 @@ class TrainState:
         """A fresh state for a model that is on its device already, with its dropout set."""
         for part in config.freeze:
             freeze(model, part)
-        optimiser = torch.optim.AdamW(parameter_groups(model, config), betas=config.betas, fused=True)
+        groups = parameter_groups(model, config)
+        optimisers = [
+            torch.optim.AdamW([group for group in groups if not group["muon"]], betas=config.betas, fused=True)
+        ]
+        if matrices := [group for group in groups if group["muon"]]:
+            optimisers.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
         averaged = deepcopy(model).eval().requires_grad_(False) if config.ema else None
-        return cls(model, model, optimiser, averaged)
+        return cls(model, model, tuple(optimisers), averaged)
 
     @property
     def result(self) -> D4RT:
         """What is registered and scored: the averaged weights if there are some."""
         return self.model if self.averaged is None else self.averaged
+
+    def zero_grad(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def update(self, rate: float) -> None:
+        """Move the weights by their gradients, at this learning rate: a step is done."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["lr_share"]
+            optimiser.step()
+        self.step += 1
 
     def average(self, share: float) -> None:
         """Move the averaged weights towards the present ones; they keep `share`, less in the first steps."""
@@ -62,28 +79,34 @@ class TrainState:
         checkpoints.save(self.result, folder / MODEL)
         if self.averaged is not None:
             checkpoints.save(self.model, folder / NOT_AVERAGED)
-        torch.save({"step": self.step, "optimiser": self.optimiser.state_dict()}, folder / OPTIMISER)
+        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        torch.save({"step": self.step, "optimisers": states}, folder / OPTIMISERS)
 
     def restore(self, folder: Path) -> None:
         """Go on exactly where `save` was called."""
         self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
-        saved = torch.load(folder / OPTIMISER, map_location=self.model.device, weights_only=True)
-        self.optimiser.load_state_dict(saved["optimiser"])
+        saved = torch.load(folder / OPTIMISERS, map_location=self.model.device, weights_only=True)
+        for optimiser, before in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(before)
         self.step = saved["step"]
 
 
 def held_bytes(config: TrainConfig) -> dict[str, int]:
     """What a `worker` holds of a model all the time, and what a `checkpoint` does: weights, averaged ones, and, of what
-    learns, gradients and AdamW's two averages. All float32."""
+    learns, gradients and the running means of AdamW, two, or Muon, one. All float32."""
     with torch.device("meta"):
         model = D4RT(config.model)
     for part in config.optim.freeze:
         freeze(model, part)
     weights = sum(x.numel() for x in model.parameters()) * (2 if config.optim.ema else 1)
-    learning = sum(x.numel() for x in model.parameters() if x.requires_grad)
-    return {"worker": 4 * (weights + 3 * learning), "checkpoint": 4 * (weights + 2 * learning)}
+    groups = [
+        (sum(x.numel() for x in group["params"]), group["muon"]) for group in parameter_groups(model, config.optim)
+    ]
+    gradients = sum(count for count, _ in groups)
+    means = sum(count * (1 if muon else 2) for count, muon in groups)
+    return {"worker": 4 * (weights + gradients + means), "checkpoint": 4 * (weights + means)}
 
 
 def part_of(name: str) -> Part:
@@ -102,19 +125,24 @@ def freeze(model: D4RT, part: Part) -> None:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
-    """What learns, by decay and by share of the learning rate. Biases, norms and timestep tables are not decayed."""
+    """What learns, by decay, by share of the learning rate, and by whether Muon moves it.
+
+    Biases, norms and timestep tables are not decayed. Muon takes the matrices inside the layers of encoder and decoder:
+    it makes all directions of a move equally long, which is no use where rows are looked up or numbers come in and out.
+    """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     encoder_share = 1.0 if config.encoder_lr is None else config.encoder_lr / config.lr
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim < 2 or id(parameter) in tables
             decay = 0.0 if spared and not config.decay_all else config.weight_decay
             share = encoder_share if part_of(name) == "encoder" else 1.0
-            groups.setdefault((decay, share), []).append(parameter)
+            muon = config.optimiser == "muon" and parameter.ndim == 2 and ".blocks." in name
+            groups.setdefault((decay, share, muon), []).append(parameter)
     return [
-        {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay}
-        for (decay, share), parameters in groups.items()
+        {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay, "muon": muon}
+        for (decay, share, muon), parameters in groups.items()
     ]
 
 
@@ -133,7 +161,7 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
     for a loss or a gradient that is not finite, naming term, step and datasets.
     """
     counts = losses.valid_counts(batch, config.loss)
-    state.optimiser.zero_grad(set_to_none=True)
+    state.zero_grad()
     parts, predictions, mine = batch.parts(config.accumulate), [], 0
     for number, part in enumerate(parts, 1):
         prediction, sums = add_gradients(state, part, counts, config, last=number == len(parts))
@@ -155,10 +183,7 @@ def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dic
         )
 
     rate = learning_rate(state.step, config.optim, config.steps)
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate * group["lr_share"]
-    state.optimiser.step()
-    state.step += 1
+    state.update(rate)
     if state.averaged is not None:
         state.average(config.optim.ema)
     return metrics | {"lr": rate}
