@@ -26,8 +26,8 @@ def test_each_recipe_changes_one_choice_and_plain_all_of_them():
     single = [changed(name) for name in RECIPES if name != "ours" and "plain" not in name and AGAIN not in name]
     assert [len(choices) for choices in single] == [1] * 7
     assert changed("plain") == set.union(*single) and len(changed("plain")) == 7
-    assert changed("plain_muon") == changed("plain") - {"optimiser"}
-    assert RECIPES["ours"].optimiser == PRESETS["tiny"][1].optim.optimiser
+    assert changed("plain_muon") == changed("plain") - {"muon"}
+    assert RECIPES["ours"].muon == (PRESETS["tiny"][1].optim.optimiser == "muon")
     assert changed("ours") == set() and changed("ours_again") == {"seed"}
 
 

@@ -167,7 +167,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             model=ModelConfig.preset("tiny"),
             data=DataConfig(queries=256, clips_per_worker=8, augment=False),
             loss=LossConfig(confidence_warmup_steps=50),
-            optim=OptimConfig(optimiser="muon", lr=2e-3, final_lr=2e-5, warmup_steps=50, betas=(0.9, 0.95)),
+            optim=OptimConfig(optimiser="muon", lr=5e-3, final_lr=5e-5, warmup_steps=50, betas=(0.9, 0.95)),
             steps=1_500,
             workers=2,
             precision="float32",
