@@ -58,8 +58,7 @@ from train.step import TrainState, learning_rate, train_step
 FRAMES, SIZE, QUERIES, SAMPLES = 8, 64, 512, 4
 RAW_FRAMES = 18  # per scene: two clips, one where a scan lost its pose in the middle
 SCENES = {"train": 40, "held_out": 4}  # of each dataset; two of them film each with two cameras
-CLIPS = 8  # per step
-WORKERS = 2  # of which `per_rank` takes its means
+CLIPS, WORKERS = 8, 2  # per step; `per_rank` takes the means of so many
 MEASURED = 8  # times per run
 AGAIN = "_again"  # ends the name of a recipe with another seed
 
@@ -198,6 +197,7 @@ def train(name: str, clips: ByDataset, unseen: dict[Draw, ByDataset], steps: int
     """One run; its curve. `unseen`: held-out clips by way of drawing."""
     torch.set_num_threads(1)
     recipe, preset = RECIPES[name], PRESETS["tiny"][1]
+    warmup = preset.loss.confidence_warmup_steps if recipe.warm_in else 0
     config = replace(
         preset,
         model=replace(preset.model, clip_frames=FRAMES),
@@ -205,11 +205,7 @@ def train(name: str, clips: ByDataset, unseen: dict[Draw, ByDataset], steps: int
         dropout=recipe.dropout,
         seed=recipe.seed,
         optim=replace(preset.optim, **({} if recipe.muon else ADAMW)),
-        loss=replace(
-            preset.loss,
-            confidence_warmup_steps=preset.loss.confidence_warmup_steps if recipe.warm_in else 0,
-            displacement_norm=recipe.displacement,
-        ),
+        loss=replace(preset.loss, confidence_warmup_steps=warmup, displacement_norm=recipe.displacement),
     )
     stream = Clips(clips, config)
     torch.manual_seed(config.seed)
