@@ -37,7 +37,7 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
     assert code == 0 and tuple(said) == CHECKS
     assert all(text.startswith("ok ") for text in said.values())
     assert "1 with 4 clips of 4 frames" in said["stores"]
-    assert "a step of fresh weights, all layers, on 8 clips: loss " in said["shapes"]
+    assert "a step of fresh weights, all layers, clips: 8, loss: " in said["shapes"]
     assert not mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
     assert sorted(path.name for path in workplace.iterdir()) == sorted([*before, "mlflow.db"])
 

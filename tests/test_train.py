@@ -247,7 +247,7 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
         with at_checkpoint(folder, 40, server.kill), pytest.raises(RunFailed, match=away):
             run(alone)
         assert (
-            "going on from the checkpoint of step 20, with clip 80 of the run; 1 workers, before 2; a step sees 2 "
+            "going on from the checkpoint of step 20, with clip 80 of the run; workers: 1, before 2; a step sees 2 "
             "clips, before 4, with the same learning rate (--data.clips-per-worker 4 keeps it at 4)"
         ) in capsys.readouterr().out
         assert (folder / "step_0000060/position.json").exists()

@@ -76,7 +76,7 @@ def check_shapes(config: TrainConfig) -> str:
     if device == "cpu":  # whose bfloat16 can be slow
         config = replace(config, precision="float32")
     metrics = train_step(TrainState.create(start_model(config).to(device), config.optim), batch.to(device), config)
-    return f"a step of fresh weights, {words}, on {len(clips)} clips: loss {metrics['loss']:.3f}"
+    return f"a step of fresh weights, {words}, clips: {len(clips)}, loss: {metrics['loss']:.3f}"
 
 
 def check_memory(config: TrainConfig) -> str:

@@ -131,7 +131,7 @@ def going_on(before: Position, world: int, config: TrainConfig) -> str:
     clips, clips_before = world * config.data.clips_per_worker, before.workers * before.clips_per_worker
     if world == before.workers and clips == clips_before:
         return line
-    line += f"; {world} workers, before {before.workers}"
+    line += f"; workers: {world}, before {before.workers}"
     if clips == clips_before:
         return f"{line}; a step sees {clips} clips as before, but shared out otherwise: equal up to rounding"
     line += f"; a step sees {clips} clips, before {clips_before}, with the same learning rate"
