@@ -232,19 +232,19 @@ def test_a_model_that_has_just_begun_is_not_warned_about():
 
 
 def test_waiting_for_data_is_said_when_it_lasts(monkeypatch):
-    """A clock by hand: a step computes for 0.8 s and waits for 0.2 s."""
+    """A clock by hand: a step takes a second, some of which it waits; in the first steps the readers start."""
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
 
     def batches():
-        for _ in range(SETTLED_STEPS + 2):
-            now[0] += wait
+        for step in range(2 * SETTLED_STEPS + 2):
+            now[0] += first if step < SETTLED_STEPS else later
             yield "a batch"
 
-    for wait, expected in ((0.2, ["20%"]), (0.08, [])):
+    for first, later, expected in ((0.2, 0.2, ["20%"]), (0.08, 0.08, []), (0.9, 0.08, []), (0.0, 0.12, ["12%"])):
         window, warnings = Window(PRESETS["tiny"][1], 0, workers=2), []
         for step, _ in enumerate(window.timed(batches()), 1):
-            now[0] += 1 - wait
+            now[0] += 1 - (first if step <= SETTLED_STEPS else later)
             window.add(GOOD)
             if step % 10 == 0:
                 warnings += [line for line in window.close(step)[1] if line.startswith("warning")]

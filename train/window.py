@@ -11,7 +11,8 @@ from train.config import TrainConfig
 # What `warnings` points out, and `diagnose`.
 LOW_Z_RATIO = 0.3  # predicted depth varies this little within a clip: a known way to fail
 LOW_CONFIDENCE = 0.05  # the 3D error then counts next to nothing
-HIGH_DATA_WAIT, SETTLED_STEPS = 0.1, 50  # of step time, over at least so many steps
+HIGH_DATA_WAIT = 0.1  # of step time,
+SETTLED_STEPS = 50  # without the first so many, in which the readers start, and over at least as many
 
 T = TypeVar("T")
 
@@ -61,8 +62,9 @@ class Window:
             "data_wait_share": self.waited / seconds,
         }
         self.total_steps += steps
-        self.total_seconds += seconds
-        self.total_waited += self.waited
+        if self.total_steps > SETTLED_STEPS:
+            self.total_seconds += seconds
+            self.total_waited += self.waited
         self._clear(step)
         new = {kind: text for kind, text in self._warnings(step, means).items() if kind not in self.warned}
         self.warned |= new.keys()
@@ -89,8 +91,8 @@ class Window:
                 f"no valid entries: not one {target} of dataset {dataset} is known; right if the dataset has none, "
                 "else look at its store with: python -m pipelines inspect"
             )
-        share = self.total_waited / self.total_seconds
-        if self.total_steps >= SETTLED_STEPS and share > HIGH_DATA_WAIT:
+        if self.total_steps >= 2 * SETTLED_STEPS and self.total_waited > HIGH_DATA_WAIT * self.total_seconds:
+            share = self.total_waited / self.total_seconds
             found["data_wait"] = (
                 f"data wait: {share:.0%} of step time goes by waiting for clips; give the cluster more CPUs, or the "
                 "stores a faster disk or network"
