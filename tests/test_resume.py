@@ -214,7 +214,9 @@ def windows(config, metrics: dict[str, float], first=1000, count=3) -> tuple[lis
     [
         ({"z_ratio": 0.29}, "variance_collapse", "variance collapse: predicted depth varies 0.29 times"),
         ({"confidence": 0.04}, "confidence_collapse", "confidence collapse: 0.040 on average"),
-        ({"masked/normal/scannet": 1.0}, "no_valid_normal.scannet", "not one normal of dataset scannet is known"),
+        ({"masked/normal/kubric": 1.0}, "no_valid_normal.kubric", "not one normal of dataset kubric is known"),
+        ({"masked/uv_tgt/scannet": 1.0}, "no_valid_uv_tgt.scannet", "not one uv_tgt of dataset scannet is known"),
+        ({"masked/normal/mine": 1.0}, "no_valid_normal.mine", "not one normal of dataset mine is known"),
     ],
 )
 def test_what_looks_wrong_is_said_once_with_the_step(bad, kind, words):
@@ -224,6 +226,7 @@ def test_what_looks_wrong_is_said_once_with_the_step(bad, kind, words):
     found = [{name for name in means if name.startswith("warning/")} for means in logged]
     assert found == [{f"warning/{kind}"}, set(), set()]
     assert not windows(config, {})[1]
+    assert not windows(config, {"masked/normal/scannet": 1.0})[1]  # which has none, by its catalog
 
 
 def test_a_model_that_has_just_begun_is_not_warned_about():

@@ -3,9 +3,11 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import TypeVar
 
+from pipelines.catalog import Catalog
 from train.config import TrainConfig
 
 # What `warnings` points out, and `diagnose`.
@@ -15,6 +17,13 @@ HIGH_DATA_WAIT = 0.1  # of step time,
 SETTLED_STEPS = 50  # without the first so many, in which the readers start, and over at least as many
 
 T = TypeVar("T")
+
+
+def without_normals(dataset: str) -> bool:
+    """Whether its catalog says so. Of data without a catalog nothing is known."""
+    with suppress(ValueError):
+        return Catalog.load(dataset).normals == "none"
+    return False
 
 
 class Window:
@@ -87,6 +96,8 @@ class Window:
             )
         for name in [name for name, value in means.items() if name.startswith("masked/") and value == 1]:
             _, target, dataset = name.split("/")
+            if target == "normal" and without_normals(dataset):
+                continue
             found[f"no_valid_{target}.{dataset}"] = (
                 f"no valid entries: not one {target} of dataset {dataset} is known; right if the dataset has none, "
                 "else look at its store with: python -m pipelines inspect"
