@@ -107,12 +107,14 @@ def measure(case: str, preset: str, store: str, steps: int) -> dict[str, float]:
                     [sys.executable, "-m", "benchmarks.training", "--run", *arguments],
                     env=environment,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
                     text=True,
                     preexec_fn=lambda cores=cores: os.sched_setaffinity(0, cores),
                 )
             )
-        found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in runs]
+        shown = [process.communicate()[0] for process in runs]
+        if any(process.returncode for process in runs):
+            raise SystemExit("a run failed, see above")
+        found = [json.loads(text.splitlines()[-1]) for text in shown]
     return {
         "clips_per_second": sum(run["clips_per_second"] for run in found),
         "data_wait": max(run["data_wait"] for run in found),

@@ -33,10 +33,12 @@ def checked(words: str, capsys) -> tuple[int, dict[str, str]]:
 def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys):
     torch_weights = checkpoints.save(D4RT(ModelConfig.preset("tiny")), workplace / "begin")
     before = sorted(path.name for path in workplace.iterdir())
-    code, said = checked(f"--init {torch_weights}", capsys)
+    write_plane_store(workplace / "held_out", clips=3, queries=64, seed=1)
+    before.append("held_out")
+    code, said = checked(f"--init {torch_weights} --validation.stores held_out", capsys)
     assert code == 0 and tuple(said) == CHECKS
     assert all(text.startswith("ok ") for text in said.values())
-    assert "1 with 4 clips of 4 frames" in said["stores"]
+    assert "1 with 4 clips of 4 frames, 3 clips to judge by" in said["stores"]
     assert "a step of fresh weights, all layers, clips: 8, loss: " in said["shapes"]
     assert not mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
     assert sorted(path.name for path in workplace.iterdir()) == sorted([*before, "mlflow.db"])
@@ -47,6 +49,9 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
     [
         ("--data.mixture.nowhere 1", "stores", "nowhere: not a clip store"),
         ("--model.image-size 32", "stores", "frames of 64 pixels, the model takes 32"),
+        ("--validation.stores nowhere", "stores", "no store.json in"),
+        ("--validation.stores planes", "stores", "a model is judged on scenes it has not seen"),
+        ("--loss.dynamic-reweight kubric median", "stores", "loss.dynamic_reweight names kubric"),
         ("--init nothing", "weights", "nothing/config.json does not exist"),
         ("--data.clips-per-worker 100000", "memory", "raise accumulate, lower data.clips_per_worker"),
         ("--out planes/store.json/runs", "disk", "make room and let it be written to"),

@@ -13,14 +13,7 @@ from contextlib import contextmanager
 
 import ray
 import ray.train
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    ValidationConfig,
-)
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster

@@ -1,6 +1,7 @@
 """`python -m train PRESET ... --dry-run`: all that a run needs, checked before it costs anything.
 
-    stores     all there, complete, and of the model's clip geometry
+    stores     all there, complete, of the model's clip geometry, with labels that the loss makes use of; those of
+               --validation.stores too, which must be others
     weights    what --init names can be read and fits
     shapes     the clips of a worker's step go through the model and back; if that is too large, one clip through the
                first layers
@@ -22,11 +23,13 @@ import torch
 from model.describe import saved_bytes
 from pipelines import cluster
 from train import run_folder, tracking
-from train.batches import open_mixture, read_clip
+from train.batches import check_labels, open_mixture, read_clip
 from train.config import MIN_POINTS, TrainConfig
+from train.errors import TrainingDiverged
 from train.query_batch import QueryBatch
 from train.start import pinned, start_model, starting_weights
 from train.step import TrainState, held_bytes, train_step
+from train.validation import HeldOut
 
 REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU core
 
@@ -40,7 +43,7 @@ def preflight(config: TrainConfig) -> bool:
             if name in ("shapes", "memory") and "stores" in failed:
                 raise ValueError("cannot be checked without the stores")
             print(f"{name:8} ok      {check(config)}", flush=True)
-        except ValueError as error:
+        except (ValueError, TrainingDiverged, torch.OutOfMemoryError) as error:
             failed.add(name)
             print(f"{name:8} FAILED  {error}", flush=True)
     return not failed
@@ -48,7 +51,11 @@ def preflight(config: TrainConfig) -> bool:
 
 def check_stores(config: TrainConfig) -> str:
     _, stores = open_mixture(config.data, config.model, config.seed)
-    return f"{len(stores)} with {sum(map(len, stores)):,} clips of {stores[0].settings.frames} frames"
+    check_labels(stores, config.data, config.loss)
+    words = f"{len(stores)} with {sum(map(len, stores)):,} clips of {stores[0].settings.frames} frames"
+    if config.validation.stores:
+        words += f", {len(HeldOut.open(config.validation, config.model, stores).clips)} clips to judge by"
+    return words
 
 
 def check_weights(config: TrainConfig) -> str:

@@ -2,7 +2,7 @@
 
     run.json                        config, MLflow run; and, once the run is finished, its model's name in the registry
     step_0000200/                   a checkpoint
-      model/, optimisers.pt, ...     what `TrainState.save` writes
+      model/, optimisers.pt, ...    what `TrainState.save` writes
       position.json                 `Position`; written last: a folder without it is no checkpoint
     checkpoint_manager_snapshot.json    Ray Train's own list of checkpoints
 
@@ -36,7 +36,7 @@ CHUNK_BYTES = 64 << 20
 OPERATIONAL = (
     *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
     "validation.every",
-    # or, these, only how many clips a step sees; `train/loop.py` says so.
+    # or, these, only how many clips a step sees; `train/worker.py` says so.
     *("workers", "min_workers", "data.clips_per_worker"),
 )
 
