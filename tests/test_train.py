@@ -351,6 +351,19 @@ def test_a_damaged_store_fails_the_run_with_the_clip(workplace, ray_cluster, cap
     assert "failed: video of clip plane000" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_at_once(workplace, ray_cluster, capsys):
+    """A learning rate of 1e35 in the first step. Another try would go on from its checkpoint, and say so."""
+    words = "--data.queries 64 --steps 9 --optim.lr 5e35 --optim.warmup-steps 5 --checkpoint-every 1 --log-every 1"
+    arguments = f"tiny --data.mixture.{workplace}/planes 1 {words} --out {workplace}/runs --name diverges"
+    assert main(arguments.split()) == 1
+    shown = capsys.readouterr()
+    assert "run diverges failed: loss is not finite at step 1: l3d (planes)" in shown.err
+    assert "step 1/9" in shown.out and "going on" not in shown.out
+    assert (workplace / "runs/diverges/step_0000001/position.json").exists()
+    assert mlflow_run("diverges").info.status == "FAILED"
+
+
 # --- the command line ------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from train import curves, run_folder, tracking
 from train.batches import absolute, check_labels, open_mixture
 from train.champion import register
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, RunFailed, TrainingDiverged
+from train.errors import CheckpointFailed, RunFailed
 from train.progress import printed_progress
 from train.run_folder import Position
 from train.start import pinned, starting_weights
@@ -40,7 +40,7 @@ def run(config: TrainConfig) -> str:
     The alias moves to it; with validation only if it is better than the champion (`train/champion.py`).
 
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
-    failed more than `max_failures` times or the last checkpoint cannot be validated.
+    failed more than `max_failures` times, training diverged or the last checkpoint cannot be validated.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
@@ -119,6 +119,9 @@ def run(config: TrainConfig) -> str:
         except SystemExit:  # how Ray ends a run on Ctrl-C and SIGTERM
             tracking.end_run(run_id, "KILLED")
             raise RunFailed(f"run {config.name} was stopped: {again}") from None
+        if diverged := result.return_value:
+            tracking.end_run(run_id, "FAILED")
+            raise RunFailed(f"run {config.name} failed: {diverged}")
         uri = finish(config, run_id, tracking_uri, result.checkpoint, validation)
     run_folder.write_record(config, run_id, model=uri)
     return uri
@@ -160,7 +163,7 @@ def reason(error: ray.train.TrainingFailedError) -> str:
     """What we found wrong, else Ray's words. The error of a reading task comes as the text of its traceback."""
     failures = getattr(error, "worker_failures", {}).values()
     for failure in failures:
-        if isinstance(failure, ValueError | TrainingDiverged | CheckpointFailed):
+        if isinstance(failure, ValueError | CheckpointFailed):
             return str(failure)
         if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
             return found[-1]

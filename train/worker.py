@@ -24,7 +24,7 @@ from pipelines.clip_store import ClipStore
 from train import curves, run_folder
 from train.batches import stream
 from train.config import TrainConfig
-from train.errors import CheckpointFailed
+from train.errors import CheckpointFailed, TrainingDiverged
 from train.mixture import MixturePlan
 from train.run_folder import Position
 from train.start import start_model
@@ -48,8 +48,11 @@ class Loop:
     """Cores per worker for reading clips."""
 
 
-def train_worker(loop_config: dict[str, Any]) -> None:
-    """What each worker does: restore, then step by step until `config.steps`."""
+def train_worker(loop_config: dict[str, Any]) -> str | None:
+    """What each worker does: restore, then step by step until `config.steps`.
+
+    Returns what diverged, if something did: with the same weights and clips it would again, so there is no restart.
+    """
     loop: Loop = ray.get(loop_config["loop"])
     config, context = loop.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -64,7 +67,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     log = None
     if rank == 0:
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
-    window = Window(config, state.step, world)
+    window, diverged = Window(config, state.step, world), None
     batches = stream(
         config.data,
         loop.plan,
@@ -79,7 +82,11 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     for batch in window.timed(batches):
         # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
-        window.add(train_step(state, batch.to(device), config))
+        try:
+            window.add(train_step(state, batch.to(device), config))
+        except TrainingDiverged as error:  # on all workers
+            diverged = str(error)
+            break
         last = state.step == config.steps
         clips = before.clips + (state.step - before.step) * clips_per_step
         if log and (state.step % config.log_every == 0 or last):
@@ -98,6 +105,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             report(state, position, rank, config.validates(state.step))
     if log:
         log.close()
+    return diverged
 
 
 def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
