@@ -24,6 +24,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def node_cores() -> int:
+    """That the workers of this Ray node may use together: Ray may have been given fewer CPUs than there are."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    return min(cores(), int(node["Resources"].get("CPU", 1)))
+
+
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (set by `ray job submit`), else start one with the CPUs of this machine.
 

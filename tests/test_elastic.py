@@ -9,8 +9,10 @@ import mlflow
 import pytest
 from plane_store import write_plane_store
 
+from train.run_folder import Position
+
 # A node of one core each, so a training worker each. The run goes on until it has been seen with two workers, with one
-# for longer than from checkpoint to checkpoint, and with two again; then SIGTERM stops it.
+# and with two again; then SIGTERM stops it.
 PROGRAM = """
 import os, subprocess, sys, time
 import mlflow
@@ -27,16 +29,17 @@ def workers():
     history = mlflow.MlflowClient().get_metric_history(found[0].info.run_id, "workers") if found else []
     return [point.value for point in sorted(history, key=lambda point: point.step)]
 
+end = time.monotonic() + 450
+
 def wait_for(condition):
-    end = time.monotonic() + 200
     while not condition(workers()) and train.poll() is None and time.monotonic() < end:
         time.sleep(0.5)
 
-wait_for(lambda seen: len(seen) >= 4)
+wait_for(lambda seen: len(seen) >= 2)
 cluster.remove_node(second, allow_graceful=False)
-wait_for(lambda seen: seen.count(1.0) >= 4)  # a checkpoint of one worker is among the 40 steps
+wait_for(lambda seen: seen.count(1.0) >= 2)  # there is a checkpoint of one worker
 cluster.add_node(**node)
-wait_for(lambda seen: seen[-3:] == [2.0] * 3)
+wait_for(lambda seen: seen[-2:] == [2.0] * 2)
 train.terminate()
 train.wait()
 cluster.shutdown()
@@ -49,7 +52,7 @@ def test_a_run_loses_and_regains_a_node_without_a_restart_by_hand(tmp_path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     words = (
         f"--data.mixture.{tmp_path}/planes 1 --model.encoder-layers 2 --model.decoder-layers 1 --data.queries 32 "
-        "--data.clips-per-worker 2 --workers 2 --min-workers 1 --steps 100000 --checkpoint-every 20 --log-every 10 "
+        "--data.clips-per-worker 2 --workers 2 --min-workers 1 --steps 100000 --checkpoint-every 10 --log-every 10 "
         f"--out {tmp_path}/runs --name elastic"
     )
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -82,6 +85,7 @@ def test_a_run_loses_and_regains_a_node_without_a_restart_by_hand(tmp_path, monk
     for line in (
         "before 2; a step sees 2 clips, before 4",
         "before 1; a step sees 4 clips, before 2",
-        "run elastic was stopped: the same command with --name elastic goes on from its last checkpoint",
+        f"run elastic was stopped at step {steps[-1]}: the same command with --name elastic goes on from its last",
     ):
         assert line in shown, shown
+    assert Position.load(tmp_path / f"runs/elastic/step_{steps[-1]:07d}").step == steps[-1]  # nothing is lost

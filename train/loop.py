@@ -1,15 +1,15 @@
 """A training run on Ray, the command's side; `train/worker.py` has what each worker does.
 
 A run is a folder (see `train/run_folder.py`). If a worker dies, all restart from the last checkpoint; if the command
-dies, calling it again with the same --name goes on from there. Either way the run continues as if nothing had
-happened: same weights, same clips, each logged step once. Other numbers of workers go on with the clips that come next.
+dies or is stopped, calling it again with the same --name goes on from there. Either way the run continues as if nothing
+had happened: same weights, same clips, each logged step once. Other numbers of workers go on with the clips that come
+next.
 """
 
 import re
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
 
 import ray
 import ray.train
@@ -40,7 +40,7 @@ def run(config: TrainConfig) -> str:
     The alias moves to it; with validation only if it is better than the champion (`train/champion.py`).
 
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
-    failed more than `max_failures` times, training diverged or the last checkpoint cannot be validated.
+    failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
     """
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
@@ -111,33 +111,55 @@ def run(config: TrainConfig) -> str:
         )
         again = f"the same command with --name {config.name} goes on from its last checkpoint"
         try:
-            with sigterm_as_sigint():
-                result = trainer.fit()
+            result = fit(trainer, progress)
         except ray.train.TrainingFailedError as error:
             tracking.end_run(run_id, "FAILED")
             raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
-        except SystemExit:  # how Ray ends a run on Ctrl-C and SIGTERM
+        except KeyboardInterrupt:
             tracking.end_run(run_id, "KILLED")
-            raise RunFailed(f"run {config.name} was stopped: {again}") from None
-        if diverged := result.return_value:
+            raise RunFailed(f"run {config.name} was stopped at once: {again}") from None
+        step, diverged = result.return_value
+        if diverged:
             tracking.end_run(run_id, "FAILED")
             raise RunFailed(f"run {config.name} failed: {diverged}")
+        if step < config.steps:
+            tracking.end_run(run_id, "KILLED")
+            raise RunFailed(f"run {config.name} was stopped at step {step}: {again}")
         uri = finish(config, run_id, tracking_uri, result.checkpoint, validation)
     run_folder.write_record(config, run_id, model=uri)
     return uri
 
 
-@contextmanager
-def sigterm_as_sigint() -> Iterator[None]:
-    """Ray ends a run well on SIGINT only. Handlers can be set in the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:
+    """`trainer.fit()`, and what Ctrl-C and SIGTERM do meanwhile: the first lets the workers write a checkpoint and
+    return, a second raises KeyboardInterrupt.
+
+    Training is in a thread, because in the main thread Ray would answer to Ctrl-C by ending the workers.
+    """
+    if threading.current_thread() is not threading.main_thread():  # nobody else may say what signals do
+        return trainer.fit()
+    found, signals = Future(), []
+
+    def train() -> None:
+        try:
+            found.set_result(trainer.fit())
+        except BaseException as error:
+            found.set_exception(error)
+
+    def stop(number: int, _: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+        progress.stop.remote()
+        print("stopping: a checkpoint first, at the next point of the curves; once more to stop at once", flush=True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    threading.Thread(target=train, daemon=True).start()
     try:
-        yield
+        return found.result()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def finish(

@@ -1,4 +1,5 @@
-"""What a training run shows: worker 0 hands lines to an actor, the command that started the run prints them.
+"""Between a training run's workers and its command: worker 0 hands lines to an actor, the command prints them; the
+command asks for a stop, worker 0 hears of it.
 
 Ray's own forwarding of logs is off (see `pipelines/cluster.py`), since it shows everything of everybody.
 """
@@ -18,6 +19,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.asked_to_stop = False
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -25,6 +27,12 @@ class Progress:
     def take(self) -> list[str]:
         taken, self.lines = self.lines, []
         return taken
+
+    def stop(self) -> None:
+        self.asked_to_stop = True
+
+    def stopping(self) -> bool:
+        return self.asked_to_stop
 
 
 @contextmanager

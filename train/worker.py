@@ -48,15 +48,15 @@ class Loop:
     """Cores per worker for reading clips."""
 
 
-def train_worker(loop_config: dict[str, Any]) -> str | None:
-    """What each worker does: restore, then step by step until `config.steps`.
+def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
+    """What each worker does: restore, then step by step until `config.steps` or until the command is told to stop.
 
-    Returns what diverged, if something did: with the same weights and clips it would again, so there is no restart.
+    Returns the steps done, and what diverged, if something did: it would again, so there is no restart.
     """
     loop: Loop = ray.get(loop_config["loop"])
     config, context = loop.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, cluster.cores() // context.get_local_world_size()))
+    torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     state = TrainState.create(model, config.optim)
@@ -89,12 +89,15 @@ def train_worker(loop_config: dict[str, Any]) -> str | None:
             break
         last = state.step == config.steps
         clips = before.clips + (state.step - before.step) * clips_per_step
-        if log and (state.step % config.log_every == 0 or last):
-            metrics, lines = window.close(state.step)
-            log.write(state.step, metrics | {"clips": clips, "workers": world})
-            for line in lines:
-                loop.progress.add.remote(line)
-        if state.step % config.checkpoint_every == 0 or last:
+        stop = False
+        if state.step % config.log_every == 0 or last:
+            if log:
+                metrics, lines = window.close(state.step)
+                log.write(state.step, metrics | {"clips": clips, "workers": world})
+                for line in lines:
+                    loop.progress.add.remote(line)
+            stop = broadcast_from_rank_zero(ray.get(loop.progress.stopping.remote()) if rank == 0 else None)
+        if state.step % config.checkpoint_every == 0 or last or stop:
             position = Position(
                 step=state.step,
                 clips=clips,
@@ -103,9 +106,11 @@ def train_worker(loop_config: dict[str, Any]) -> str | None:
                 unsent=log.unsent() if log else [],
             )
             report(state, position, rank, config.validates(state.step))
+        if stop:
+            break
     if log:
         log.close()
-    return diverged
+    return state.step, diverged
 
 
 def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
