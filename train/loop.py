@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import ray
 import ray.train
@@ -52,25 +53,14 @@ def run(config: TrainConfig) -> str:
     start = None if start is None else ray.put(start)  # which holds them from here on
     tracking_uri = tracking.connect()
     run_id = run_folder.claim(config, stores)
-    cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
-    worker_cpus = min(1.0, TRAIN_SHARE * cpus / config.workers)
-    validation_cpus, validation_gpus = 0.0, int(gpus > config.workers)
-    if held_out:
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        validation_cpus = min(1.0, VALIDATION_SHARE * (cpus - config.workers * worker_cpus) / nodes)
-    scaling = ScalingConfig(
-        num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": round(worker_cpus, 2)},
-        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-    )
+    shares = Shares.of_cluster(config)
     fs, path = run_folder.open_folder(config.out)
     run_folder.mend(fs, f"{path}/{config.name}")
-    kind = "GPU" if gpus else "CPU"
+    kind = "GPU" if shares.gpus else "CPU"
     print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
-    if 0 < gpus < (config.min_workers or config.workers):
-        print(f"the cluster has {gpus:.0f} GPUs now: waiting for more, or start again with fewer --workers")
-    if held_out and gpus and not validation_gpus:
+    if 0 < shares.gpus < (config.min_workers or config.workers):
+        print(f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers")
+    if held_out and shares.gpus and not shares.validation["num_gpus"]:
         print("validation runs on CPUs while training does: a GPU more than there are --workers would make it fast")
     with printed_progress() as progress:
         loop = Loop(
@@ -81,7 +71,7 @@ def run(config: TrainConfig) -> str:
             run_id=run_id,
             progress=progress,
             start=start,
-            reader_cpus=(cpus - validation_cpus) / config.workers - worker_cpus,
+            reader_cpus=shares.reader_cpus,
         )
         validation = held_out and Validation(
             held_out=held_out,
@@ -95,12 +85,13 @@ def run(config: TrainConfig) -> str:
             train_worker,
             # By reference: Ray's controller, which would read it too, need not import all that is in it.
             train_loop_config={"loop": ray.put(loop)},
-            scaling_config=scaling,
-            validation_config=validation
-            and ValidationConfig(
-                fn=validation,
-                ray_remote_kwargs={"num_cpus": round(validation_cpus, 2), "num_gpus": validation_gpus},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
+                use_gpu=shares.gpus > 0,
+                resources_per_worker={"CPU": shares.worker_cpus},
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
+            validation_config=validation and ValidationConfig(fn=validation, ray_remote_kwargs=shares.validation),
             run_config=RunConfig(
                 name=config.name,
                 failure_config=FailureConfig(max_failures=config.max_failures),
@@ -109,25 +100,60 @@ def run(config: TrainConfig) -> str:
                 storage_filesystem=fs,
             ),
         )
-        again = f"the same command with --name {config.name} goes on from its last checkpoint"
-        try:
-            result = fit(trainer, progress)
-        except ray.train.TrainingFailedError as error:
-            tracking.end_run(run_id, "FAILED")
-            raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
-        except KeyboardInterrupt:
-            tracking.end_run(run_id, "KILLED")
-            raise RunFailed(f"run {config.name} was stopped at once: {again}") from None
-        step, diverged = result.return_value
-        if diverged:
-            tracking.end_run(run_id, "FAILED")
-            raise RunFailed(f"run {config.name} failed: {diverged}")
-        if step < config.steps:
-            tracking.end_run(run_id, "KILLED")
-            raise RunFailed(f"run {config.name} was stopped at step {step}: {again}")
-        uri = finish(config, run_id, tracking_uri, result.checkpoint, validation)
+        checkpoint = train(config, run_id, trainer, progress)
+        uri = finish(config, run_id, tracking_uri, checkpoint, validation)
     run_folder.write_record(config, run_id, model=uri)
     return uri
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What of the cluster goes where."""
+
+    gpus: int
+    """That it has; each worker takes one if there are any."""
+    worker_cpus: float
+    reader_cpus: float
+    """Per worker, for reading its clips."""
+    validation: dict[str, float]
+    """`num_cpus` and `num_gpus` of the task that validates."""
+
+    @classmethod
+    def of_cluster(cls, config: TrainConfig) -> "Shares":
+        cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
+        worker = min(1.0, TRAIN_SHARE * cpus / config.workers)
+        validation = 0.0
+        if config.validation.stores:
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            validation = min(1.0, VALIDATION_SHARE * (cpus - config.workers * worker) / nodes)
+        return cls(
+            gpus=int(gpus),
+            worker_cpus=round(worker, 2),
+            reader_cpus=(cpus - validation) / config.workers - worker,
+            validation={"num_cpus": round(validation, 2), "num_gpus": int(gpus > config.workers)},
+        )
+
+
+def train(config: TrainConfig, run_id: str, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> Checkpoint:
+    """Train to the last step; its checkpoint. RunFailed, saying why, if it comes to an end before."""
+    again = f"the same command with --name {config.name} goes on from its last checkpoint"
+    cause = None
+    try:
+        result = fit(trainer, progress)
+    except ray.train.TrainingFailedError as error:
+        status, why, cause = "FAILED", f"failed: {reason(error)}", error
+    except KeyboardInterrupt:
+        status, why = "KILLED", f"was stopped at once: {again}"
+    else:
+        step, diverged = result.return_value
+        if step == config.steps:
+            return result.checkpoint
+        if diverged:
+            status, why = "FAILED", f"failed: {diverged}"
+        else:
+            status, why = "KILLED", f"was stopped at step {step}: {again}"
+    tracking.end_run(run_id, status)
+    raise RunFailed(f"run {config.name} {why}") from cause
 
 
 def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:
@@ -140,7 +166,7 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
         return trainer.fit()
     found, signals = Future(), []
 
-    def train() -> None:
+    def work() -> None:
         try:
             found.set_result(trainer.fit())
         except BaseException as error:
@@ -154,7 +180,7 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
         print("stopping: a checkpoint first, at the next point of the curves; once more to stop at once", flush=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    threading.Thread(target=train, daemon=True).start()
+    threading.Thread(target=work, daemon=True).start()
     try:
         return found.result()
     finally:
