@@ -3,6 +3,8 @@
 import logging
 import os
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 # Before Ray is imported, because it reads these once. A private cluster listens on loopback for this process alone,
@@ -29,6 +31,22 @@ def node_cores() -> int:
     here = ray.get_runtime_context().get_node_id()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
     return min(cores(), int(node["Resources"].get("CPU", 1)))
+
+
+def end_with_node() -> None:
+    """Let this worker process end when its Ray node does, whatever its threads are waiting for.
+
+    Ray lets Python exit, which waits for threads; one that hands a checkpoint to a controller that is gone waits for
+    ever, and its process would keep its GPU.
+    """
+    node = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == node:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def connect() -> None:

@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import psutil
 import pyarrow.fs
 import pytest
 from mlflow_server import MlflowServer
@@ -125,6 +127,29 @@ def test_a_full_disk_where_a_checkpoint_is_written_first(tmp_path):
     assert re.fullmatch(rf"checkpoint {tmp_path}/full could not be written \(.+\): make room there, .*\n", shown)
     assert Position.load(tmp_path / "good").step == 1
     assert not (tmp_path / "full/position.json").exists()
+
+
+# Python waits for the thread, which waits for what never comes.
+WORKER = """
+import queue, threading
+from pipelines import cluster
+cluster.end_with_node()
+threading.Thread(target=queue.Queue().get).start()
+print("waiting", flush=True)
+"""
+NODE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_a_worker_ends_with_its_node_whatever_it_waits_for():
+    with subprocess.Popen([sys.executable, "-c", NODE, WORKER], stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdout.readline() == "waiting\n"
+        (worker,) = psutil.Process(node.pid).children()
+        node.kill()
+        try:
+            node.communicate(timeout=60)  # until both have let go of the pipe
+        finally:
+            with suppress(psutil.Error):
+                worker.kill()
 
 
 # --- MLflow ----------------------------------------------------------------------------------------------------------

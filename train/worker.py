@@ -53,6 +53,7 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
 
     Returns the steps done, and what diverged, if something did: it would again, so there is no restart.
     """
+    cluster.end_with_node()
     loop: Loop = ray.get(loop_config["loop"])
     config, context = loop.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
