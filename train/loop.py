@@ -6,6 +6,7 @@ had happened: same weights, same clips, each logged step once. Other numbers of 
 next.
 """
 
+import os
 import re
 import signal
 import threading
@@ -32,7 +33,7 @@ from train.worker import Loop, train_worker
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
 VALIDATION_SHARE = 1 / 6  # of what they leave on a node, for the task that validates: on two CPUs all readers fit too
-RESIZE_SECONDS = 15  # how often an elastic run looks whether there is room for more workers
+RESIZE_SECONDS = 15  # how often an elastic run looks for room for more workers, and how long it waits for it
 
 
 def run(config: TrainConfig) -> str:
@@ -53,6 +54,9 @@ def run(config: TrainConfig) -> str:
     start = None if start is None else ray.put(start)  # which holds them from here on
     tracking_uri = tracking.connect()
     run_id = run_folder.claim(config, stores)
+    if config.min_workers is not None:
+        # When a node is lost, Ray first tries to start as many workers as before, and waits a minute for the node.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(RESIZE_SECONDS))
     shares = Shares.of_cluster(config)
     fs, path = run_folder.open_folder(config.out)
     run_folder.mend(fs, f"{path}/{config.name}")
