@@ -166,7 +166,7 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
 
     Training is in a thread, because in the main thread Ray would answer to Ctrl-C by ending the workers.
     """
-    if threading.current_thread() is not threading.main_thread():  # nobody else may say what signals do
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other set what signals do
         return trainer.fit()
     found, signals = Future(), []
 
