@@ -20,16 +20,17 @@ import numpy as np
 
 from benchmarks.timing import cpu_seconds
 from pipelines.catalog import Catalog
-from pipelines.clip_store import ClipStore, StoreSettings, decode_jpeg
-from pipelines.clip_writer import encode_jpeg, write_group, write_index
-from pipelines.clips import build_clip, resize, windows
 from pipelines.datasets import DATASETS
-from pipelines.ground_truth import GroundTruth
-from pipelines.queries import draw_queries
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import RigidInstances
+from pipelines.store.layout import StoreSettings
+from pipelines.store.reader import ClipStore, decode_jpeg
+from pipelines.store.writer import encode_jpeg, write_group, write_index
 from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
+from pipelines.truth.clips import build_clip, resize, windows
+from pipelines.truth.ground_truth import GroundTruth
+from pipelines.truth.queries import draw_queries
 
 FRAMES = 16
 # Clips of a sequence, which may have a gap in its middle. Opening it and beginning a group are shared by them.

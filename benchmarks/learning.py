@@ -40,20 +40,21 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from model import D4RT
-from pipelines import queries as query_drawing
 from pipelines.catalog import Catalog, load_mixture
-from pipelines.clip_store import StoreSettings
-from pipelines.clip_writer import ClipData
-from pipelines.clips import build_clip, windows
 from pipelines.datasets import DATASETS, open_sequence
+from pipelines.evaluation.scores import ask, measure, summarise
 from pipelines.raw.folder import RawFolder
-from pipelines.scores import ask, measure, summarise
+from pipelines.store.layout import ClipData, StoreSettings
 from pipelines.synthesize.job import write_sequence
+from pipelines.truth import queries as query_drawing
+from pipelines.truth.clips import build_clip, windows
 from train import losses
 from train.config import PRESETS, TrainConfig
 from train.mixture import MixturePlan
+from train.optim import learning_rate
 from train.query_batch import QueryBatch
-from train.step import TrainState, learning_rate, train_step
+from train.state import TrainState
+from train.step import train_step
 
 FRAMES, SIZE, QUERIES, SAMPLES = 8, 64, 512, 4
 RAW_FRAMES = 18  # per scene: two clips, one where a scan lost its pose in the middle

@@ -19,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import StoreSettings
-from pipelines.clip_writer import write_group, write_index
-from pipelines.clips import build_clip, windows
 from pipelines.datasets import DATASETS, open_sequence
 from pipelines.raw.folder import RawFolder
+from pipelines.store.layout import StoreSettings
+from pipelines.store.writer import write_group, write_index
 from pipelines.synthesize.job import write_sequence
+from pipelines.truth.clips import build_clip, windows
 from train.config import PRESETS, DataConfig, TrainConfig
 
 SCENES = 8

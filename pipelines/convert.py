@@ -14,15 +14,16 @@ import fsspec
 import ray.data
 from tqdm import tqdm
 
-from pipelines.audit import judge
 from pipelines.catalog import Catalog
-from pipelines.clip_store import ClipStore, StoreSettings
-from pipelines.clip_writer import finished_groups, write_group, write_index
-from pipelines.clips import build_clips, windows
 from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, Dataset, open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded
+from pipelines.store.layout import StoreSettings
+from pipelines.store.reader import ClipStore
+from pipelines.store.writer import finished_groups, write_group, write_index
+from pipelines.truth.clips import build_clips, windows
+from pipelines.truth.verdict import judge
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
 TASK_MEMORY = 3 << 29  # bytes reserved per task; 48 frames of 640 x 480 take 1.0 GB with Python and all it imports

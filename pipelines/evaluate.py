@@ -3,7 +3,7 @@
 Three answer the same queries: the model, an untrained model of its config (seed 0), and a guess that needs no model:
 every pixel lies at one constant depth on its ray, and neither it nor the camera moves.
 
-The scores are defined at the top of `pipelines/scores.py`.
+The scores are defined at the top of `pipelines/evaluation/scores.py`.
 
 | file         | holds                                                                                          |
 |--------------|------------------------------------------------------------------------------------------------|
@@ -24,12 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from model import D4RT
-from pipelines.clip_store import ClipStore, evenly, open_store
 from pipelines.cluster import connect
-from pipelines.error_sheet import error_sheet
-from pipelines.registered import actor_options, load_model, model_digest, model_version, tracking_uri
-from pipelines.result_folder import require_new, result_folder
-from pipelines.scores import ask, constant_depth, measure, require_fit, summarise, table
+from pipelines.evaluation.error_sheet import error_sheet
+from pipelines.evaluation.scores import ask, constant_depth, measure, require_fit, summarise, table
+from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
+from pipelines.store.reader import ClipStore, evenly, open_store
+from pipelines.whole import require_new, result_folder
 
 METRICS = "metrics.json"
 METHODS = ("trained", "untrained", "guess")

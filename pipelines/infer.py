@@ -1,7 +1,7 @@
 """`python -m pipelines infer --model M --video V --out OUT`: videos to tracks, depth, point clouds and cameras.
 
 A Ray Data job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the
-results of a video and appears whole; `pipelines/reconstruction.py` has the table of its files. Running the job again
+results of a video and appears whole; `pipelines/results/files.py` has the table of its files. Running the job again
 does what is missing. A video that fails is listed with its reason, the others go on.
 """
 
@@ -10,19 +10,63 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import fsspec
+import numpy as np
 import ray.data
 import torch
 from tqdm import tqdm
 
+from model import D4RT, recipes
 from pipelines.cluster import connect
-from pipelines.reconstruction import TASKS, reconstruct, write_results
-from pipelines.registered import actor_options, load_model, model_digest, model_version, tracking_uri
-from pipelines.result_folder import require_new, result_folder
-from pipelines.video import Selection, Source, find_sources, read_video
+from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
+from pipelines.results.files import FIELDS, TASKS, Arrays, write_results
+from pipelines.results.sources import Selection, Source, Video, find_sources, read_video
+from pipelines.truth.clips import resize
+from pipelines.whole import require_new, result_folder
 
 RESULT = "result.json"
+MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
 
 Row = dict[str, Any]
+
+
+def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
+    """Task -> the arrays of its .npz file (see the table above). The video is encoded once for all tasks."""
+    size = model.config.image_size
+    height, width = video.frames.shape[1:3]
+    clip = torch.from_numpy(np.stack([resize(frame, size) for frame in video.frames]))
+    with torch.inference_mode():
+        aspect = torch.tensor([width / height], device=model.device)
+        memory = model.encode(clip[None].to(model.device), aspect)
+    shared: dict[str, Any] = {"memory": memory}
+    results = {}
+    if "tracks" in tasks:
+        points = recipes.pixel_centres(grid, grid)
+        t_src = torch.zeros(len(points), dtype=torch.int64)
+        own = recipes.tracks(model, clip, points, t_src, t_cam="target", **shared)
+        world = recipes.tracks(model, clip, points, t_src, t_cam=0, **shared)
+        results["tracks"] = {
+            "points": points,
+            "t_src": t_src,
+            "xyz": world.xyz,
+            "xyz_cam": own.xyz,
+            "uv_norm": own.uv_norm,
+            "visible": own.visible,
+            "confidence": own.confidence,
+        }
+    if "depth" in tasks:
+        shrink = size / max(height, width)
+        results["depth"] = vars(
+            recipes.depth(model, clip, height=round(height * shrink), width=round(width * shrink), **shared)
+        )
+    if "points" in tasks:
+        stride = 1
+        while len(clip) * (size // stride) ** 2 > MAX_POINTS:
+            stride += 1
+        results["points"] = vars(recipes.point_cloud(model, clip, stride=stride, **shared))
+    if "cameras" in tasks:
+        path = recipes.cameras(model, clip, height=height, width=width, **shared)
+        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
+    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
 
 
 class Reconstruct:

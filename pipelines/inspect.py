@@ -21,11 +21,12 @@ import ray.data
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, ClipStore, evenly, open_store
 from pipelines.cluster import connect
-from pipelines.contact_sheet import contact_sheet
-from pipelines.pictures import save
-from pipelines.result_folder import require_new, result_folder
+from pipelines.pictures.contact_sheet import contact_sheet
+from pipelines.pictures.drawing import save
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import Clip, ClipStore, evenly, open_store
+from pipelines.whole import require_new, result_folder
 
 SUMMARY = "summary.json"
 DEPTH_EDGES = 10 ** np.linspace(-3, 5, 8 * 20 + 1)  # of the depth histogram: 12 % wide, millimetres to 100 km

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, StoreSettings, query_dtype
-from pipelines.clip_writer import ClipData, write_group, write_index
+from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
+from pipelines.store.layout import ClipData, StoreSettings
+from pipelines.store.writer import write_group, write_index
 
 
 def write_plane_store(

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.audit import audit, judge
-from pipelines.clip_store import ClipStore
+from pipelines.audit import audit
 from pipelines.convert import convert
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, unproject
 from pipelines.raw.folder import RawFolder
+from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import LAYOUTS, scene_for
+from pipelines.truth.verdict import judge
 
 FRAMES = 26
 SMALL = {"split": "all", "frames": 8, "image_size": 32, "strides": (1, 1), "samples": 1, "queries": 128}

@@ -10,7 +10,8 @@ import torch
 from plane_store import write_plane_store
 
 from model import ModelConfig
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import ClipStore
 from train import batches
 from train.augment import Look
 from train.batches import check_labels, open_mixture, read_clip, stream

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import StoreSettings
-from pipelines.clips import windows
 from pipelines.convert import plan_sequence
 from pipelines.datasets.blended_mvs import BlendedMvs
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Static
+from pipelines.store.layout import StoreSettings
+from pipelines.truth.clips import windows
 
 HEIGHT, WIDTH = 24, 32
 INTRINSICS = np.array([[25.5, 0, 16.4], [0, 25.25, 11.6], [0, 0, 1]])

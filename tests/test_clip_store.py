@@ -9,8 +9,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipelines.clip_store import ClipStore, StoreSettings, query_dtype
-from pipelines.clip_writer import ClipData, finished_groups, write_group, write_index
+from pipelines.query_table import query_dtype
+from pipelines.store.layout import ClipData, StoreSettings
+from pipelines.store.reader import ClipStore
+from pipelines.store.writer import finished_groups, write_group, write_index
 
 FRAMES, SIZE, SAMPLES, QUERIES = 6, 32, 2, 40
 SETTINGS = StoreSettings(

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipelines.clip_store import StoreSettings
-from pipelines.clips import windows
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
+from pipelines.store.layout import StoreSettings
+from pipelines.truth.clips import windows
 
 FRAMES = 4
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import StoreSettings
 from pipelines.convert import plan_sequence
 from pipelines.datasets.co3d import Co3d
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded, Static
+from pipelines.store.layout import StoreSettings
 
 SEQUENCE = "110_13051_23361"
 NAME = f"apple/{SEQUENCE}"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
 from pipelines.convert import convert
 from pipelines.geometry import inverse, rotate, transform
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import LAYOUTS, scene_for, synthesize
 
 FRAMES = 6

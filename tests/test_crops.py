@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import VALID_BITS, StoreSettings
-from pipelines.clips import build_clips, windows
-from pipelines.crops import Crop
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, transform
+from pipelines.query_table import VALID_BITS
 from pipelines.raw.folder import RawFolder
+from pipelines.store.layout import StoreSettings
 from pipelines.synthesize.job import LAYOUTS, scene_for
+from pipelines.truth.clips import build_clips, windows
+from pipelines.truth.crops import Crop
 
 FRAMES = 4
 SIZE = (540, 960)

@@ -16,12 +16,12 @@ import pytest
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
 from pipelines.geometry import inverse, project, transform, unproject
-from pipelines.ground_truth import GroundTruth
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import RigidInstances, Sequence, Static, Tracks, Unknown
 from pipelines.synthesize import mvs_synth
 from pipelines.synthesize.job import ALL, scene_for
 from pipelines.synthesize.scene import Rendering, Scene
+from pipelines.truth.ground_truth import GroundTruth
 
 FRAMES = 9  # long enough for tumbling objects and for gaps in annotations
 TIMES = np.arange(FRAMES)

@@ -9,7 +9,8 @@ from plane_store import write_plane_store
 from scipy.stats import spearmanr
 
 from model import D4RT, ModelConfig, Prediction, checkpoints
-from pipelines.clip_store import VALID_BITS, ClipStore
+from pipelines.query_table import VALID_BITS
+from pipelines.store.reader import ClipStore
 from train.__main__ import main
 from train.diagnose import numbers, rank_correlation, rows
 

@@ -9,9 +9,10 @@ from PIL import Image
 from plane_store import write_plane_store
 
 from model import D4RT, ModelConfig, Queries, checkpoints, recipes
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore, query_dtype
 from pipelines.evaluate import evaluate
-from pipelines.scores import Answers, ask, constant_depth, measure, summarise
+from pipelines.evaluation.scores import Answers, ask, constant_depth, measure, summarise
+from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
+from pipelines.store.reader import ClipStore
 
 ALL = sum(VALID_BITS.values())
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from pipelines.catalog import DepthTolerance
-from pipelines.depth_maps import OCCLUDED, OUT, VISIBLE
 from pipelines.geometry import inverse, project, rotate, transform
-from pipelines.ground_truth import GroundTruth
-from pipelines.queries import draw_queries, edge_map
 from pipelines.sequence import RigidInstances, Static, Tracks
 from pipelines.sequence import Unknown as UnknownMotion
 from pipelines.synthesize.scene import Scene
+from pipelines.truth.depth_maps import OCCLUDED, OUT, VISIBLE
+from pipelines.truth.ground_truth import GroundTruth
+from pipelines.truth.queries import draw_queries, edge_map
 
 FRAMES, WIDTH, HEIGHT = 6, 160, 112
 INTRINSICS = np.array([[90.0, 0, 77.0], [0, 95.0, 60.0], [0, 0, 1]])  # nothing symmetric

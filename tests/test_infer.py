@@ -16,12 +16,13 @@ from scipy.spatial.transform import Rotation
 from test_video import CAMEL, read, write_images
 
 from model import D4RT, ModelConfig, checkpoints, recipes
-from pipelines.clips import resize
 from pipelines.geometry import rotation_from_xyzw, xyzw_from_rotation
 from pipelines.infer import infer
-from pipelines.registered import load_model, model_version
+from pipelines.models import load_model, model_version
+from pipelines.pictures.video_file import write_video
+from pipelines.results.sources import find_sources
 from pipelines.synthesize.job import LAYOUTS, scene_for
-from pipelines.video import find_sources, write_video
+from pipelines.truth.clips import resize
 
 REPOSITORY = Path(__file__).parent.parent
 

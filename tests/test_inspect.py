@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from plane_store import write_plane_store
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
 from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
-from pipelines.pictures import UNKNOWN, depth_colours, distinct_colours, dot, enlarged, track_frames
+from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot, enlarged, track_frames
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import ClipStore
 
 
 @pytest.fixture(scope="module")

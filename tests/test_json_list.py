@@ -117,8 +117,17 @@ def test_refuses_what_is_no_whole_list(tmp_path, text):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"[{}]", b"", gzip.compress(b'[{"a": 1}]')[:-9], gzip.compress(b'["\xff"]')])
-def test_refuses_damaged_gzip(tmp_path, content):
+DAMAGED_GZIP = {
+    "plain text": b"[{}]",
+    "empty": b"",
+    "cut short": gzip.compress(b'[{"a": 1}]')[:-9],
+    "not UTF-8": gzip.compress(b'["\xff"]'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_GZIP)
+def test_refuses_damaged_gzip(tmp_path, damage):
+    content = DAMAGED_GZIP[damage]
     (tmp_path / "a.jgz").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.jgz .*truncated or corrupt, download it again"):
         read(tmp_path, "a.jgz")

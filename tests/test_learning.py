@@ -9,10 +9,11 @@ from test_losses import half_of, train_config, uneven_batch
 
 from benchmarks.learning import AGAIN, DRAWS, OURS, RECIPES, clips_of, reached, step_with_mean_per_worker, table
 from model import D4RT
-from pipelines import queries as query_drawing
-from pipelines.clip_store import FLAG_BITS
+from pipelines.query_table import FLAG_BITS
+from pipelines.truth import queries as query_drawing
 from train.config import PRESETS
-from train.step import TrainState, train_step
+from train.state import TrainState
+from train.step import train_step
 
 
 def test_each_recipe_changes_one_choice_and_plain_all_of_them():

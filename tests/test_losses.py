@@ -12,8 +12,10 @@ from model import D4RT, ModelConfig, Prediction
 from train import losses
 from train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from train.errors import TrainingDiverged
+from train.optim import learning_rate, parameter_groups
 from train.query_batch import QueryBatch
-from train.step import TrainState, learning_rate, parameter_groups, train_step
+from train.state import TrainState
+from train.step import train_step
 
 B, Q, T, S = 4, 32, 4, 16
 TINY = dataclasses.replace(ModelConfig.preset("tiny"), image_size=S, encoder_layers=2, decoder_layers=1)

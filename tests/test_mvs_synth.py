@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import StoreSettings
 from pipelines.convert import open_sequence, plan_sequence
 from pipelines.datasets.mvs_synth import MvsSynth
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Unknown
+from pipelines.store.layout import StoreSettings
 
 HEIGHT, WIDTH = 36, 64  # a thirtieth of 1920 x 1080
 FOCAL = 1157.84 / 30

@@ -20,7 +20,7 @@ from model.__main__ import main as model_main
 from model.config import OPEND4RT
 from model.opend4rt import to_opend4rt
 from model.weights import read_tensors
-from pipelines.registered import load_model
+from pipelines.models import load_model
 from train.__main__ import main
 
 CONFIG = replace(ModelConfig.preset("tiny"), decoder_width=64, **OPEND4RT)

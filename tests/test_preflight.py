@@ -10,7 +10,7 @@ from plane_store import write_plane_store
 from model import D4RT, ModelConfig, checkpoints
 from train.__main__ import main
 from train.config import PRESETS, OptimConfig
-from train.step import MODEL, TrainState, held_bytes
+from train.state import MODEL, TrainState, held_bytes
 
 CHECKS = ("stores", "weights", "shapes", "memory", "disk", "mlflow")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model import D4RT, ModelConfig, Prediction, Queries, recipes
-from model.camera_fit import fit_rigid, fit_rigid_robust
+from model.recipes.camera_fit import fit_rigid, fit_rigid_robust
 
 FRAMES, SIZE, RAW_WIDTH, RAW_HEIGHT = 6, 64, 96, 48
 PLANE_NORMAL = torch.tensor([0.1, -0.2, 1.0], dtype=torch.float64)

@@ -7,9 +7,17 @@ import pytest
 
 from pipelines.geometry import inverse, rotation_from_xyzw, unproject, xyzw_from_rotation
 from pipelines.raw.folder import RawFolder
-from pipelines.reprojection import DECLARED, NED, OTHER_READINGS, PIXEL_READINGS, Reading, Reprojection, frame_pairs
 from pipelines.sequence import Cameras, Sequence, Static
 from pipelines.synthesize.scene import Scene
+from pipelines.truth.reprojection import (
+    DECLARED,
+    NED,
+    OTHER_READINGS,
+    PIXEL_READINGS,
+    Reading,
+    Reprojection,
+    frame_pairs,
+)
 
 FRAMES, WIDTH, HEIGHT = 32, 160, 120
 INTRINSICS = np.array([[120.0, 0, 70.0], [0, 125.0, 66.0], [0, 0, 1]])  # nothing symmetric

@@ -16,10 +16,10 @@ import pytest
 from mlflow_server import MlflowServer
 
 from train import curves, run_folder, tracking
+from train.averages import SETTLED_STEPS, Averages
 from train.config import PRESETS
 from train.errors import CheckpointFailed
 from train.run_folder import Position
-from train.window import SETTLED_STEPS, Window
 
 FILES = ("model/config.json", "model/weights.safetensors", "optimisers.pt")
 
@@ -107,7 +107,7 @@ from train.config import PRESETS
 from train.errors import CheckpointFailed
 from train.worker import write_checkpoint
 from train.run_folder import Position
-from train.step import TrainState
+from train.state import TrainState
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 config = PRESETS["tiny"][1]
 state = TrainState.create(D4RT(config.model), config.optim)
@@ -225,10 +225,10 @@ GOOD = {
 
 def windows(config, metrics: dict[str, float], first=1000, count=3) -> tuple[list[dict], list[str]]:
     """What is logged and what is printed over some windows of one step each."""
-    window, logged, lines = Window(config, first, workers=2), [], []
+    averages, logged, lines = Averages(config, first, workers=2), [], []
     for step in range(first + 1, first + 1 + count):
-        window.add(GOOD | metrics)
-        means, shown = window.close(step)
+        averages.add(GOOD | metrics)
+        means, shown = averages.close(step)
         logged.append(means)
         lines += shown
     return logged, [line for line in lines if line.startswith("warning")]
@@ -270,11 +270,11 @@ def test_waiting_for_data_is_said_when_it_lasts(monkeypatch):
             yield "a batch"
 
     for first, later, expected in ((0.2, 0.2, ["20%"]), (0.08, 0.08, []), (0.9, 0.08, []), (0.0, 0.12, ["12%"])):
-        window, warnings = Window(PRESETS["tiny"][1], 0, workers=2), []
-        for step, _ in enumerate(window.timed(batches()), 1):
+        averages, warnings = Averages(PRESETS["tiny"][1], 0, workers=2), []
+        for step, _ in enumerate(averages.timed(batches()), 1):
             now[0] += 1 - (first if step <= SETTLED_STEPS else later)
-            window.add(GOOD)
+            averages.add(GOOD)
             if step % 10 == 0:
-                warnings += [line for line in window.close(step)[1] if line.startswith("warning")]
+                warnings += [line for line in averages.close(step)[1] if line.startswith("warning")]
         assert len(warnings) == len(expected)
         assert all(f"data wait: {share}" in line for share, line in zip(expected, warnings, strict=True))

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.clip_store import ClipStore
 from pipelines.convert import convert
+from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import LAYOUTS, scene_for
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,7 @@ def test_broken_sequences_are_listed_and_a_killed_job_ends_alike(many, tmp_path)
 MEASURE = """
 import re, sys
 from pipelines.catalog import Catalog
-from pipelines.clip_store import StoreSettings
+from pipelines.store.layout import StoreSettings
 from pipelines.convert import convert_group, plan_sequence
 raw, store = sys.argv[1:]
 settings = StoreSettings(

@@ -14,11 +14,11 @@ import plane
 import pytest
 from PIL import Image
 
-from pipelines.clip_store import StoreSettings
-from pipelines.clips import windows
 from pipelines.datasets.scannet import ScanNet
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
+from pipelines.store.layout import StoreSettings
+from pipelines.truth.clips import windows
 
 FRAMES = 12  # so many that names without leading zeros are not in the order of their numbers
 HEIGHT, WIDTH = 24, 32

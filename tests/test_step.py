@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import D4RT, checkpoints
 from train.config import OptimConfig, TrainConfig
+from train.optim import parameter_groups
 from train.query_batch import QueryBatch
-from train.step import MODEL, TrainState, parameter_groups, train_step
+from train.state import MODEL, TrainState
+from train.step import train_step
 
 LABELS = ("xyz", "uv_tgt", "visible", "displacement", "normal")
 HEAD_ROWS = {"xyz": (0, 3), "uv_tgt": (3, 5), "visible": (5, 6), "displacement": (6, 9), "normal": (9, 12)}

@@ -22,7 +22,7 @@ from mlflow_server import MlflowServer
 from plane_store import write_plane_store
 
 from model import ModelConfig, Queries, checkpoints
-from pipelines.clip_store import ClipStore
+from pipelines.store.reader import ClipStore
 from train.__main__ import main
 from train.config import PRESETS, LossConfig, OptimConfig, TrainConfig, cli
 from train.errors import RunFailed

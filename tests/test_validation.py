@@ -16,8 +16,8 @@ from ray.train import Checkpoint
 from test_train import at_checkpoint, kill_worker
 
 from model import D4RT, ModelConfig, checkpoints
-from pipelines.clip_store import ClipStore
-from pipelines.scores import ask, measure, summarise
+from pipelines.evaluation.scores import ask, measure, summarise
+from pipelines.store.reader import ClipStore
 from train import tracking
 from train.champion import contest, register
 from train.config import DataConfig, LossConfig, OptimConfig, TrainConfig, ValidationConfig

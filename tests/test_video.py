@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.video import Selection, Source, find_sources, read_video, write_video
+from pipelines.pictures.video_file import write_video
+from pipelines.results.sources import Selection, Source, find_sources, read_video
 
 CAMEL = Path(__file__).parent.parent.parent / "shared" / "data" / "video" / "camel.mp4"
 

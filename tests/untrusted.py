@@ -16,7 +16,7 @@ from pipelines.raw.pfm import read_pfm
 from pipelines.raw.sens import SensFile
 from pipelines.raw.tfrecord import Record, record_starts
 from pipelines.raw.torch_file import read_tensors
-from pipelines.raw.video_frames import VideoFrames
+from pipelines.raw.video import VideoFrames
 
 
 def every(*calls: Callable[[], Any]) -> None:

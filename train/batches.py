@@ -15,7 +15,8 @@ import ray
 import ray.data
 
 from model import ModelConfig
-from pipelines.clip_store import VALID_BITS, ClipStore, evenly, open_store
+from pipelines.query_table import VALID_BITS
+from pipelines.store.reader import ClipStore, evenly, open_store
 from train.augment import Look
 from train.config import MIN_POINTS, DataConfig
 from train.mixture import MixturePlan

@@ -21,11 +21,11 @@ from typing import Any
 import ray
 from ray.train import Checkpoint
 
-from pipelines.registered import model_resources
+from pipelines.models import model_resources
 from train import tracking
 from train.config import TrainConfig
 from train.errors import RunFailed
-from train.step import MODEL
+from train.state import MODEL
 from train.validation import HeldOut, Validation, percent, score_checkpoint, score_registered
 
 DATA, ERROR = "validation_data", "validation_error"  # tags of a version

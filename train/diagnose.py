@@ -24,14 +24,15 @@ from torch import nn
 from tqdm import tqdm
 
 from model import D4RT, Prediction
-from pipelines.clip_store import VALID_BITS, Clip, open_store
-from pipelines.registered import load_model
-from pipelines.scores import constant_depth, require_fit, scale
+from pipelines.evaluation.scores import constant_depth, require_fit, scale
+from pipelines.models import load_model
+from pipelines.query_table import VALID_BITS
+from pipelines.store.reader import Clip, open_store
 from train import losses
+from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
 from train.batches import absolute, open_mixture, read_clip
 from train.config import DataConfig, LossConfig
 from train.query_batch import QueryBatch
-from train.window import LOW_CONFIDENCE, LOW_Z_RATIO
 
 HEADS = {"position": "l3d", "projection": "l2d", "visibility": "lvis", "displacement": "ldisp", "normal": "lnormal"}
 LOW_CORRELATION = 0.1  # of depth with the truth, or of doubt with the error: next to none

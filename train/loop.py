@@ -27,7 +27,7 @@ from train.errors import CheckpointFailed, RunFailed
 from train.progress import printed_progress
 from train.run_folder import Position
 from train.start import pinned, starting_weights
-from train.step import MODEL
+from train.state import MODEL
 from train.validation import HeldOut, Validation
 from train.worker import Loop, train_worker
 

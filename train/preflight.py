@@ -28,7 +28,8 @@ from train.config import MIN_POINTS, TrainConfig
 from train.errors import TrainingDiverged
 from train.query_batch import QueryBatch
 from train.start import pinned, start_model, starting_weights
-from train.step import TrainState, held_bytes, train_step
+from train.state import TrainState, held_bytes
+from train.step import train_step
 from train.validation import HeldOut
 
 REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU core

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
 from model import Queries
-from pipelines.clip_store import FLAG_BITS, VALID_BITS
+from pipelines.query_table import FLAG_BITS, VALID_BITS
 
 
 @dataclass(frozen=True, kw_only=True)

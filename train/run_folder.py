@@ -23,12 +23,12 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
-from pipelines.clip_store import ClipStore
-from pipelines.clip_writer import write_file
+from pipelines.store.reader import ClipStore
+from pipelines.whole import write_file
 from train import tracking
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
-from train.step import held_bytes
+from train.state import held_bytes
 
 POSITION, SNAPSHOT = "position.json", "checkpoint_manager_snapshot.json"
 CHUNK_BYTES = 64 << 20

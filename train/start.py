@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import D4RT, checkpoints, opend4rt, pretrained
-from pipelines.registered import load_model, model_version
+from pipelines.models import load_model, model_version
 from train.config import TrainConfig
 
 

@@ -25,8 +25,8 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
-from pipelines.clip_store import ClipStore
-from pipelines.registered import tracking_uri
+from pipelines.models import tracking_uri
+from pipelines.store.reader import ClipStore
 
 EXPERIMENT = "d4rt"
 PACKAGE = Path(__file__).parent

@@ -2,7 +2,7 @@
 
 On the way, Ray Train runs `Validation` in a task for every checkpoint reported with validation=True, one after the
 other; what was not finished when a run stopped is done when it goes on. The last checkpoint is scored by the command,
-when the workers have made room. The scores are those of `pipelines/scores.py`.
+when the workers have made room. The scores are those of `pipelines/evaluation/scores.py`.
 
     OUT/NAME/validation/step_0000200/   scores.json, over all clips and per dataset, written last; clip_N.jpg
     MLflow                              val/SCORE and val/DATASET/SCORE at that step; the same files as artifacts
@@ -25,16 +25,16 @@ import torch
 from PIL import Image
 
 from model import D4RT, ModelConfig
-from pipelines.clip_store import ClipStore, evenly, open_store
-from pipelines.clip_writer import write_file
-from pipelines.error_sheet import error_sheet
-from pipelines.pictures import Picture
-from pipelines.registered import load_model
-from pipelines.scores import ask, measure, require_fit, summarise
+from pipelines.evaluation.error_sheet import error_sheet
+from pipelines.evaluation.scores import ask, measure, require_fit, summarise
+from pipelines.models import load_model
+from pipelines.pictures.drawing import Picture
+from pipelines.store.reader import ClipStore, evenly, open_store
+from pipelines.whole import write_file
 from train import curves, tracking
 from train.batches import absolute
 from train.config import ValidationConfig
-from train.step import MODEL
+from train.state import MODEL
 
 SCORES = "scores.json"
 DEFINITION = 1  # raised when the same answers would get other scores

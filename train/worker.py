@@ -20,16 +20,17 @@ from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import cluster
-from pipelines.clip_store import ClipStore
+from pipelines.store.reader import ClipStore
 from train import curves, run_folder
+from train.averages import Averages
 from train.batches import stream
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, TrainingDiverged
 from train.mixture import MixturePlan
 from train.run_folder import Position
 from train.start import start_model
-from train.step import TrainState, train_step
-from train.window import Window
+from train.state import TrainState
+from train.step import train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     log = None
     if rank == 0:
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
-    window, diverged = Window(config, state.step, world), None
+    averages, diverged = Averages(config, state.step, world), None
     batches = stream(
         config.data,
         loop.plan,
@@ -80,11 +81,11 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
         reader_cpus=loop.reader_cpus,
     )
     clips_per_step = world * config.data.clips_per_worker
-    for batch in window.timed(batches):
+    for batch in averages.timed(batches):
         # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
         try:
-            window.add(train_step(state, batch.to(device), config))
+            averages.add(train_step(state, batch.to(device), config))
         except TrainingDiverged as error:  # on all workers
             diverged = str(error)
             break
@@ -93,7 +94,7 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
         stop = False
         if state.step % config.log_every == 0 or last:
             if log:
-                metrics, lines = window.close(state.step)
+                metrics, lines = averages.close(state.step)
                 log.write(state.step, metrics | {"clips": clips, "workers": world})
                 for line in lines:
                     loop.progress.add.remote(line)

@@ -25,7 +25,7 @@ from pipelines.datasets.scannet_layouts import Recording
 from pipelines.geometry import scaled_intrinsics
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.images import unreadable
-from pipelines.raw.video_frames import VideoFrames
+from pipelines.raw.video import VideoFrames
 
 MARKER = "pose_intrinsic_imu.json"
 SIZE = 192, 256  # (H, W) of depth

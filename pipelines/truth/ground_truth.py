@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from pipelines.catalog import DepthTolerance
-from pipelines.depth_maps import ANY_INSTANCE, OCCLUDED, OUT, STATIC, UNKNOWN, VISIBLE, DepthMaps
 from pipelines.geometry import inverse, rotate, transform, unproject
 from pipelines.sequence import Cameras, Motion, RigidInstances, Tracks, Unknown
+from pipelines.truth.depth_maps import ANY_INSTANCE, OCCLUDED, OUT, STATIC, UNKNOWN, VISIBLE, DepthMaps
 
 NEIGHBOURHOOD = 64  # of the image's width: how far beside a point its surface must rest too, where motion is Unknown
 # A track that moves less than this share of its distance, or an instance less than this, stands still.

@@ -1,28 +1,9 @@
-"""The clip store: one URI, one dataset, one split, one clip geometry. Layout and reader.
-
-    STORE/
-      store.json      schema, settings of the conversion, catalog facts, counts, what was skipped and failed and why;
-                      written last: no store.json, no store
-      clips.parquet   the index, one row per clip (`INDEX_SCHEMA`)
-      data/NAME.zarr  one sequence, or one span of a long one; Zarr v3, the clips as first axis:
-        video           jpeg: uint8 (clips, bytes), the JPEG files of a clip end to end, padded with zeros
-                        zstd: uint8 (clips, T, S, S, 3), exact pixels
-        video_offsets   jpeg only: int64 (clips, T + 1), where each frame starts
-        queries         uint8 (clips, samples, Q * bytes per query), one chunk per sample: the fields of `query_dtype`,
-                        each for all Q queries, end to end
-        intrinsics      float32 (clips, T, 3, 3), pixels of the stored S x S frame
-        world_from_cam  float32 (clips, T, 4, 4)
-        frame_index     int64 (clips, T), what the raw files call the frames
-
-Every chunk carries a CRC-32C. A group counts only if its attributes say `complete`; they are written last. Readers
-follow the index alone. `pipelines/clip_writer.py` writes all this.
-"""
+"""Reading clip stores. The layout is told in `pipelines/store/layout.py`."""
 
 import json
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import fsspec
@@ -32,104 +13,16 @@ import pyarrow.parquet
 import zarr
 from jaxtyping import Float32, Int64, UInt8
 
-SCHEMA = 1
-zarr.config.set({"async.timeout": 300})  # seconds; a request that never answers becomes an error
-INDEX_SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "dataset": pa.string(),
-        "sequence": pa.string(),
-        "start": pa.int64(),  # first frame, counted within the sequence
-        "stride": pa.int64(),
-        "crop": pa.list_(pa.int64()),  # left, top, width, height in raw pixels; null: the whole frame
-        "frame_numbers": pa.list_(pa.int64()),
-        "group": pa.string(),  # NAME of data/NAME.zarr
-        "row": pa.int64(),
-        "aspect": pa.float64(),  # W / H of the raw frame
-        "is_metric": pa.bool_(),
-        "share_valid": pa.float64(),  # of queries with a known xyz
-        "share_dynamic": pa.float64(),  # of queries on something that moves
-        "share_visible": pa.float64(),  # of the queries whose visibility is known
-        "median_depth": pa.float64(),
-        "audit": pa.string(),  # outcome for the sequence: fits, unclear, undecidable, misfit
-        "audit_error": pa.float64(),  # median relative error of depth, moved from frame to frame; null: no overlap
-        "audit_margin": pa.float64(),  # that of the next best reading of the raw files, as a multiple of it
-        "seen_through": pa.float64(),  # share of its points that lie before the surface found: something moves
-        "psnr": pa.float64(),  # dB of the middle frame as stored against the resized one; null if exact
-        "digest": pa.string(),  # of everything stored for this clip
-    }
-)
+from pipelines.query_table import unpack_queries
+from pipelines.store.layout import INDEX_SCHEMA, SCHEMA, StoreSettings
 
-# Bits of the query field `valid`: which targets are known. Bits of `flags`.
-VALID_BITS = {"xyz": 1, "uv_tgt": 2, "visible": 4, "displacement": 8, "normal": 16}
-FLAG_BITS = {"edge": 1, "dynamic": 2}
+zarr.config.set({"async.timeout": 300})  # seconds; a request that never answers becomes an error
 
 
 def evenly(total: int, count: int | None) -> list[int]:
     """`count` of the numbers below `total`, at even distances from the first to the last; all if that is fewer."""
     places = np.linspace(0, total - 1, total if count is None else min(count, total))
     return np.unique(places.round().astype(int)).tolist()
-
-
-def query_dtype(num_frames: int) -> np.dtype:
-    """One query: its fields, little-endian, the widest first, so that each lies aligned in a sample."""
-    time = "<u1" if num_frames <= 255 else "<u2"
-    return np.dtype(
-        [
-            ("uv_norm", "<f4", 2),
-            ("xyz", "<f4", 3),
-            ("uv_tgt", "<f4", 2),
-            ("displacement", "<f4", 3),
-            ("normal", "<f2", 3),
-            ("t_src", time),
-            ("t_tgt", time),
-            ("t_cam", time),
-            ("visible", "?"),
-            ("valid", "u1"),
-            ("flags", "u1"),
-        ]
-    )
-
-
-def pack_queries(rows: np.ndarray) -> UInt8[np.ndarray, "bytes"]:
-    """Q rows of `query_dtype` as they are stored: field after field."""
-    return np.frombuffer(b"".join(rows[name].tobytes() for name in rows.dtype.names), np.uint8)
-
-
-def unpack_queries(data: UInt8[np.ndarray, "bytes"], num_frames: int) -> dict[str, np.ndarray]:
-    """The fields of a stored sample, each with Q rows, as views."""
-    record = query_dtype(num_frames)
-    count = data.size // record.itemsize
-    fields = {}
-    for name, (field, offset) in record.fields.items():
-        stored = data[count * offset : count * (offset + field.itemsize)]
-        fields[name] = stored.view(field.base).reshape(count, *field.shape)
-    return fields
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSettings:
-    """What decides the content of a store. Two runs with equal settings on equal raw data give equal stores."""
-
-    dataset: str
-    split: str
-    frames: int
-    image_size: int
-    strides: tuple[int, int]
-    hop: int
-    samples: int
-    queries: int
-    video: Literal["jpeg", "zstd"]
-    seed: int
-    crops: int = 0
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        mine = json.loads(json.dumps(asdict(self)))
-        return [
-            f"{key}: {other.get(key)!r} there, {mine.get(key)!r} asked"
-            for key in sorted(mine.keys() | other.keys())
-            if mine.get(key) != other.get(key)
-        ]
 
 
 def decode_jpeg(blob: UInt8[np.ndarray, "bytes"], offsets: Int64[np.ndarray, "T1"]) -> UInt8[np.ndarray, "T S S 3"]:

@@ -1,14 +1,37 @@
-"""A folder of results appears whole or not at all."""
+"""A file or folder appears whole or not at all."""
 
+import math
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
+
+
+def write_file(uri: str, content: bytes) -> None:
+    """Write a file whole or not at all: by rename locally; one PUT is atomic on S3."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    if "file" not in fs.protocol:
+        fs.pipe_file(path, content)
+        return
+    os.makedirs(posixpath.dirname(path), exist_ok=True)
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    with open(partial, "wb") as file:
+        file.write(content)
+    os.replace(partial, path)
+
+
+def json_value(value: Any) -> Any:
+    """The same with null for infinity and NaN: JSON does not know them, and other readers of Zarr would stumble."""
+    if isinstance(value, dict):
+        return {key: json_value(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def require_new(uri: str) -> None:

@@ -28,8 +28,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from model import D4RT, ModelConfig, Queries, recipes
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, ClipStore
 from pipelines.geometry import inverse, scaled_intrinsics, unproject
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import ClipStore
 
 THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
 

@@ -1,13 +1,10 @@
-"""Writing clip stores: groups by parallel tasks, then the index. The layout is told in `pipelines/clip_store.py`."""
+"""Writing clip stores: groups by parallel tasks, then the index. The layout is told in `pipelines/store/layout.py`."""
 
 import hashlib
 import json
-import math
-import os
 import posixpath
-import uuid
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -16,35 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import zarr
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from pipelines.clip_store import (
-    FLAG_BITS,
-    INDEX_SCHEMA,
-    SCHEMA,
-    VALID_BITS,
-    StoreSettings,
-    decode_jpeg,
-    pack_queries,
-    query_dtype,
-)
+from pipelines.query_table import FLAG_BITS, VALID_BITS, pack_queries, query_dtype
+from pipelines.store.layout import INDEX_SCHEMA, SCHEMA, ClipData, StoreSettings
+from pipelines.store.reader import decode_jpeg
+from pipelines.whole import json_value, write_file
 
 JPEG_QUALITY = 95  # 4:2:0: about a tenth of the bytes, 40 dB, and three times faster to read than 4:4:4
 FRAMES_PER_CHUNK = 8  # of exact-pixel video; one shard per clip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipData:
-    """A clip about to be written; see the module's table for shapes. `queries` is (samples, Q) of `query_dtype`."""
-
-    video: UInt8[np.ndarray, "T S S 3"]
-    queries: np.ndarray
-    intrinsics: Float32[np.ndarray, "T 3 3"]
-    world_from_cam: Float32[np.ndarray, "T 4 4"]
-    frame_index: Int64[np.ndarray, "T"]
-    row: dict[str, Any]
-    """Index columns the store cannot know: id, sequence, start, stride, crop, aspect, is_metric, shares, audit, ..."""
 
 
 def encode_jpeg(frames: UInt8[np.ndarray, "T S S 3"]) -> tuple[bytes, np.ndarray]:
@@ -61,26 +39,6 @@ def _jpeg_psnr(frame: UInt8[np.ndarray, "S S 3"]) -> float | None:
     blob, offsets = encode_jpeg(frame[None])
     error = np.square(decode_jpeg(np.frombuffer(blob, np.uint8), offsets)[0] - frame.astype(np.float32)).mean()
     return float(10 * np.log10(255**2 / error)) if error else None
-
-
-def write_file(uri: str, content: bytes) -> None:
-    """Write a file whole or not at all: by rename locally; one PUT is atomic on S3."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    if "file" not in fs.protocol:
-        fs.pipe_file(path, content)
-        return
-    os.makedirs(posixpath.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with open(partial, "wb") as file:
-        file.write(content)
-    os.replace(partial, path)
-
-
-def json_value(value: Any) -> Any:
-    """The same with null for infinity and NaN: JSON does not know them, and other readers of Zarr would stumble."""
-    if isinstance(value, dict):
-        return {key: json_value(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _array(

@@ -33,19 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
 
-from model import D4RT, recipes
-from pipelines.clips import resize
 from pipelines.geometry import xyzw_from_rotation
-from pipelines.pictures import camera_figure, depth_frames, position_colours, track_frames
-from pipelines.video import Video, write_video
+from pipelines.pictures.drawing import camera_figure, depth_frames, position_colours, track_frames
+from pipelines.pictures.video_file import write_video
+from pipelines.results.sources import Video
 
 SCHEMA = 1
 TASKS = ("tracks", "depth", "points", "cameras")
 UNIT = "model units"
-MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
 
 FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame)
     "tracks.npz": {
@@ -73,46 +70,6 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
 }
 
 Arrays = dict[str, np.ndarray]
-
-
-def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
-    """Task -> the arrays of its .npz file (see the table above). The video is encoded once for all tasks."""
-    size = model.config.image_size
-    height, width = video.frames.shape[1:3]
-    clip = torch.from_numpy(np.stack([resize(frame, size) for frame in video.frames]))
-    with torch.inference_mode():
-        aspect = torch.tensor([width / height], device=model.device)
-        memory = model.encode(clip[None].to(model.device), aspect)
-    shared: dict[str, Any] = {"memory": memory}
-    results = {}
-    if "tracks" in tasks:
-        points = recipes.pixel_centres(grid, grid)
-        t_src = torch.zeros(len(points), dtype=torch.int64)
-        own = recipes.tracks(model, clip, points, t_src, t_cam="target", **shared)
-        world = recipes.tracks(model, clip, points, t_src, t_cam=0, **shared)
-        results["tracks"] = {
-            "points": points,
-            "t_src": t_src,
-            "xyz": world.xyz,
-            "xyz_cam": own.xyz,
-            "uv_norm": own.uv_norm,
-            "visible": own.visible,
-            "confidence": own.confidence,
-        }
-    if "depth" in tasks:
-        shrink = size / max(height, width)
-        results["depth"] = vars(
-            recipes.depth(model, clip, height=round(height * shrink), width=round(width * shrink), **shared)
-        )
-    if "points" in tasks:
-        stride = 1
-        while len(clip) * (size // stride) ** 2 > MAX_POINTS:
-            stride += 1
-        results["points"] = vars(recipes.point_cloud(model, clip, stride=stride, **shared))
-    if "cameras" in tasks:
-        path = recipes.cameras(model, clip, height=height, width=width, **shared)
-        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
-    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
 
 
 def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from model import D4RT, recipes
-from pipelines.clip_store import VALID_BITS, Clip, evenly
-from pipelines.contact_sheet import MAX_FRAMES, WIDTH
+from pipelines.evaluation.scores import ask, constant_depth, scale
 from pipelines.geometry import inverse, project, transform
-from pipelines.pictures import (
+from pipelines.pictures.contact_sheet import MAX_FRAMES, WIDTH
+from pipelines.pictures.drawing import (
     Picture,
     below,
     beside,
@@ -24,7 +24,8 @@ from pipelines.pictures import (
     stretched,
     titled,
 )
-from pipelines.scores import ask, constant_depth, scale
+from pipelines.query_table import VALID_BITS
+from pipelines.store.reader import Clip, evenly
 
 PER_FRAME = 40  # points drawn into each frame
 IN_PLOT = 4000  # points in each plot
@@ -35,7 +36,7 @@ TRUE, PREDICTED = (80, 255, 120), (255, 70, 200)
 def error_sheet(model: D4RT, clip: Clip) -> Picture:
     """Frames with projections and with depth, then plots from above and of depth. Asks the model once more.
 
-    What it answers is drawn in the clip's scale (see `pipelines/scores.py`).
+    What it answers is drawn in the clip's scale (see `pipelines/evaluation/scores.py`).
     """
     rng = np.random.default_rng(0)
     video, truth, numbers = clip.video, clip.all_queries(), clip.frame_index

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, query_dtype
-from pipelines.ground_truth import GroundTruth, Points
+from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.sequence import Tracks
+from pipelines.truth.ground_truth import GroundTruth, Points
 
 EDGE_SHARE = 0.3  # of queries, near depth or motion edges
 SAME_TIME_SHARE = 0.4  # of queries, t_cam = t_tgt

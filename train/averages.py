@@ -26,7 +26,7 @@ def without_normals(dataset: str) -> bool:
     return False
 
 
-class Window:
+class Averages:
     def __init__(self, config: TrainConfig, step: int, workers: int) -> None:
         self.config, self.workers = config, workers
         self.warned: set[str] = set()

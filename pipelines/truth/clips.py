@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipelines.catalog import Catalog
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, StoreSettings
-from pipelines.clip_writer import ClipData
-from pipelines.crops import Crop, Cropped, Remembered
 from pipelines.geometry import scaled_intrinsics
-from pipelines.ground_truth import GroundTruth
-from pipelines.queries import TooLittleSurface, draw_queries
+from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.sequence import Cameras, Sequence
+from pipelines.store.layout import ClipData, StoreSettings
+from pipelines.truth.crops import Crop, Cropped, Remembered
+from pipelines.truth.ground_truth import GroundTruth
+from pipelines.truth.queries import TooLittleSurface, draw_queries
 
 CROP_ATTEMPTS = 5
 

@@ -3,14 +3,11 @@
 A video is a file that FFmpeg can read, a folder of images, or a sequence of a raw dataset; local or s3://.
 """
 
-import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 
 import av
 import fsspec
@@ -198,20 +195,3 @@ def _rgb(frame: av.VideoFrame, pixel_aspect: float) -> UInt8[np.ndarray, "H W 3"
     """RGB as it is meant to be shown: with square pixels, and turned as the file says."""
     pixels = frame.to_ndarray(format="rgb24", width=round(frame.width * pixel_aspect))
     return np.rot90(pixels, round(frame.rotation / 90))
-
-
-def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
-    """H.264 in mp4, playable everywhere: 4:2:0, hence an odd last row or column is doubled. Appears whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with av.open(partial, "w", format="mp4") as container:
-        stream = None
-        for frame in frames:
-            height, width = frame.shape[:2]
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    os.replace(partial, path)

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from pipelines.clip_store import FLAG_BITS, VALID_BITS, Clip, evenly
-from pipelines.pictures import (
+from pipelines.pictures.drawing import (
     Picture,
     below,
     beside,
@@ -20,6 +19,8 @@ from pipelines.pictures import (
     stretched,
     titled,
 )
+from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.store.reader import Clip, evenly
 
 MAX_FRAMES = 8
 FOLLOWED = 48  # queries drawn with their targets; more would hide the frames

@@ -1,0 +1,43 @@
+"""Which questions give which result (paper Tab. 1). One encoder pass serves them all: pass `memory` along.
+
+| recipe        | u, v       | t_src   | t_tgt   | t_cam               | read from the answers         |
+|---------------|------------|---------|---------|---------------------|-------------------------------|
+| tracks        | given      | given   | 0..T-1  | = t_tgt, or one     | xyz, visible                  |
+| point_cloud   | all pixels | 0..T-1  | = t_src | one                 | xyz                           |
+| depth         | all pixels | 0..T-1  | = t_src | = t_src             | z                             |
+| cameras, pose | grid       | i       | = t_src | i and j             | two point sets, same instant  |
+| cameras, K    | grid       | 0..T-1  | = t_src | = t_src             | xyz                           |
+
+What every recipe takes:
+    video    (T, S, S, 3) uint8, resized to the model's square S without cropping; with `memory`, what it is of
+    aspect   raw width / height; None takes it from `memory`, else from `native`, else from `video` itself
+    memory   `model.encode(video[None], aspect)`, to encode only once; None encodes here
+    native   (T, H, W, 3) uint8, the raw frames: query patches are cut from them, which sharpens edges (paper App. C)
+    chunk_size  queries decoded at a time; None, the default: as many as free memory allows
+
+Results are on the CPU. Lengths are in the model's unit, one per clip but arbitrary. Precision follows the caller's
+`torch.autocast`.
+"""
+
+from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
+from model.recipes.camera_paths import MIN_GRID, cameras
+from model.recipes.depth_maps import depth
+from model.recipes.point_clouds import point_cloud
+from model.recipes.results import CameraPath, Depth, PointCloud, Tracks
+from model.recipes.tracking import tracks
+
+__all__ = [
+    "MIN_GRID",
+    "CameraPath",
+    "Depth",
+    "PointCloud",
+    "Tracks",
+    "ask_frames",
+    "cameras",
+    "depth",
+    "output_size",
+    "pixel_centres",
+    "point_cloud",
+    "prepare",
+    "tracks",
+]

@@ -1,0 +1,71 @@
+"""What the recipes share: the pixels they ask about, and how they ask the model."""
+
+import torch
+from torch import Tensor
+
+from model.d4rt import D4RT, Memory
+from model.decoder import Prediction
+from model.queries import Queries
+
+
+def pixel_centres(height: int, width: int, stride: int = 1) -> Tensor:
+    """uv_norm of every stride-th pixel, row by row: (P, 2) float32."""
+    y, x = (torch.arange(stride // 2, length, stride).add(0.5) / length for length in (height, width))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+
+
+def output_size(video: Tensor, native: Tensor | None, height: int | None, width: int | None) -> tuple[int, int]:
+    """(height, width): as asked for, else of the native frames, else of the video."""
+    default = (video if native is None else native).shape[1:3]
+    height, width = height or default[0], width or default[1]
+    return int(height), int(width)
+
+
+def prepare(
+    model: D4RT, video: Tensor, aspect: float | None, memory: Memory | None, native: Tensor | None
+) -> tuple[Memory, Tensor | None]:
+    """The memory of one clip and the video to cut patches from, both on the model's device. Raises ValueError."""
+    size = model.config.image_size
+    if video.ndim != 4 or (memory is None and tuple(video.shape[1:]) != (size, size, 3)):
+        raise ValueError(
+            f"video has shape {tuple(video.shape)}; recipes take one clip (T, {size}, {size}, 3), already resized to "
+            "the model's square without cropping, and the raw width / height as `aspect`; or, of another size, a "
+            "`memory` that you encoded"
+        )
+    if native is not None and (native.ndim != 4 or len(native) != len(video)):
+        raise ValueError(f"native has shape {tuple(native.shape)}; it must hold the same {len(video)} raw frames")
+    patch_video = None if native is None else native.to(model.device)[None]
+    if memory is None:
+        if aspect is None:
+            aspect = 1.0 if native is None else native.shape[2] / native.shape[1]
+        clip_aspect = torch.tensor([aspect], dtype=torch.float32, device=model.device)
+        return model.encode(video.to(model.device)[None], clip_aspect), patch_video
+    if memory.video.shape != (1, *video.shape):
+        raise ValueError(
+            f"memory is of videos {tuple(memory.video.shape)}, this one is {tuple(video.shape)}: encode it by itself"
+        )
+    if aspect is not None and abs(float(memory.aspect[0]) - aspect) > 1e-3 * aspect:
+        raise ValueError(f"aspect ({aspect}) is not that of the memory ({float(memory.aspect[0]):g}); give one of them")
+    return memory, patch_video
+
+
+def ask_frames(
+    model: D4RT,
+    memory: Memory,
+    uv_norm: Tensor,
+    *,
+    t_src: Tensor,
+    t_cam: Tensor,
+    chunk_size: int | None,
+    patch_video: Tensor | None,
+) -> Prediction:
+    """Where are the points seen at `uv_norm` (P, 2) in each frame of t_src (F,), then, in the cameras t_cam (F,)?
+
+    The answers are (F, P, ...), on the CPU.
+    """
+    shape = (len(t_src), len(uv_norm))
+    uv_norm = uv_norm.to(model.device).repeat(len(t_src), 1)[None]  # (1, F * P, 2)
+    t_src, t_cam = (t.to(model.device).repeat_interleave(shape[1])[None] for t in (t_src, t_cam))
+    queries = Queries(uv_norm, t_src, t_src, t_cam)
+    answers = model.decode(memory, queries, chunk_size=chunk_size, patch_video=patch_video)
+    return Prediction(*(x.cpu().view(*shape, *x.shape[2:]) for x in vars(answers).values()))

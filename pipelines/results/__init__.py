@@ -1,0 +1,1 @@
+"""What `infer` reads and writes."""

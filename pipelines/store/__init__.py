@@ -1,0 +1,1 @@
+"""Clip stores: what training reads. `layout.py` says what lies where."""

@@ -1,0 +1,1 @@
+"""From a `Sequence` to clips whose queries have exact answers."""

@@ -1,0 +1,56 @@
+"""Which weights learn, how fast, and by which optimiser."""
+
+import math
+
+from torch import nn
+
+from model import D4RT
+from model.encoder import Droppable
+from train.recipe import OptimConfig, Part
+
+ENCODER = ("encoder.", "aspect_proj.")  # how the names of its parameters begin
+
+
+def part_of(name: str) -> Part:
+    """Which part of a D4RT a parameter or module of this name belongs to."""
+    return "encoder" if f"{name}.".startswith(ENCODER) else "decoder"
+
+
+def freeze(model: D4RT, part: Part) -> None:
+    """Let a part stay as it is: no gradients, for which nothing is kept in memory then, and no dropout."""
+    for name, parameter in model.named_parameters():
+        if part_of(name) == part:
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if part_of(name) == part and isinstance(module, Droppable):
+            module.dropout = 0.0
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """What learns, by decay, by share of the learning rate, and by whether Muon moves it.
+
+    Biases, norms and timestep tables are not decayed. Muon takes the matrices inside the layers of encoder and decoder:
+    it makes all directions of a move equally long, which is no use where rows are looked up or numbers come in and out.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    encoder_share = 1.0 if config.encoder_lr is None else config.encoder_lr / config.lr
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim < 2 or id(parameter) in tables
+            decay = 0.0 if spared and not config.decay_all else config.weight_decay
+            share = encoder_share if part_of(name) == "encoder" else 1.0
+            muon = config.optimiser == "muon" and parameter.ndim == 2 and ".blocks." in name
+            groups.setdefault((decay, share, muon), []).append(parameter)
+    return [
+        {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay, "muon": muon}
+        for (decay, share, muon), parameters in groups.items()
+    ]
+
+
+def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
+    """Of step 0, 1, ...: linear warm-up, where step 0 is not wasted, then half a cosine down to `final_lr`."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
