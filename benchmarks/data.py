@@ -28,7 +28,7 @@ from pipelines.store.reader import ClipStore, decode_jpeg
 from pipelines.store.writer import encode_jpeg, write_group, write_index
 from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
-from pipelines.truth.clips import build_clip, resize, windows
+from pipelines.truth.clips import build_clip, resize, spans
 from pipelines.truth.ground_truth import GroundTruth
 from pipelines.truth.queries import draw_queries
 
@@ -63,14 +63,14 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
 
     def convert() -> list[dict]:
         sequence = adapter(RawFolder(str(raw)), name)
-        clips = [build_clip(sequence, window, catalog, settings) for window in windows(sequence, settings)[:CLIPS]]
+        clips = [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)[:CLIPS]]
         return write_group(str(folder / dataset / "store"), "group", settings, clips)
 
     sequence = adapter(RawFolder(str(raw)), name)
     none = np.zeros(0, int)
 
     def decode_and_resize() -> None:
-        for t in itertools.chain(*(window.frames for window in windows(sequence, settings)[:CLIPS])):
+        for t in itertools.chain(*(span.frames for span in spans(sequence, settings)[:CLIPS])):
             resize(sequence.image(t), settings.image_size)
             sequence.depth(t), sequence.instance(t), sequence.normal(t, none, none)
 

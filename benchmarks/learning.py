@@ -47,7 +47,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.store.layout import ClipData, StoreSettings
 from pipelines.synthesize.job import write_sequence
 from pipelines.truth import queries as query_drawing
-from pipelines.truth.clips import build_clip, windows
+from pipelines.truth.clips import build_clip, spans
 from train import losses
 from train.config import PRESETS, TrainConfig
 from train.mixture import MixturePlan
@@ -128,7 +128,7 @@ def clips_of(dataset: str, split: str, index: int) -> dict[str, list[ClipData]]:
             found[draw] = []
             for name in DATASETS[dataset].find(RawFolder(raw)):
                 sequence = open_sequence(dataset, raw, name)
-                found[draw] += [build_clip(sequence, w, catalog, settings) for w in windows(sequence, settings)]
+                found[draw] += [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)]
     return found
 
 

@@ -24,7 +24,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.store.layout import StoreSettings
 from pipelines.store.writer import write_group, write_index
 from pipelines.synthesize.job import write_sequence
-from pipelines.truth.clips import build_clip, windows
+from pipelines.truth.clips import build_clip, spans
 from train.config import PRESETS, DataConfig, TrainConfig
 
 SCENES = 8
@@ -56,7 +56,7 @@ def write_store(path: Path, config: TrainConfig) -> str:
         )
         (name,) = DATASETS["tartanair"].find(RawFolder(str(raw)))
         sequence = open_sequence("tartanair", str(raw), name)
-        clips = [build_clip(sequence, window, catalog, settings) for window in windows(sequence, settings)]
+        clips = [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)]
         rows += write_group(str(path / "store"), f"group{index}", settings, clips)
     write_index(str(path / "store"), settings, rows, {})
     return str(path / "store")

@@ -22,7 +22,7 @@ from pipelines.sequence import Excluded
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
 from pipelines.store.writer import finished_groups, write_group, write_index
-from pipelines.truth.clips import build_clips, windows
+from pipelines.truth.clips import build_clips, spans
 from pipelines.truth.verdict import judge
 
 CLIPS_PER_GROUP = 8  # what one task holds in memory, compressed
@@ -42,7 +42,7 @@ def plan_sequence(
 ) -> Iterator[Row]:
     """One sequence name to the groups to write: {"sequence", "group", "first", "last", "reason", "audit", "notes"}.
 
-    `first:last` are places in `windows(sequence)`. A sequence that cannot be opened, is too short, is a misfit or is
+    `first:last` are places in `spans(sequence)`. A sequence that cannot be opened, is too short, is a misfit or is
     excluded by the catalog or by its reader yields one row with a reason and no group. What is finished is not audited
     again.
     """
@@ -53,10 +53,10 @@ def plan_sequence(
         return
     try:
         sequence = open_sequence(settings.dataset, raw, name)
-        count = len(windows(sequence, settings))
+        count = len(spans(sequence, settings))
         size = max(1, CLIPS_PER_GROUP // (1 + settings.crops))
-        spans = [(first, min(first + size, count)) for first in range(0, count, size)]
-        groups = [name.replace("/", "__") + (f"__{first:05d}" if count > size else "") for first, _ in spans]
+        parts = [(first, min(first + size, count)) for first in range(0, count, size)]
+        groups = [name.replace("/", "__") + (f"__{first:05d}" if count > size else "") for first, _ in parts]
         verdict = None if finished.issuperset(groups) else judge(sequence)
         unposed = int((~sequence.cameras.known).sum())
         notes = "; ".join([*sequence.notes, *([f"{unposed} frames without pose"] if unposed else [])])
@@ -74,17 +74,17 @@ def plan_sequence(
         yield nothing | {"reason": reason, "failed": True}
     else:
         figures = json.dumps(verdict.index_columns()) if verdict else ""
-        for group, (first, last) in zip(groups, spans, strict=True):
-            span = {"sequence": name, "group": group, "first": first, "last": last}
-            yield span | {"reason": "", "failed": False, "audit": figures, "notes": notes}
+        for group, (first, last) in zip(groups, parts, strict=True):
+            part = {"sequence": name, "group": group, "first": first, "last": last}
+            yield part | {"reason": "", "failed": False, "audit": figures, "notes": notes}
 
 
 def convert_group(row: Row, *, raw: str, store: str, settings: StoreSettings, catalog: Catalog) -> Row:
     """Write one group; its index rows come back as JSON, or the reason why it failed."""
     try:
         sequence = open_sequence(settings.dataset, raw, row["sequence"])
-        chosen = windows(sequence, settings)[row["first"] : row["last"]]
-        clips = [clip for window in chosen for clip in build_clips(sequence, window, catalog, settings)]
+        chosen = spans(sequence, settings)[row["first"] : row["last"]]
+        clips = [clip for span in chosen for clip in build_clips(sequence, span, catalog, settings)]
         for clip in clips:
             clip.row.update(json.loads(row["audit"]))
         rows = write_group(store, row["group"], settings, clips)

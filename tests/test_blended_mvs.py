@@ -15,7 +15,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Static
 from pipelines.store.layout import StoreSettings
-from pipelines.truth.clips import windows
+from pipelines.truth.clips import spans
 
 HEIGHT, WIDTH = 24, 32
 INTRINSICS = np.array([[25.5, 0, 16.4], [0, 25.25, 11.6], [0, 0, 1]])
@@ -112,11 +112,11 @@ def settings(frames: int) -> StoreSettings:
 
 
 def test_clips_walk_from_neighbour_to_neighbour(scene):
-    found = windows(only(scene), settings(3))
-    assert {window.start for window in found} == {0, 1, 2, 3}  # photo 4 sees what no other sees
-    for window in found:
+    found = spans(only(scene), settings(3))
+    assert {span.start for span in found} == {0, 1, 2, 3}  # photo 4 sees what no other sees
+    for span in found:
         assert all(
-            any(t in NEIGHBOURS[seen] for seen in window.frames[:i]) for i, t in enumerate(window.frames[1:], start=1)
+            any(t in NEIGHBOURS[seen] for seen in span.frames[:i]) for i, t in enumerate(span.frames[1:], start=1)
         )
 
 
@@ -128,7 +128,7 @@ def test_a_photo_with_hardly_any_depth_is_in_no_clip(scene, rows, kept):
     (scene / "rendered_depth_maps/00000001.pfm").write_bytes(pfm(values))
     sequence = only(scene)
     assert sequence.cameras.known.tolist() == [True, kept, True, True, True]
-    shown = {t for window in windows(sequence, settings(2)) for t in window.frames}
+    shown = {t for span in spans(sequence, settings(2)) for t in span.frames}
     assert (1 in shown) == kept and {0, 2, 3} <= shown
     catalog, raw = Catalog.load("blended_mvs"), str(scene.parent)
     planned = list(plan_sequence({"sequence": PID}, raw=raw, settings=settings(2), catalog=catalog))

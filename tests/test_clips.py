@@ -6,13 +6,13 @@ import pytest
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, Sequence, Static
 from pipelines.store.layout import StoreSettings
-from pipelines.truth.clips import windows
+from pipelines.truth.clips import spans
 
 FRAMES = 4
 
 
 class Frames(Sequence):
-    """Only what `windows` looks at."""
+    """Only what `spans` looks at."""
 
     def __init__(self, folder, count: int, unknown: tuple[int, ...] = (), photos: dict | None = None) -> None:
         super().__init__(RawFolder(str(folder)), "park")
@@ -38,19 +38,19 @@ def settings(**changes) -> StoreSettings:
 
 
 def test_clips_of_a_video_overlap_by_the_hop_and_end_inside(tmp_path):
-    found = windows(Frames(tmp_path, 40), settings())
-    assert [window.start for window in found] == list(range(0, 37, 2))
-    assert {window.stride for window in found} == {1, 2, 3}
-    for window in found:
-        assert window.frames == tuple(range(window.start, window.start + 3 * window.stride + 1, window.stride))
-        assert window.frames[-1] < 40
+    found = spans(Frames(tmp_path, 40), settings())
+    assert [span.start for span in found] == list(range(0, 37, 2))
+    assert {span.stride for span in found} == {1, 2, 3}
+    for span in found:
+        assert span.frames == tuple(range(span.start, span.start + 3 * span.stride + 1, span.stride))
+        assert span.frames[-1] < 40
 
 
 def test_a_clip_never_bridges_an_unknown_pose(tmp_path):
-    found = windows(Frames(tmp_path, 40, unknown=(11, 26)), settings())
+    found = spans(Frames(tmp_path, 40, unknown=(11, 26)), settings())
     assert len(found) > 10
-    for window in found:
-        assert not {11, 26} & set(range(window.frames[0], window.frames[-1] + 1))
+    for span in found:
+        assert not {11, 26} & set(range(span.frames[0], span.frames[-1] + 1))
 
 
 def test_photos_are_walked_from_neighbour_to_neighbour(tmp_path):
@@ -60,19 +60,19 @@ def test_photos_are_walked_from_neighbour_to_neighbour(tmp_path):
     photos = {int(t): [int(ring[i - 1]), int(ring[(i + 1) % 20]), int(ring[(i + 2) % 20])] for i, t in enumerate(ring)}
     photos |= {20: [], 21: photos[0], 22: [23, 24], 23: [22, 24], 24: [22, 23]}
     sequence = Frames(tmp_path, 25, unknown=(21,), photos=photos)
-    found = windows(sequence, settings(hop=1))
-    assert [window.start for window in found] == list(range(20))
-    for window in found:
-        assert window.stride == 0 and len(set(window.frames)) == FRAMES
-        for i, t in enumerate(window.frames[1:], start=1):
-            assert any(t in photos[seen] for seen in window.frames[:i])
-    assert found == windows(sequence, settings(hop=1)) != windows(sequence, settings(hop=1, seed=1))
+    found = spans(sequence, settings(hop=1))
+    assert [span.start for span in found] == list(range(20))
+    for span in found:
+        assert span.stride == 0 and len(set(span.frames)) == FRAMES
+        for i, t in enumerate(span.frames[1:], start=1):
+            assert any(t in photos[seen] for seen in span.frames[:i])
+    assert found == spans(sequence, settings(hop=1)) != spans(sequence, settings(hop=1, seed=1))
 
 
 @pytest.mark.parametrize("count", [0, FRAMES - 1])
 def test_too_few_frames_make_no_clip(tmp_path, count):
-    assert windows(Frames(tmp_path, count), settings()) == []
+    assert spans(Frames(tmp_path, count), settings()) == []
 
 
 def test_a_clip_of_one_frame(tmp_path):
-    assert [window.frames for window in windows(Frames(tmp_path, 5), settings(frames=1))] == [(0,), (2,), (4,)]
+    assert [span.frames for span in spans(Frames(tmp_path, 5), settings(frames=1))] == [(0,), (2,), (4,)]

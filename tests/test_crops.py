@@ -10,7 +10,7 @@ from pipelines.query_table import VALID_BITS
 from pipelines.raw.folder import RawFolder
 from pipelines.store.layout import StoreSettings
 from pipelines.synthesize.job import LAYOUTS, scene_for
-from pipelines.truth.clips import build_clips, windows
+from pipelines.truth.clips import build_clips, spans
 from pipelines.truth.crops import Crop
 
 FRAMES = 4
@@ -52,8 +52,8 @@ def test_labels_of_crops_are_right(dataset, tmp_path):
         seed=0,
         crops=3,
     )
-    (window,) = windows(sequence, settings)
-    clips = build_clips(sequence, window, Catalog.load(dataset), settings)
+    (span,) = spans(sequence, settings)
+    clips = build_clips(sequence, span, Catalog.load(dataset), settings)
     assert [clip.row["id"].rpartition("x1")[2] for clip in clips] == ["", "#1", "#2", "#3"]
     assert len({tuple(clip.row["crop"] or ()) for clip in clips}) == 4 and clips[0].row["crop"] is None
     cam_from_world, errors, outside = inverse(scene.cameras.world_from_cam), [], 0

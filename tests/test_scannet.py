@@ -18,7 +18,7 @@ from pipelines.datasets.scannet import ScanNet
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
 from pipelines.store.layout import StoreSettings
-from pipelines.truth.clips import windows
+from pipelines.truth.clips import spans
 
 FRAMES = 12  # so many that names without leading zeros are not in the order of their numbers
 HEIGHT, WIDTH = 24, 32
@@ -197,8 +197,8 @@ def test_a_pose_that_is_none_is_unknown_and_no_clip_bridges_it(raw, kind, recwar
     assert np.isnan(sequence.cameras.world_from_cam[5]).all()
     np.testing.assert_allclose(sequence.cameras.world_from_cam[6], pose(6), atol=1e-6)
     settings = {"split": "all", "image_size": 32, "samples": 1, "queries": 8, "video": "jpeg", "seed": 0, "hop": 1}
-    found = windows(sequence, StoreSettings(dataset="scannet", frames=3, strides=(1, 3), **settings))
-    assert found and all(5 not in range(window.frames[0], window.frames[-1] + 1) for window in found)
+    found = spans(sequence, StoreSettings(dataset="scannet", frames=3, strides=(1, 3), **settings))
+    assert found and all(5 not in range(span.frames[0], span.frames[-1] + 1) for span in found)
     assert not recwarn.list
 
 

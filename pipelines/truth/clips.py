@@ -19,7 +19,7 @@ CROP_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class Window:
+class Span:
     """The frames of a clip, counted within its sequence."""
 
     frames: tuple[int, ...]
@@ -31,7 +31,7 @@ class Window:
         return self.frames[0]
 
 
-def windows(sequence: Sequence, settings: StoreSettings) -> list[Window]:
+def spans(sequence: Sequence, settings: StoreSettings) -> list[Span]:
     """Where the clips of a sequence lie: one every `hop` frames, each with a stride drawn from the settings' range.
 
     The stride is reduced until the clip fits; a clip never contains a frame whose pose is unknown, never bridges one,
@@ -41,15 +41,15 @@ def windows(sequence: Sequence, settings: StoreSettings) -> list[Window]:
     known = sequence.cameras.known
     if len(sequence) and sequence.neighbours(0) is not None:
         walks = [_walk(sequence, start, settings.frames, rng) for start in range(0, len(sequence), settings.hop)]
-        return [Window(walk, 0) for walk in walks if len(walk) == settings.frames]
-    span = settings.frames - 1
+        return [Span(walk, 0) for walk in walks if len(walk) == settings.frames]
+    steps = settings.frames - 1
     found = []
-    for start in range(0, len(sequence) - span, settings.hop):
-        widest = (len(sequence) - 1 - start) // max(span, 1)
+    for start in range(0, len(sequence) - steps, settings.hop):
+        widest = (len(sequence) - 1 - start) // max(steps, 1)
         stride = int(rng.integers(settings.strides[0], settings.strides[1] + 1))
-        stride = min(stride, widest) if span else 1
-        if stride >= settings.strides[0] and known[start : start + span * stride + 1].all():
-            found.append(Window(tuple(range(start, start + span * stride + 1, stride)), stride))
+        stride = min(stride, widest) if steps else 1
+        if stride >= settings.strides[0] and known[start : start + steps * stride + 1].all():
+            found.append(Span(tuple(range(start, start + steps * stride + 1, stride)), stride))
     return found
 
 
@@ -77,21 +77,21 @@ def resize(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S
     return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def build_clips(sequence: Sequence, window: Window, catalog: Catalog, settings: StoreSettings) -> list[ClipData]:
-    """The clip of one window, then its crops. Pure in its arguments.
+def build_clips(sequence: Sequence, span: Span, catalog: Catalog, settings: StoreSettings) -> list[ClipData]:
+    """The clip of one span, then its crops. Pure in its arguments.
 
     A crop that shows too little known surface is drawn again; ValueError if that goes on.
     """
     if settings.crops == 0:
-        return [build_clip(sequence, window, catalog, settings)]
+        return [build_clip(sequence, span, catalog, settings)]
     frames = Remembered(sequence)
-    clips = [build_clip(frames, window, catalog, settings)]
-    rng = np.random.default_rng([settings.seed, settings.crops, window.start, *sequence.name.encode()])
+    clips = [build_clip(frames, span, catalog, settings)]
+    rng = np.random.default_rng([settings.seed, settings.crops, span.start, *sequence.name.encode()])
     for number in range(1, settings.crops + 1):
         for attempts_left in reversed(range(CROP_ATTEMPTS)):
             crop = Crop.random(sequence.image_size, rng)
             try:
-                clips.append(build_clip(Cropped(frames, crop), window, catalog, settings, crop=(number, crop)))
+                clips.append(build_clip(Cropped(frames, crop), span, catalog, settings, crop=(number, crop)))
                 break
             except TooLittleSurface:
                 if attempts_left == 0:
@@ -101,14 +101,14 @@ def build_clips(sequence: Sequence, window: Window, catalog: Catalog, settings: 
 
 def build_clip(
     sequence: Sequence,
-    window: Window,
+    span: Span,
     catalog: Catalog,
     settings: StoreSettings,
     *,
     crop: tuple[int, Crop | None] = (0, None),
 ) -> ClipData:
-    """Read the frames of one window and compute its query samples. `crop`: which one `sequence` is, for the index."""
-    frames, times = np.array(window.frames), window.frames
+    """Read the frames of one span and compute its query samples. `crop`: which one `sequence` is, for the index."""
+    frames, times = np.array(span.frames), span.frames
     depth = np.stack([sequence.depth(t) for t in times])
     instance = [sequence.instance(t) for t in times]
     cameras = Cameras(
@@ -124,7 +124,7 @@ def build_clip(
     queries = draw_queries(
         truth,
         lambda t, column, row: sequence.normal(times[t], column, row),
-        np.random.default_rng([settings.seed, crop[0], window.start, *sequence.name.encode()]),
+        np.random.default_rng([settings.seed, crop[0], span.start, *sequence.name.encode()]),
         samples=settings.samples,
         queries=settings.queries,
         image_size=settings.image_size,
@@ -142,10 +142,10 @@ def build_clip(
         frame_index=sequence.frame_numbers[frames],
         row={
             "sequence": sequence.name,
-            "start": window.start,
-            "stride": window.stride,
+            "start": span.start,
+            "stride": span.stride,
             "crop": None if crop[1] is None else list(astuple(crop[1])),
-            "id": f"{sequence.name}@{window.start}x{window.stride}" + (f"#{crop[0]}" if crop[0] else ""),
+            "id": f"{sequence.name}@{span.start}x{span.stride}" + (f"#{crop[0]}" if crop[0] else ""),
             "aspect": width / height,
             "is_metric": catalog.is_metric,
             "share_valid": float(xyz_known.mean()),
