@@ -1,0 +1,91 @@
+"""Places: local paths or s3:// URIs, taken literally, and what they refuse said in words.
+
+fsspec reads more into a name than its letters: `fs.cat`, `get`, `put`, `rm`, `find` and `glob` expand patterns in it,
+and `url_to_fs` takes `::` for a chain of filesystems. A folder may well be called `room[12] *?{a,b}`. So a place is
+opened here, and of its filesystem only calls are used that name one file or folder: `open`, `info`, `ls`, `isdir`,
+`exists`, `cat_file`, `cat_ranges`, `pipe_file`, `put_file`, `get_file`, `rm_file`, `makedirs`.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from fsspec import AbstractFileSystem
+
+S3 = "s3://"
+CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do there"
+REFUSALS = {
+    errno.ENOENT: ("there is no such file, folder or bucket", "check its name"),
+    errno.EEXIST: ("it is there already", "give another place"),
+    errno.ENOTDIR: ("a part of its path is a file", "give a path of folders"),
+    errno.EISDIR: ("it is a folder", "give the file itself"),
+    errno.ENOSPC: ("the disk is full", "free some of it, or give another place"),
+    errno.EDQUOT: ("the quota is used up", "free some of it, or give another place"),
+    errno.EROFS: ("it is read-only", "give another place"),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
+    errno.ELOOP: ("its links lead in a circle", "mend or remove them"),
+    errno.EIO: ("it cannot be read or written", "check the disk or the server, and try again"),
+}
+
+
+def open_place(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem of a local path or s3://bucket/prefix, and the path in it: every character of it literally, no
+    slash at its end, a local one absolute.
+
+    Nothing is asked of the place yet, and nothing that it lists will be remembered: others write there too. Only a
+    leading ~/ is the home folder, as in the shell. ValueError for any other protocol, and for what is no path.
+    """
+    uri = os.fspath(uri)
+    if not uri.strip() or "\0" in uri:
+        raise ValueError(f"{uri!r} is no place: give a local path or s3://bucket/prefix")
+    if re.match(r"[A-Za-z0-9+.-]+::", uri) or (re.match(r"[A-Za-z0-9+.-]+://", uri) and not uri.startswith(S3)):
+        raise ValueError(f"{uri!r} is no place that is known here: give a local path or s3://bucket/prefix")
+    if not uri.startswith(S3):
+        path = os.path.expanduser(uri) if uri.startswith("~/") else uri
+        return fsspec.filesystem("file"), os.path.abspath(path)
+    path = uri.removeprefix(S3).rstrip("/")
+    if not path or path.startswith("/") or "?versionId=" in path:
+        raise ValueError(f"{uri!r} is no place: an S3 URI is s3://bucket/prefix, without a version")
+    return fsspec.filesystem("s3", use_listings_cache=False), path
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    return "file" in fs.protocol
+
+
+@contextmanager
+def reachable(place: str) -> Iterator[None]:
+    """Whatever a filesystem raises inside becomes a ValueError that names the place, what it refuses and the remedy.
+
+    A ValueError passes as it is. Catch FileNotFoundError or FileExistsError inside where they are an answer; here they
+    are refusals too, as one of them is all that S3 says of a bucket that is not there. The original is the cause.
+    """
+    remote = place.startswith(S3) or f" {S3}" in place
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise ValueError(
+            f"{place}: no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except PermissionError as error:
+        remedy = CREDENTIALS if remote else "check its owner and its mode"
+        raise ValueError(f"{place}: access is denied ({_said(error)}); {remedy}") from error
+    except (BotoCoreError, ClientError, ConnectionError, TimeoutError) as error:
+        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        raise ValueError(
+            f"{place}: the server {server} gives no answer ({_said(error)}); check AWS_ENDPOINT_URL and the network"
+        ) from error
+    except OSError as error:
+        number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno  # S3's have no number
+        number = errno.EEXIST if isinstance(error, FileExistsError) else number
+        rule, remedy = REFUSALS.get(number, REFUSALS[errno.EIO])
+        raise ValueError(f"{place}: {rule} ({_said(error)}); {remedy}") from error
+
+
+def _said(error: Exception) -> str:
+    """Without the path, which the message has already."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
