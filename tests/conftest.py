@@ -1,15 +1,20 @@
 """Real services for tests: one private Ray cluster, one S3 server."""
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import BotoCoreError
+from s3fs import S3FileSystem
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests share the cores with Ray's workers
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # or every run ends some seconds late
@@ -36,16 +41,24 @@ def ray_cluster(s3_server) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory) -> Iterator[Path]:
-    """An S3 server on loopback, set in the environment that s3fs reads; gives the folder whose children are buckets."""
-    root = tmp_path_factory.mktemp("s3")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    command = [rclone, "serve", "s3", root, "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret-key"]
+def s3_server(tmp_path_factory) -> Iterator[None]:
+    """SeaweedFS on loopback, set in the environment that s3fs reads, with an empty bucket `clips`.
+
+    It keeps what the protocol of the clip store needs: of several that create one file, one does.
+    """
+    folder = tmp_path_factory.mktemp("s3")
+    parts, ports = ("master", "volume", "filer", "s3"), free_ports(8)
+    account = {"name": "tests", "actions": ["Admin"], "credentials": [{"accessKey": "key", "secretKey": "secret-key"}]}
+    (folder / "accounts.json").write_text(json.dumps({"identities": [account]}))
+    command = [shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")]
+    command += ["server", "-s3", "-filer", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-{part}.port={port}" for part, port in zip(parts, ports[:4], strict=True)]
+    command += [f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[4:], strict=True)]
+    command += [f"-s3.config={folder}/accounts.json", "-s3.allowEmptyFolder=false", "-master.telemetry=false"]
+    command += ["-master.volumeSizeLimitMB=64", "-volume.max=100"]
+
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[3]}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret-key",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -56,26 +69,36 @@ def s3_server(tmp_path_factory) -> Iterator[Path]:
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:
-            _wait_for(port)
-            yield root
+            _make_bucket("clips")
+            yield
         finally:
-            server.terminate()
+            server.kill()  # at once: nobody needs its data any more
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on port {port}")
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback on which nothing listens now."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _make_bucket(name: str) -> None:
+    """As soon as the server answers, for which it needs some seconds."""
+    for attempts_left in reversed(range(300)):
+        try:
+            S3FileSystem(skip_instance_cache=True).mkdir(name)
+            return
+        except (OSError, BotoCoreError):
+            if attempts_left == 0:
+                raise
+            time.sleep(0.2)
 
 
 @pytest.fixture
 def s3_uri(s3_server, request) -> str:
     """An empty s3:// prefix of its own for a test."""
-    bucket = s3_server / "clips"
-    bucket.mkdir(exist_ok=True)
-    return f"s3://clips/{request.node.name.replace('[', '-').replace(']', '')}"
+    return f"s3://clips/{re.sub(r'[^A-Za-z0-9.-]', '-', request.node.name)}"

@@ -14,6 +14,7 @@ import psutil
 import pyarrow.fs
 import pytest
 from mlflow_server import MlflowServer
+from upath import UPath
 
 from train import curves, run_folder, tracking
 from train.averages import SETTLED_STEPS, Averages
@@ -38,8 +39,8 @@ def run(request, tmp_path) -> tuple[pyarrow.fs.FileSystem, str, Path]:
     """The folder of a run, and where it lies on this disk."""
     if request.param == "local":
         return *run_folder.open_folder(str(tmp_path / "run")), tmp_path / "run"
-    uri, root = request.getfixturevalue("s3_uri"), request.getfixturevalue("s3_server")
-    return *run_folder.open_folder(uri), root / uri.removeprefix("s3://")
+    uri = request.getfixturevalue("s3_uri")
+    return *run_folder.open_folder(uri), UPath(uri, use_listings_cache=False)
 
 
 def test_the_newest_whole_checkpoint_is_found_as_it_was(run, tmp_path):

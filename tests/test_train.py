@@ -20,8 +20,10 @@ import pytest
 import torch
 from mlflow_server import MlflowServer
 from plane_store import write_plane_store
+from upath import UPath
 
 from model import ModelConfig, Queries, checkpoints
+from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
 from train.__main__ import main
 from train.config import PRESETS, LossConfig, OptimConfig, TrainConfig, cli
@@ -81,7 +83,7 @@ def curve(name: str, metric: str) -> list[tuple[int, float]]:
 
 
 def weights(run: Path | str, kind: str) -> dict[str, torch.Tensor]:
-    return checkpoints.load(f"{run}/step_{STEPS:07d}/{kind}").state_dict()
+    return load_model(f"{run}/step_{STEPS:07d}/{kind}").state_dict()
 
 
 @pytest.mark.slow
@@ -184,12 +186,12 @@ def kill_in_the_middle_of_a_checkpoint(process: subprocess.Popen, run: Path) -> 
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, workplace, s3_server, s3_uri):
+def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, workplace, s3_uri):
     """On S3: all processes at once, in the middle of a checkpoint; then a worker, which is tolerated."""
     from train.loop import run
 
     arguments = [*words(workplace, "killed"), "--out", s3_uri]
-    folder = s3_server / s3_uri.removeprefix("s3://") / "killed"
+    folder = UPath(s3_uri, use_listings_cache=False) / "killed"
     with command(arguments) as process:
         wait_for((folder / "step_0000020/position.json").exists)
         half = kill_in_the_middle_of_a_checkpoint(process, folder)
