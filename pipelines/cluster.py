@@ -33,6 +33,17 @@ def node_cores() -> int:
     return min(cores(), int(node["Resources"].get("CPU", 1)))
 
 
+def model_resources() -> dict[str, int]:
+    """What one task or actor with a model gets of a cluster that has nothing else to do: a GPU, or many CPUs.
+
+    Ray gives it as many threads as it reserves CPUs; one is left for the job itself.
+    """
+    if ray.cluster_resources().get("GPU", 0) >= 1:
+        return {"num_gpus": 1}
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return {"num_cpus": max(1, largest - 1)}
+
+
 def end_with_node() -> None:
     """Let this worker process end when its Ray node does, whatever its threads are waiting for.
 

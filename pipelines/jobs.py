@@ -1,33 +1,33 @@
-"""What every job shares: one row is one task, errors become reasons, tries are bounded, and progress is shown.
+"""What every job shares: errors become reasons, tries are bounded, progress is shown, and models stay loaded.
 
-Ray repeats a task whose worker process died (a reader that crashes in C, too little memory, a lost node) for as long as
-it keeps dying. Here each start of a row is counted in an actor of the job: after `MAX_TRIES` the row has failed, for
-that reason, and the job goes on.
+Ray repeats a task whose process died (a reader that crashes in C, too little memory, a lost node) for as long as it
+keeps dying. Here every start of a row is counted: after `MAX_TRIES` the row has failed, for that reason, and the job
+goes on.
 """
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-import cloudpickle
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipelines.cluster import connect
+from pipelines.cluster import connect, model_resources
 
-MAX_TRIES = 3  # of a row whose worker process dies
-ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block of its own: more would only make it slow to plan
+MAX_TRIES = 3  # of a row whose process dies
+ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
+DIED = f"the process that worked on it died {MAX_TRIES} times: it crashed, or there was too little memory"
 
 Row = dict[str, Any]
 
 
 class StopJob(ValueError):
-    """What a row raises if no other row can do better: a full disk, a place that cannot be written."""
+    """What a row raises if no other row can do better: a full disk, a model that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -50,86 +50,148 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
 
 
-@dataclass(frozen=True)
-class Models:
-    """For work that needs a model: a class whose instances do the rows, each in an actor that keeps its model.
-
-    The arguments of the constructor should be short texts and numbers, which Ray passes along with the call.
-    """
-
-    work: type
-    arguments: dict[str, Any]
-
-
-def outcomes(
-    work: Callable[[Row], Any] | Models, rows: Iterable[Row], *, label: str, unit: str, memory: int | None = None
+def run_tasks(
+    work: Callable[[Row], Any], rows: list[Row], *, label: str, unit: str, memory: int | None = None
 ) -> Iterator[Outcome]:
-    """Do `work` on every row on the cluster, and give what came of each as soon as it is there, in any order.
+    """Do `work` on every row, a Ray Data task each, and give what came of it as soon as it is there, in any order.
 
-    `label` and `unit` are words of the progress bar; `memory` is what Ray sets aside for one row, in bytes. Results
-    may be anything that can be pickled. StopJob, as soon as one row raises it.
+    Rows and results may be anything that can be pickled. `label` and `unit` are words of the progress bar; `memory` is
+    what Ray sets aside for a row, in bytes. StopJob as soon as a row raises it.
     """
-    rows = list(rows)
     if not rows:
         return
     connect()
-    tries = _Tries.options(scheduling_strategy=_here()).remote()
-    settings: dict[str, Any] = {"memory": memory} if memory else {}
-    if isinstance(work, Models):
-        attempt: Any = _ModelAttempt
-        settings |= {"fn_constructor_kwargs": {"models": work, "tries": tries}, **_actors(len(rows))}
-    else:
-        attempt = _Attempt(work, tries)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    attempt = _Attempt(work, ray.remote(_Tries).options(num_cpus=0, scheduling_strategy=here).remote())
 
-    failed = 0
-    with _bar(len(rows), label, unit) as bar:
-        for numbers in _chunks(range(len(rows)), ROWS_AT_ONCE):
-            items = [{"number": number, "row": cloudpickle.dumps(rows[number])} for number in numbers]
-            done = ray.data.from_items(items, override_num_blocks=len(items)).map(attempt, **settings)
+    def answers() -> Iterator[tuple[int, "_Answer"]]:
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            items = [
+                {"number": first + place, "row": cloudpickle.dumps(row)}
+                for place, row in enumerate(rows[first : first + ROWS_AT_ONCE])
+            ]
+            results = ray.data.from_items(items, override_num_blocks=len(items)).map(attempt, memory=memory)
+            for item in results.iter_rows():
+                yield item["number"], cloudpickle.loads(item["answer"])
 
-            for answer in done.iter_rows():
-                if answer["stop"]:
-                    raise StopJob(answer["reason"])
-                failed += answer["reason"] != ""
-                bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
-                bar.update()
-                yield Outcome(rows[answer["number"]], cloudpickle.loads(answer["result"]), answer["reason"])
+    yield from _shown(rows, answers(), label, unit)
+
+
+def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label: str, unit: str) -> Iterator[Outcome]:
+    """The same for work that needs a model: instances of `work`, made with `arguments`, are called with the rows.
+
+    Each lives in an actor and keeps its model: an actor per GPU, without GPUs one on many CPUs. They are actors of ours
+    because those of Ray Data are restarted without end when they die.
+    """
+    if not rows:
+        return
+    connect()
+    resources = model_resources()
+    count = int(ray.cluster_resources()["GPU"]) if "num_gpus" in resources else 1
+
+    def start() -> ray.actor.ActorHandle:
+        return ray.remote(_ModelActor).options(max_restarts=0, **resources).remote(cloudpickle.dumps((work, arguments)))
+
+    def answers() -> Iterator[tuple[int, "_Answer"]]:
+        idle = [start() for _ in range(min(count, len(rows)))]
+        waiting, running, tries = deque(range(len(rows))), {}, Counter()
+        while waiting or running:
+            while waiting and idle:
+                actor, number = idle.pop(), waiting.popleft()
+                running[actor.do.remote(cloudpickle.dumps(rows[number]))] = actor, number
+            (done,), _ = ray.wait(list(running))
+            actor, number = running.pop(done)
+            try:
+                answer = cloudpickle.loads(ray.get(done))
+            except ray.exceptions.RayActorError:
+                idle.append(start())
+                tries[number] += 1
+                if tries[number] < MAX_TRIES:
+                    waiting.append(number)
+                else:
+                    yield number, _Answer(None, DIED)
+            else:
+                idle.append(actor)
+                yield number, answer
+
+    yield from _shown(rows, answers(), label, unit)
 
 
 def require_few_failures(failed: int, total: int, allowed: float, remedy: str) -> None:
-    """ValueError if more than the share `allowed` of the rows failed."""
+    """ValueError if more than the share `allowed` of `total` failed."""
     if failed > allowed * total:
-        raise ValueError(f"{failed} of {total} failed (allowed share: {allowed:g}), see above; {remedy}")
+        raise ValueError(f"{failed} of {total} failed, see above (allowed share of failures: {allowed:g}): {remedy}")
 
 
-@ray.remote(num_cpus=0)
+@dataclass(frozen=True)
+class _Answer:
+    """What a task or actor says of a row."""
+
+    result: Any
+    reason: str = ""
+    stop: bool = False
+    """The reason is one for the whole job."""
+
+
+def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer]], label: str, unit: str) -> Iterator[Outcome]:
+    """The outcomes behind a progress bar, on a terminal live, in a log now and then."""
+    pause = 0.2 if sys.stderr.isatty() else 15
+    failed = 0
+    with tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
+        for number, answer in answers:
+            if answer.stop:
+                raise StopJob(answer.reason)
+            failed += answer.reason != ""
+            if failed:
+                bar.set_postfix(failed=failed, refresh=False)
+            bar.update()
+            yield Outcome(rows[number], answer.result, answer.reason)
+
+
+def _answer(work: Callable[[Row], Any], row: Row) -> _Answer:
+    try:
+        return _Answer(work(row))
+    except Exception as error:  # whatever it is, it becomes this row's reason
+        return _Answer(None, reason_of(error), stop=isinstance(error, StopJob))
+
+
 class _Tries:
-    """How often each row was begun."""
+    """How often each row was begun. One per job, beside its driver: if that node is lost, so is the job."""
 
     def __init__(self) -> None:
-        self._begun: dict[int, int] = {}
+        self._begun: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
-        """The number of this try, from 1."""
-        self._begun[number] = self._begun.get(number, 0) + 1
+        self._begun[number] += 1
         return self._begun[number]
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The task: a pickled row to its pickled result or the reason why there is none."""
+    """A task of Ray Data: {"number", "row"} to {"number", "answer"}, row and answer pickled."""
 
     work: Callable[[Row], Any]
     tries: ray.actor.ActorHandle
 
     def __call__(self, item: Row) -> Row:
-        answer = {"number": item["number"], "result": cloudpickle.dumps(None), "reason": "", "stop": False}
         if ray.get(self.tries.begin.remote(item["number"])) > MAX_TRIES:
-            died = f"the process that worked on it died {MAX_TRIES} times: it crashed, or used more memory than there is"
-            return answer | {"reason": died}
-        try:
-            return answer | {"result": cloudpickle.dumps(self.work(cloudpickle.loads(item["row"])))}
-        except StopJob as error:
-            return answer | {"reason": str(error), "stop": True}
-        except Exception as error:  # whatever it is, it becomes this row's reason
-            return answer | {"reason": reason_of(error)}
+            answer = _Answer(None, DIED)
+        else:
+            answer = _answer(self.work, cloudpickle.loads(item["row"]))
+        return {"number": item["number"], "answer": cloudpickle.dumps(answer)}
+
+
+class _ModelActor:
+    """Makes its worker with the first row, so that a model which cannot be loaded is an error like any other."""
+
+    def __init__(self, made_of: bytes) -> None:
+        self._made_of, self._work = made_of, None
+
+    def do(self, row: bytes) -> bytes:
+        if self._work is None:
+            work, arguments = cloudpickle.loads(self._made_of)
+            try:
+                self._work = work(**arguments)
+            except Exception as error:
+                return cloudpickle.dumps(_Answer(None, reason_of(error), stop=True))
+        return cloudpickle.dumps(_answer(self._work, cloudpickle.loads(row)))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import ray
 from torch import device as Device
 
 from model import D4RT, checkpoints
@@ -84,27 +83,6 @@ def model_digest(model: D4RT) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def actor_options(num_rows: int) -> dict[str, Any]:
-    """How a Ray Data job of `num_rows` rows runs its model: an actor per GPU, or without GPUs one on many CPUs.
-
-    Call it when connected.
-    """
-    resources = model_resources()
-    actors = int(ray.cluster_resources()["GPU"]) if "num_gpus" in resources else 1
-    return {"compute": ray.data.ActorPoolStrategy(size=min(actors, num_rows)), **resources}
-
-
-def model_resources() -> dict[str, int]:
-    """What one task or actor with a model gets of a cluster that has nothing else to do: a GPU, or many CPUs.
-
-    Ray gives it as many threads as it reserves CPUs; one is left for the job itself.
-    """
-    if ray.cluster_resources().get("GPU", 0) >= 1:
-        return {"num_gpus": 1}
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return {"num_cpus": max(1, largest - 1)}
 
 
 def _registry(uri: str, where: str | None = None) -> Any:

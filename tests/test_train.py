@@ -206,7 +206,8 @@ def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, wo
     for kind in ("model", "not_averaged"):
         expected = weights(Path(trained.out, "straight"), kind)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder, kind).items())
-    assert {path.name for path in folder.glob("step_*")} == {"step_0000060", "step_0000080", "step_0000100"}
+    kept = {path.parent.name for path in folder.glob("step_*/optimisers.pt")}  # S3 may list empty folders
+    assert kept == {"step_0000060", "step_0000080", "step_0000100"}
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.train import Checkpoint
 
-from pipelines.models import model_resources
+from pipelines.cluster import model_resources
 from train import tracking
 from train.config import TrainConfig
 from train.errors import RunFailed
