@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from odd_names import ODD
 
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
@@ -122,7 +123,7 @@ def _rendered(variant: Variant, t: int) -> Rendering:
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def case(request, tmp_path_factory) -> Case:
     variant = request.param
-    root = tmp_path_factory.mktemp(variant.key)
+    root = tmp_path_factory.mktemp(variant.key) / ODD
     write = variant.write or variant.module.write
     target = root / variant.folder
     target.parent.mkdir(parents=True, exist_ok=True)

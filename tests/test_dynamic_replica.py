@@ -3,16 +3,17 @@
 import shutil
 from pathlib import Path
 
-import fsspec
 import implicitron
 import numpy as np
 import plane
 import pytest
 import torch
+from odd_names import ODD, upload
 from PIL import Image
 
 from pipelines.datasets.dynamic_replica import DynamicReplica
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import open_place
 from pipelines.sequence import Tracks
 
 HEIGHT, WIDTH = 24, 42  # not square, so that half the longer side is not half the shorter one
@@ -246,15 +247,16 @@ def test_has_one_name_from_every_level_and_may_lie_deeper(split):
 
 def test_reads_the_same_from_s3(split, s3_uri):
     implicitron.save(records(), split / "frame_annotations_train.json")
-    s3 = fsspec.filesystem("s3")
-    s3.put(str(split), f"{s3_uri}/train", recursive=True)
-    raw = RawFolder(s3_uri)
+    odd_uri = f"{s3_uri}/{ODD}"
+    upload(split, f"{odd_uri}/train")
+    raw = RawFolder(odd_uri)
     assert DynamicReplica.find(raw) == [LEFT, f"train/{SEQUENCE}/right"]
     remote, local = DynamicReplica(raw, LEFT), opened(split)
     np.testing.assert_array_equal(remote.depth(1), local.depth(1))
     np.testing.assert_array_equal(remote.motion(EVERY_FRAME).xyz_world, local.motion(EVERY_FRAME).xyz_world)
-    s3.rm(f"{s3_uri}/train/frame_annotations_train.jgz")
-    unpacked = DynamicReplica(RawFolder(f"{s3_uri}/train"), LEFT)
+    fs, path = open_place(f"{odd_uri}/train/frame_annotations_train.jgz")
+    fs.rm_file(path)
+    unpacked = DynamicReplica(RawFolder(f"{odd_uri}/train"), LEFT)
     np.testing.assert_array_equal(unpacked.cameras.world_from_cam, local.cameras.world_from_cam)
 
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import cv2
-import fsspec
 import numpy as np
 import plane
 import pytest
+from odd_names import ODD, upload
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from tensorflow_example import framed, parsed, serialized, unframed
@@ -197,8 +197,9 @@ def test_a_cut_shard_fails_only_its_last_record(raw):
 
 
 def test_reads_records_from_s3(raw, s3_uri):
-    fsspec.filesystem("s3").put(f"{raw}/record/", f"{s3_uri}/", recursive=True)
-    remote, local = Kubric(RawFolder(s3_uri), Kubric.find(RawFolder(s3_uri))[1]), opened(raw, "record")
+    upload(raw / "record", f"{s3_uri}/{ODD}")
+    folder = RawFolder(f"{s3_uri}/{ODD}")
+    remote, local = Kubric(folder, Kubric.find(folder)[1]), opened(raw, "record")
     np.testing.assert_array_equal(remote.depth(2), local.depth(2))
     np.testing.assert_array_equal(remote.image(2), local.image(2))
 

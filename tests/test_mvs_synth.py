@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import OpenEXR
 import plane
 import pytest
+from odd_names import ODD, upload
 from PIL import Image
 
 from pipelines.catalog import Catalog
@@ -181,8 +181,8 @@ def test_num_images_is_a_file_and_may_be_missing(raw):
 
 
 def test_reads_depth_from_s3(raw, s3_uri):
-    fsspec.filesystem("s3").put(f"{raw}/", f"{s3_uri}/", recursive=True)
-    folder = RawFolder(s3_uri)
+    upload(raw, f"{s3_uri}/{ODD}")
+    folder = RawFolder(f"{s3_uri}/{ODD}")
     assert MvsSynth.find(folder) == ["GTAV_540/0017"]
     np.testing.assert_array_equal(MvsSynth(folder, "GTAV_540/0017").depth(2), opened(raw).depth(2))
 

@@ -8,10 +8,10 @@ import zlib
 from pathlib import Path
 
 import cv2
-import fsspec
 import numpy as np
 import plane
 import pytest
+from odd_names import ODD, upload
 from PIL import Image
 
 from pipelines.datasets.scannet import ScanNet
@@ -525,7 +525,7 @@ def test_opening_reads_no_pictures(raw):
 
 
 def test_a_stream_on_s3(raw, s3_uri):
-    fsspec.filesystem("s3").put(f"{raw}/", f"{s3_uri}/", recursive=True)
-    sequence = only(s3_uri)
+    upload(raw, f"{s3_uri}/{ODD}")
+    sequence = only(f"{s3_uri}/{ODD}")
     assert sequence.name == NAME
     check(sequence)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from pipelines.geometry import rotation_from_xyzw
+from pipelines.raw.files import RawFiles
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.tfrecord import Record
 
@@ -23,7 +24,7 @@ NUMBERS += ["metadata/num_frames", "metadata/num_instances", "metadata/depth_ran
 class Video:
     """Where the maps of a video are and what its numbers say, by the names of the features of a TFRecord."""
 
-    files: RawFolder
+    files: RawFiles
     maps: dict[str, list[str]]
     """Of each kind one path per frame."""
     facts: Mapping[str, Any]

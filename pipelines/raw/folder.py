@@ -1,75 +1,133 @@
-"""Reading raw files, local or s3://, with errors that name the file, the rule and the remedy.
+"""A folder of raw files, local or on S3: what lies in it, and the bytes of what it holds.
 
-The traps of `Library traps` in the dataset notes are met here once: 16-bit greys stay 16-bit, palette indices stay
-indices, truncated files raise, pickles are never executed, and no path leaves the raw folder.
+What a *user* laid there is followed: links to files and folders, so that a dataset may be gathered from several
+disks. What a *file* names (annotations, lists, playlists) never leaves the folder: such a path goes down from it, along
+the user's links if there are any, and one that is absolute or has a `..` in it is refused, whatever it would lead to.
+Names are taken literally, whatever characters they have. What operating systems leave behind is no data.
 """
 
 import io
-import json
-import math
+import os
 import posixpath
 import re
-import tokenize
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from fnmatch import filter as fitting
 from typing import Any
 
-import cv2
-import fsspec
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt16
+from jaxtyping import Int64
 
-from pipelines.raw.images import NO_IMAGE, decode_exr, decode_image, decode_rgb, header_of, unreadable
+from pipelines.raw.files import RawFiles
+from pipelines.raw.place import is_local, open_place, reachable
 
-MAX_SIDE = 1 << 24  # of an array; a few would hold nothing, but ever so many rows of it
+# Of macOS's zip, Synology, Windows and ext4; names that begin with a dot, such as macOS `._*`, are no data either.
+NO_DATA = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+ABSENT = FileNotFoundError, NotADirectoryError
 
 
-class RawFolder:
-    """A folder of raw files. All paths are relative to it, with forward slashes."""
+class RawFolder(RawFiles):
+    """A folder of raw files. All paths are relative to it, with forward slashes.
+
+    Every method raises ValueError for a path that leaves it, and where the place refuses: no permission, no network.
+    """
 
     def __init__(self, uri: str) -> None:
         """uri: a local path or s3://bucket/prefix. ValueError if it is not a folder."""
-        self.uri = str(uri).rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self.uri)
-        self._fs.invalidate_cache()  # of what lay here when this process looked last
-        if not self._fs.isdir(self._root):
+        self._fs, self._root = open_place(uri)
+        self.uri = str(uri).rstrip("/") or "/"
+        with reachable(f"raw folder {self.uri}"):
+            try:
+                is_folder = self._fs.info(self._root)["type"] == "directory"
+            except ABSENT:
+                is_folder = False
+        if not is_folder:
             raise ValueError(f"raw folder {self.uri!r} does not exist or is not a folder: check --raw")
 
     def _path(self, path: str) -> str:
-        clean = posixpath.normpath(path)
-        if clean.startswith(("/", "..")):
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"{path!r} leaves the raw folder {self.uri}: refused")
+        clean = posixpath.normpath(path)
         return self._root if clean == "." else posixpath.join(self._root, clean)  # on S3, "." is a name like others
 
+    def _reachable(self, path: str) -> AbstractContextManager[None]:
+        return reachable(f"{path} in {self.uri}")
+
     def listdir(self, path: str = ".") -> tuple[list[str], list[str]]:
-        """Sorted names of (folders, files), none if it is absent. Hidden ones, such as macOS `._*`, are left out."""
-        try:
-            entries = self._fs.ls(self._path(path), detail=True)
-        except FileNotFoundError:
-            return [], []
+        """Sorted names of (folders, files), through links; none if it is absent. What is no data is left out.
+
+        ValueError for a link to something that is not there, or to itself.
+        """
+        folder = self._path(path)
         folders, files = [], []
-        for entry in entries:
-            name = posixpath.basename(entry["name"].rstrip("/"))
-            if name and not name.startswith("."):
-                (folders if entry["type"] == "directory" else files).append(name)
+        for entry in self._entries(path):
+            above, name = posixpath.split(entry["name"].rstrip("/"))
+            if above != folder or name.startswith(".") or name.casefold() in NO_DATA:
+                continue
+            kind = self._kind_of_target(posixpath.join(path, name)) if entry.get("islink") else entry["type"]
+            (folders if kind == "directory" else files).append(name)
         return sorted(folders), sorted(files)
 
+    def _entries(self, path: str) -> list[dict[str, Any]]:
+        """Of a folder, as fsspec lists them; none if it is absent."""
+        folder = self._path(path)
+        with self._reachable(path):
+            try:
+                return self._fs.ls(folder, detail=True)
+            except ABSENT:
+                return []
+
+    def _kind_of_target(self, link: str) -> str:
+        where = self._path(link)
+        with self._reachable(link):
+            try:
+                return self._fs.info(where)["type"]
+            except FileNotFoundError:
+                raise ValueError(
+                    f"{link} in {self.uri} is a link to {os.readlink(where)}, which is not there: mount what it points "
+                    "to, or remove the link"
+                ) from None
+
     def find_folders(self, *markers: str, max_depth: int = 5) -> Iterator[str]:
-        """Folders that hold a file or folder called like one of `markers`, which may be patterns such as "*.sens";
-        breadth first, not looking inside those found."""
-        level = ["."]
-        for _ in range(max_depth + 1):
-            below = []
-            for folder in level:
-                if self.holds(folder, *markers):
-                    yield folder
-                else:
-                    below += [posixpath.normpath(posixpath.join(folder, name)) for name in self.listdir(folder)[0]]
-            level = below
+        """Folders that hold a file or folder called like one of `markers`, which may be patterns such as "*.sens".
+
+        Breadth first, not looking inside those found. Links to folders come after all others and no folder comes twice,
+        so one that lies here keeps its own name. ValueError for a link to a folder that holds the link.
+        """
+        folders, links, seen = deque(["."]), deque(), set()
+        while folders or links:
+            folder = folders.popleft() if folders else links.popleft()
+            target = self._target(folder)
+            if target in seen:
+                continue
+            seen.add(target)
+            inner, files = self.listdir(folder)
+            if _any_fits(inner + files, markers):
+                yield folder
+            elif folder == "." or folder.count("/") + 1 < max_depth:
+                for name in inner:
+                    path = posixpath.normpath(posixpath.join(folder, name))
+                    (links if self._is_link(path) else folders).append(path)
+
+    def _is_link(self, path: str) -> bool:
+        return is_local(self._fs) and os.path.islink(self._path(path))
+
+    def _target(self, path: str) -> str:
+        """Where a folder really is. ValueError if it is a link to a folder in which the link lies."""
+        if not is_local(self._fs):
+            return path
+        target = os.path.realpath(self._path(path))
+        lies_in = os.path.realpath(os.path.dirname(self._path(path)))
+        if path != "." and f"{lies_in}/".startswith(f"{target.rstrip('/')}/"):
+            raise ValueError(
+                f"{path} in {self.uri} is a link to {target}, which holds the link: a loop without end; remove the link"
+            )
+        return target
 
     def holds(self, folder: str, *markers: str) -> bool:
         folders, files = self.listdir(folder)
-        return any(fitting(folders + files, marker) for marker in markers)
+        return _any_fits(folders + files, markers)
 
     def name_of(self, folder: str, *, parts: int) -> str:
         """What to call a folder: its path, led by the end of the raw folder's own path where shorter than `parts`.
@@ -124,20 +182,29 @@ class RawFolder:
         return [f"{folder}/{name}" for name in wanted]
 
     def exists(self, path: str) -> bool:
-        return self._fs.exists(self._path(path))
+        with self._reachable(path):
+            return self._fs.exists(self._path(path))
 
     def open(self, path: str, *, ahead: int | None = None) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing. `ahead`: how many bytes more than asked for may be
         fetched over a network, few for a file of which little is read."""
-        try:
-            return self._fs.open(self._path(path), "rb", block_size=ahead)
-        except FileNotFoundError:
-            raise self._missing(path) from None
+        return self._of_file(self._fs.open, path, "rb", block_size=ahead)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file, in one request; ValueError if it is missing."""
+        return self._of_file(self._fs.cat_file, path)
+
+    def part(self, path: str, start: int, length: int) -> bytes:
+        """Some bytes of a file, which alone are fetched; fewer where it ends before."""
+        return self._of_file(self._fs.cat_file, path, start=start, end=start + length) if length > 0 else b""
+
+    def size(self, path: str) -> int:
+        """Of a file, in bytes."""
+        return self._of_file(self._fs.size, path)
 
     def version(self, path: str) -> str:
         """A text that changes with the file; ValueError if it is missing."""
-        self.sizes([path])
-        return str(self._fs.ukey(self._path(path)))
+        return str(self._of_file(self._fs.ukey, path))
 
     def sizes(self, paths: Iterable[str]) -> list[int]:
         """Bytes of each file, listing each folder once; ValueError that names the first one missing."""
@@ -146,151 +213,42 @@ class RawFolder:
         for path in paths:
             folder, name = posixpath.split(self._path(path))
             if folder not in folders:
-                entries = self._fs.ls(folder, detail=True) if self._fs.isdir(folder) else []
+                entries = self._entries(posixpath.dirname(path) or ".")
                 folders[folder] = {posixpath.basename(entry["name"]): entry["size"] for entry in entries}
             if name not in folders[folder]:
                 raise self._missing(path)
             sizes.append(folders[folder][name])
         return sizes
 
-    def read(self, path: str) -> bytes:
-        with self.open(path) as file:
-            return file.read()
-
-    def size(self, path: str) -> int:
-        """Of a file, in bytes."""
-        try:
-            return self._fs.size(self._path(path))
-        except FileNotFoundError:
-            raise self._missing(path) from None
-
-    def part(self, path: str, start: int, length: int) -> bytes:
-        """Some bytes of a file, which alone are fetched; fewer where it ends before."""
-        try:
-            return self._fs.cat_file(self._path(path), start=start, end=start + length) if length > 0 else b""
-        except FileNotFoundError:
-            raise self._missing(path) from None
-
-    def text(self, path: str) -> str:
-        return self.texts([path])[0]
-
     def texts(self, paths: list[str]) -> list[str]:
         """Many small text files, fetched together: over a network, one after the other would take minutes."""
-        contents = self._fs.cat_ranges([self._path(path) for path in paths], None, None, on_error="return")
+        where = [self._path(path) for path in paths]
+        contents = self._fs.cat_ranges(where, None, None, on_error="return")
         texts = []
         for path, content in zip(paths, contents, strict=True):
-            if isinstance(content, FileNotFoundError):
+            if isinstance(content, ABSENT):
                 raise self._missing(path)
             if isinstance(content, Exception):
-                raise content
-            try:
-                texts.append(content.decode())
-            except UnicodeDecodeError as error:
-                raise self._unreadable(path, "text", error) from None
+                with self._reachable(path):
+                    raise content
+            texts.append(self._as_text(path, content))
         return texts
 
-    def json(self, path: str) -> Any:
-        text = self.text(path)
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self._unreadable(path, "JSON", error) from None
-
-    def table(self, path: str, *, columns: int, skip_rows: int = 0) -> Float64[np.ndarray, "rows columns"]:
-        """A text table of numbers separated by spaces, True and False being 1 and 0; every row must have `columns`."""
-        lines = self.text(path).replace("True", "1").replace("False", "0").splitlines()[skip_rows:]
-        if not any(line.strip() for line in lines):
-            return np.empty((0, columns))
-        try:
-            rows = np.loadtxt(lines, ndmin=2, dtype=np.float64)
-        except ValueError as error:
-            raise self._unreadable(path, f"a table of {columns} numbers per line", error) from None
-        if rows.shape[1] != columns:
-            raise ValueError(
-                f"{path} in {self.uri} has {rows.shape[1]} columns, not {columns}: not this dataset's file"
-            )
-        return rows
-
-    def npy(self, path: str) -> np.ndarray:
-        """A plain .npy array; object arrays (pickles) are refused."""
-        with self.open(path) as file:
+    def _of_file(self, call: Callable[..., Any], path: str, *given: Any, **options: Any) -> Any:
+        """What a call of the filesystem gives for a file; ValueError if it is missing."""
+        where = self._path(path)
+        with self._reachable(path):
             try:
-                shape, _, dtype = npy_header(file)
-                if file.tell() + math.prod(shape) * dtype.itemsize != self.size(path):
-                    raise ValueError(f"{shape} {dtype} in {self.size(path)} bytes")
-                file.seek(0)
-                return np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError) as error:
-                raise self._unreadable(path, "a plain .npy array", error) from None
-
-    def image_size(self, path: str) -> tuple[int, int]:
-        """(H, W) of an image, from its header."""
-        with self.open(path) as file:
-            try:
-                with header_of(file) as image:
-                    return image.height, image.width
-            except NO_IMAGE as error:
-                raise self._unreadable(path, "an image", error) from None
-
-    def rgb(self, path: str) -> UInt8[np.ndarray, "H W 3"]:
-        """An 8-bit RGB image."""
-        return decode_rgb(self.read(path), f"{path} in {self.uri}")
-
-    def grey16(self, path: str) -> UInt16[np.ndarray, "H W"]:
-        """A 16-bit grey PNG or PGM (which is big-endian, and may have comments)."""
-        return self._decoded(path, ("PNG I;16", "PNG I", "PPM I"), "a 16-bit grey PNG or PGM", cv2.IMREAD_UNCHANGED)
-
-    def float32(self, path: str) -> Float32[np.ndarray, "H W"]:
-        """A PNG of four 8-bit channels that are, in the order B, G, R, A, the bytes of little-endian float32."""
-        channels = self._decoded(path, ("PNG RGBA",), "a PNG of four 8-bit channels", cv2.IMREAD_UNCHANGED)
-        return np.ascontiguousarray(channels).view("<f4")[..., 0].astype(np.float32)
-
-    def rgb16(self, path: str) -> UInt16[np.ndarray, "H W 3"]:
-        """A 16-bit RGB PNG, of which Pillow would give the upper bytes only."""
-        what = "a 16-bit RGB PNG"
-        decoded = self._decoded(path, ("PNG RGB",), what, cv2.IMREAD_UNCHANGED)
-        if decoded.dtype != np.uint16:
-            raise ValueError(f"{path} in {self.uri} has 8 bits per channel, but must be {what}: was it saved again?")
-        return decoded[..., ::-1]
-
-    def float_tiff(self, path: str) -> Float32[np.ndarray, "H W"]:
-        """A TIFF of one channel of float32."""
-        return self._decoded(path, ("TIFF F",), "a float32 TIFF of one channel", cv2.IMREAD_UNCHANGED)
-
-    def exr(self, path: str, channel: str) -> Float[np.ndarray, "H W"]:
-        """The one channel of an OpenEXR image, as float16 or float32, whichever it is stored as."""
-        return decode_exr(self.read(path), f"{path} in {self.uri}", channel)
-
-    def indices(self, path: str) -> UInt8[np.ndarray, "H W"]:
-        """An 8-bit palette (or grey) PNG, as its indices."""
-        return self._decoded(path, ("PNG P", "PNG L"), "an 8-bit index PNG", None)
-
-    def mask(self, path: str) -> Bool[np.ndarray, "H W"]:
-        """A black-and-white PNG, of 1 bit per pixel or 8: true where it is not black."""
-        return self._decoded(path, ("PNG 1", "PNG L"), "a PNG of black and white or greys", None) > 0
-
-    def _decoded(self, path: str, kinds: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
-        return decode_image(self.read(path), f"{path} in {self.uri}", kinds, what, flag)
+                return call(where, *given, **options)
+            except ABSENT:
+                raise self._missing(path) from None
 
     def _missing(self, path: str) -> ValueError:
         return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
 
-    def _unreadable(self, path: str, what: str, error: Exception | str) -> ValueError:
-        return unreadable(f"{path} in {self.uri}", what, error)
 
-
-def npy_header(file: io.IOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether by columns, and dtype of an .npy array; `file` then stands where its numbers begin. ValueError
-    for what is none, or of a later version than 1.0: these are for field names, and their headers have any length."""
-    if (version := np.lib.format.read_magic(file)) != (1, 0):
-        raise ValueError(f"version {version}, not (1, 0)")
-    try:
-        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
-    except (tokenize.TokenError, RecursionError) as error:
-        raise ValueError(f"no header: {error}") from None
-    if not all(0 <= side <= MAX_SIDE for side in shape):
-        raise ValueError(f"shape {shape}: each side must be from 0 to {MAX_SIDE}")
-    return shape, column_major, dtype
+def _any_fits(names: list[str], markers: tuple[str, ...]) -> bool:
+    return any(fitting(names, marker) for marker in markers)
 
 
 def _number_in(template: str) -> re.Pattern:

@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
-from pipelines.raw.folder import RawFolder, npy_header
+from pipelines.raw.files import npy_header
+from pipelines.raw.folder import RawFolder
 
 BLOCK_BYTES = 1 << 23
 BOUNDED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # NumPy writes no other; these alone inflate as far as asked for

@@ -11,7 +11,6 @@ float32 or of int64. Records are found by stepping over lengths; one is read at 
 are taken apart.
 """
 
-import io
 import struct
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from pipelines.raw.files import RawFiles
 from pipelines.raw.folder import RawFolder
 
 MAX_RECORD = 1 << 30  # bytes; a video of MOVi-F has about 150 MB
@@ -27,7 +27,7 @@ HEADER = struct.Struct("<QI")
 CRC = struct.Struct("<I")
 
 
-class Record(RawFolder):
+class Record(RawFiles):
     """One Example: number i of the byte strings called "depth" is read like a file "depth/i"."""
 
     def __init__(self, raw: RawFolder, path: str, number: int, wanted: Collection[str]) -> None:
@@ -38,12 +38,12 @@ class Record(RawFolder):
         except ValueError as error:
             raise ValueError(f"{self.uri} {error}: download the shard again") from None
 
-    def open(self, path: str) -> io.IOBase:
+    def read(self, path: str) -> bytes:
         name, _, i = path.rpartition("/")
         strings = self.features.get(name, ())
         if not i.isdecimal() or not int(i) < len(strings) or not isinstance(strings[int(i)], bytes):
             raise ValueError(f"{self.uri} has no byte string {path}: not this dataset's record, or an incomplete one")
-        return io.BytesIO(strings[int(i)])
+        return strings[int(i)]
 
 
 def record_starts(raw: RawFolder, path: str) -> list[int]:
