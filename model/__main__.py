@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     described.add_argument("--queries", type=int, default=2048, help="of a training step (default: %(default)s)")
 
     exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx, or a checkpoint for OpenD4RT")
-    exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors")
+    exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors, or RUN/step_N")
     exported.add_argument("--out", type=Path, required=True, help="new local folder for the files")
     exported.add_argument("--to", choices=("onnx", "opend4rt"), default="onnx", help="form (default: %(default)s)")
     exported.add_argument("--frames", type=int, help="of every clip an ONNX model is asked (default: its longest)")
@@ -27,12 +27,13 @@ def main(argv: list[str]) -> int:
         if arguments.command == "describe":
             config = describe.find_config(arguments.model)
             print(describe.table(config, arguments.frames, arguments.queries))
-        elif arguments.to == "onnx":
-            onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
-        elif arguments.out.exists():
-            raise ValueError(f"{arguments.out} exists already and is not overwritten: remove it, or give another --out")
         else:
-            checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
+            onnx_export.require_new(arguments.out)
+            if arguments.to == "onnx":
+                onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
+            else:
+                checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
+            print(f"wrote {arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
     except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

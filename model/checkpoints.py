@@ -1,8 +1,9 @@
 """A checkpoint is a folder of two files, and needs nothing else:
 
     config.json           the ModelConfig; written last, so its presence means the folder is complete
-    weights.safetensors   float32 tensors by name, nothing executable
+    weights.safetensors   float32 tensors by name, nothing executable; bfloat16 and float16 are taken too
 
+A training checkpoint, RUN/step_N, has such a folder in it, called `model`, and may be given in its place.
 `load(folder)` rebuilds the very model that `save(model, folder)` was given, or says what is wrong with the folder.
 `resize_tables` makes its weights those of a model for longer or shorter clips.
 """
@@ -14,19 +15,19 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
 from model.d4rt import D4RT
 from model.opend4rt import load_opend4rt, save_opend4rt
 from model.pretrained import load_timm, load_videomae
-from model.weights import check_state
+from model.weights import check_state, read_safetensors, usable, what_it_is
 
-__all__ = ["load", "load_opend4rt", "load_timm", "load_videomae", "resize_tables", "save", "save_opend4rt"]
+__all__ = ["folder_of", "load", "load_opend4rt", "load_timm", "load_videomae", "resize_tables", "save", "save_opend4rt"]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+MODEL = "model"  # the folder inside a training checkpoint
 TABLES = tuple(f"query_embedder.{name}_embed.weight" for name in ("t_src", "t_tgt", "t_cam"))
 
 
@@ -47,19 +48,35 @@ def save(model: D4RT, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:
-    """The model saved in a folder, in eval mode, on `device`.
+    """The model saved in a folder, in eval mode, float32, on `device`.
 
-    Raises ValueError, naming the file, for a missing or unreadable file and for weights that are missing, unexpected
-    or of the wrong shape for the config. Nothing is loaded partly.
+    Raises ValueError, naming the file, for a missing or unreadable file and for weights that are missing, unexpected,
+    of the wrong shape for the config, or not finite. Nothing is loaded partly.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     config = read_config(folder / CONFIG)
     state = read_weights(folder / WEIGHTS, device)
+    if config.encoder_layers + config.decoder_layers > len(state):  # a crafted number would take for ever to build
+        raise ValueError(f"{folder / CONFIG} has more layers than {folder / WEIGHTS} has tensors: not a pair")
     with torch.device("meta"):  # no memory and no initialisation: the file's tensors become the weights
         model = D4RT(config)
     check_state(state, model.state_dict(), folder / WEIGHTS, f"{CONFIG} beside it")
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval()
+
+
+def folder_of(place: str | Path) -> Path:
+    """The folder with the two files: `place`, or the `model` in a training checkpoint.
+
+    Raises ValueError, saying what it is, for a file.
+    """
+    place = Path(place)
+    if place.is_file():
+        raise ValueError(
+            f"{place} is a file ({what_it_is(place)}); a checkpoint is the folder with {CONFIG} and {WEIGHTS}"
+        )
+    inner = place / MODEL
+    return inner if (inner / CONFIG).is_file() and not (place / CONFIG).is_file() else place
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -79,14 +96,11 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def read_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    """Raises ValueError, with the path, for a file that is missing, cut short or not safetensors."""
+    """Raises ValueError, with the path, for a file that is missing, cut short, not safetensors or not finite."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
-    try:
-        mapped = load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return {name: tensor.clone() for name, tensor in mapped.items()}  # into memory of our own, aligned as torch does
+    state = usable(read_safetensors(path, device), path)
+    return {name: tensor.clone() for name, tensor in state.items()}  # into memory of our own, aligned as torch does
 
 
 def resize_tables(

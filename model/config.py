@@ -14,8 +14,9 @@ patches of 16. Derive a variant with `dataclasses.replace(ModelConfig.preset("ba
 """
 
 import difflib
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 PositionLayout = Literal["flat", "resampled"]
 Compat = Literal["opend4rt"]
@@ -35,7 +36,8 @@ class ModelConfig:
 
     encoder_width: int
     encoder_layers: int
-    """Even number: layers 0, 2, ... attend within two frames, layers 1, 3, ... within the whole clip."""
+    """Layers 0, 2, ... attend within two frames, layers 1, 3, ... within the whole clip. An even number, but for
+    `compat`: OpenD4RT takes an odd one too, whose last layer is then local."""
     encoder_heads: int
     encoder_hidden: int
     """Width inside the encoder's MLPs."""
@@ -72,6 +74,7 @@ class ModelConfig:
         for name in ("pixel_mean", "pixel_std"):  # JSON knows lists only
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for field in fields(self):
+            check_type(field.name, field.type, getattr(self, field.name))
             if field.type is int and getattr(self, field.name) < (0 if field.name == "query_patch" else 1):
                 raise ValueError(f"{field.name} ({getattr(self, field.name)}) must be positive")
         for part in ("encoder", "decoder"):
@@ -80,7 +83,7 @@ class ModelConfig:
                 raise ValueError(f"{part}_width ({width}) must be a multiple of {part}_heads ({heads})")
         if self.encoder_width % 2:
             raise ValueError(f"encoder_width ({self.encoder_width}) must be even: the position code pairs channels")
-        if self.encoder_layers % 2:
+        if self.encoder_layers % 2 and self.compat is None:
             raise ValueError(f"encoder_layers ({self.encoder_layers}) must be even: local and global layers alternate")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
@@ -93,6 +96,10 @@ class ModelConfig:
         for name in ("pixel_mean", "pixel_std"):
             if len(getattr(self, name)) != RGB:
                 raise ValueError(f"{name} {getattr(self, name)} must have {RGB} values: red, green, blue")
+            for value in getattr(self, name):
+                check_type(name, float, value)
+        if not all(math.isfinite(x) for x in (*self.pixel_mean, *self.pixel_std, self.norm_eps, self.z_bias)):
+            raise ValueError("pixel_mean, pixel_std, norm_eps and z_bias must be finite")
         if min(self.pixel_std) <= 0 or self.norm_eps <= 0:
             raise ValueError(f"pixel_std {self.pixel_std} and norm_eps ({self.norm_eps}) must be positive")
         if self.compat not in (None, *get_args(Compat)):
@@ -144,8 +151,9 @@ class ModelConfig:
         global_layer = memory * (linear + 2 * width * memory)
         aspect = self.aspect_token * width * (1 + width)
         project = memory * width * self.decoder_width if width != self.decoder_width else 0
-        pairs = self.encoder_layers // 2
-        look = 2 * (tokenizer + pairs * (local_layer + global_layer) + aspect + project)
+        global_layers = self.encoder_layers // 2
+        layers = (self.encoder_layers - global_layers) * local_layer + global_layers * global_layer
+        look = 2 * (tokenizer + layers + aspect + project)
         return look + self.flops_keys_values(num_frames)
 
     def flops_keys_values(self, num_frames: int) -> int:
@@ -160,6 +168,16 @@ class ModelConfig:
         patch = (RGB * self.query_patch**2 + width) * width if self.query_patch else 0
         layer = 2 * width**2 + 2 * width * memory + 2 * width * self.decoder_hidden  # q and out; attention; MLP
         return 2 * num_queries * (fourier + patch + self.decoder_layers * layer + OUTPUT_CHANNELS * width)
+
+
+def check_type(name: str, kind: Any, value: Any) -> None:
+    """Raise ValueError, naming the field, for a value of another type: JSON's 96.0 is no whole number, true is none."""
+    numbers = {int: (int, "a whole number"), float: (int | float, "a number"), bool: (bool, "true or false")}
+    if kind not in numbers:
+        return
+    accepted, words = numbers[kind]
+    if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+        raise ValueError(f"{name} ({value!r}) must be {words}")
 
 
 OPEND4RT: dict = {

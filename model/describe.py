@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoints import CONFIG, read_config
+from model.checkpoints import CONFIG, folder_of, read_config
 from model.config import COORDINATES, PRESETS, RGB, ModelConfig
 from model.d4rt import D4RT
 
@@ -33,8 +33,8 @@ PRECISIONS = {"float32": False, "bfloat16 autocast": True}
 
 def find_config(target: str) -> ModelConfig:
     """The config of a preset, or in a checkpoint folder. A folder named like a preset is meant by `./name`."""
-    if target not in PRESETS and (Path(target).is_dir() or "/" in target):
-        return read_config(Path(target) / CONFIG)
+    if target not in PRESETS and (Path(target).exists() or "/" in target):
+        return read_config(folder_of(target) / CONFIG)
     try:
         return ModelConfig.preset(target)
     except ValueError as error:
@@ -92,7 +92,7 @@ def saved_bytes(config: ModelConfig, num_frames: int, num_queries: int, *, autoc
         return tokens * (exact * FLOAT32 + linear * narrow) + weights * copied, tokens * width * FLOAT32
 
     keys_values = memory * (2 * FLOAT32 + wide_out * narrow) + 2 * wide_out**2 * copied
-    layers = [layer(video, "encoder", maps=4), layer(memory, "encoder", maps=4)] * (config.encoder_layers // 2)
+    layers = [layer(memory if i % 2 else video, "encoder", maps=4) for i in range(config.encoder_layers)]
     layers += [(keys_values, 0), layer(num_queries, "decoder", maps=2)] * config.decoder_layers
 
     tubelet = RGB * config.tubelet * config.patch_size**2

@@ -194,9 +194,11 @@ class Encoder(nn.Module):
         num_video, extra = x.shape[1], [] if aspect_token is None else [aspect_token]
         x = x + self._positions(rows, columns)[:num_video]
         x = torch.cat([x, *extra], dim=1)  # (B, N, C)
-        for local_layer, global_layer in zip(self.blocks[::2], self.blocks[1::2], strict=True):
-            x = self._within_slots(local_layer, x, num_video, rows * columns)
-            x = run(global_layer, x, recompute=self.recompute)
+        for i, layer in enumerate(self.blocks):
+            if i % 2 == 0:
+                x = self._within_slots(layer, x, num_video, rows * columns)
+            else:
+                x = run(layer, x, recompute=self.recompute)
         return self.final_norm(x)
 
     def _positions(self, rows: int, columns: int) -> Tensor:

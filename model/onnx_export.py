@@ -100,8 +100,7 @@ def export(checkpoint: Path, out: Path, num_frames: int | None = None) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error.name} is missing: exporting needs `uv pip install -e '.[export]'`") from None
-    if out.exists():
-        raise ValueError(f"{out} exists already and is not overwritten: remove it, or give another --out")
+    require_new(out)
     model = load(checkpoint)
     num_frames = model.config.clip_frames if num_frames is None else num_frames
     if not 1 <= num_frames <= model.config.clip_frames:
@@ -116,6 +115,15 @@ def export(checkpoint: Path, out: Path, num_frames: int | None = None) -> None:
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_new(out: Path) -> None:
+    """ValueError if there is something at `out`, or no folder can be made there."""
+    if out.exists():
+        raise ValueError(f"{out} exists already and is not overwritten: remove it, or give another --out")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ValueError(f"{out} cannot be made: {parent} is no folder that can be written; give another --out")
 
 
 def write_graphs(model: D4RT, folder: Path, num_frames: int) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from model.config import OPEND4RT, RGB, TUBELET, ModelConfig
 from model.d4rt import D4RT
-from model.weights import check_state, read_tensors
+from model.weights import check_state, read_tensors, usable
 
 CHECKPOINT, CONFIG = "opend4rt.ckpt", "model.yaml"
 HEADS = ("xyz", "uv", "visibility", "displacement", "normal", "confidence")
@@ -57,15 +57,15 @@ def load_opend4rt(checkpoint: str | Path, config: str | Path) -> D4RT:
     """Their model, in eval mode on the CPU. Only the weights are read, out of a mapped file.
 
     Raises ValueError, naming the file, for one that is damaged or executable, for tensors that are missing, unexpected
-    or of the wrong shape, and for a yaml that says otherwise than the tensors.
+    of the wrong shape or not finite, and for a yaml that says otherwise than the tensors.
     """
-    theirs = read_tensors(checkpoint)
+    theirs = usable(read_tensors(checkpoint), Path(checkpoint))
     sizes = config_of(theirs, read_yaml(config), f"{checkpoint} with {config}")
     with torch.device("meta"):  # no memory and no initialisation: the file's tensors become the weights
         model = D4RT(sizes)
     check_state(theirs, to_opend4rt(model.state_dict()), Path(checkpoint), str(config))
     model.load_state_dict(from_opend4rt(theirs), strict=True, assign=True)
-    return model.float().eval()
+    return model.eval()
 
 
 def save_opend4rt(model: D4RT, folder: str | Path) -> Path:
@@ -177,10 +177,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Their yaml holds many more words, which their code does not read either. ValueError, naming file and field, for a
     file that is not YAML and for a size that is not a number.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; give the model.yaml that belongs to the checkpoint")
     try:
         document = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the model.yaml that belongs to the checkpoint") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.d4rt import D4RT
 from model.vit import KERNEL, KERNEL_BIAS, check, translate
-from model.weights import read_tensors
+from model.weights import read_tensors, usable
 
 # timm is imported where it is needed: it takes seconds, and registered models, which carry this folder, do without.
 
@@ -176,7 +176,8 @@ def resized_kernel(kernel: Tensor, side: int, *, plain: bool) -> Tensor:
 def install(
     model: D4RT, state: dict[str, Tensor], left_out: tuple[str, ...], source: str, *, plain_resize: bool
 ) -> Report:
-    """Copy the checked tensors into the model, in its precision."""
+    """Copy the checked tensors into the model, in its precision. ValueError, naming the source, for NaN among them."""
+    state = usable(state, source)
     side, resized = model.config.patch_size, ()
     height, width = state[KERNEL].shape[3:]
     if (height, width) != (side, side):

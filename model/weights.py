@@ -1,5 +1,6 @@
 """Weight files that others wrote: reading them without running anything in them, and saying what does not fit."""
 
+import argparse
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,6 +20,42 @@ MAX_NESTED = 3  # a crafted file may hold itself
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before every name."""
 
+LFS = b"version https://git-lfs"
+SIGNATURES = (  # the first bytes of a file, what it then is
+    (LFS, "a Git LFS pointer: the weights themselves were not downloaded; `git lfs pull` brings them"),
+    (b"PK", "a zip archive"),
+    (b"\x80", "a pickle"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"{", "JSON"),
+)
+HTML = re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE)
+
+
+def what_it_is(path: Path) -> str:
+    """What a file is by its first bytes, whatever its name says: for the words of an error."""
+    if path.is_dir():
+        return "a folder"
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty"
+    if HTML.match(head):
+        return "a web page, not weights: the download was answered by a page, perhaps one that asks to log in"
+    if is_safetensors(head):
+        return "a safetensors file"
+    return next((words for start, words in SIGNATURES if head.startswith(start)), "of a kind unknown here")
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Eight bytes with the length of a JSON object, and that object."""
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_HEADER
+
+
+MAX_HEADER = 100 << 20  # of safetensors: its own limit
+
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The weights in a .safetensors file or in anything `torch.save` wrote, on the CPU, memory-mapped where it can be.
@@ -27,15 +64,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     damaged, holds more than plain data (nothing in it is executed), or holds no weights.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the file with the weights")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the file with the weights")
-    if path.suffix == ".safetensors":
-        try:
-            payload: Any = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
-    else:
-        payload = _read_torch(path)
+    with path.open("rb") as file:
+        head = file.read(64)
+    payload: Any = read_safetensors(path) if is_safetensors(head) else _read_torch(path, head)
     for _ in range(MAX_NESTED):
         if _is_state(payload) or not isinstance(payload, Mapping):
             break
@@ -57,16 +92,54 @@ def _is_state(payload: Any) -> bool:
     )
 
 
-def _read_torch(path: Path) -> Any:
+def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Raises ValueError, saying what the file is, if it is not safetensors, or cut short."""
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"  # files of torch before 1.6 are not, and cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}): it is {what_it_is(path)}") from None
+
+
+def _read_torch(path: Path, head: bytes) -> Any:
+    zipped = head.startswith(b"PK")  # files of torch before 1.6 are not, and cannot be mapped
+    if not zipped and not head.startswith(b"\x80"):
+        raise ValueError(f"{path} is neither safetensors nor a file of torch.save: it is {what_it_is(path)}")
+    try:
+        # Training scripts keep their arguments beside the weights; a Namespace of them is names and plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            if path.suffix == ".safetensors":  # which torch would believe; a file that is open has no name
+                return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} holds more than tensors and plain values, which is never loaded: {reason}") from None
+        # torch's own words go on to say how to run what is in the file.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        foreign = f"an object of {found[1]}" if found else "more than plain data"
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, which is never loaded: {foreign}. Where the file was "
+            "made, save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE)"
+        ) from None
     except Exception as error:  # whatever a damaged file makes torch stumble over: AssertionError, IndexError, ...
         raise ValueError(f"{path} is damaged or not a file of torch.save: {error}") from None
+
+
+def usable(state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """The same weights as float32: narrower floats are widened, which changes no value.
+
+    Raises ValueError, naming file and tensor, for any other type, which would have to be rounded, and for NaN or
+    infinity, from which no answer comes.
+    """
+    widened = {}
+    for name, tensor in state.items():
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{path}: {name} is {kind}; weights are float32, or bfloat16 or float16, which become float32 without "
+                "a change: convert it with .float() where the file was made"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} has values that are not finite: its training diverged, or it is damaged")
+        widened[name] = tensor.float()
+    return widened
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], path: Path, source: str) -> None:
