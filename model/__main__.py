@@ -17,7 +17,9 @@ def main(argv: list[str]) -> int:
     described.add_argument("--queries", type=int, default=2048, help="of a training step (default: %(default)s)")
 
     exported = commands.add_parser("export", help="write encoder.onnx and decoder.onnx, or a checkpoint for OpenD4RT")
-    exported.add_argument("checkpoint", type=Path, help="folder with config.json and weights.safetensors, or RUN/step_N")
+    exported.add_argument(
+        "checkpoint", type=Path, help="folder with config.json and weights.safetensors, or RUN/step_N"
+    )
     exported.add_argument("--out", type=Path, required=True, help="new local folder for the files")
     exported.add_argument("--to", choices=("onnx", "opend4rt"), default="onnx", help="form (default: %(default)s)")
     exported.add_argument("--frames", type=int, help="of every clip an ONNX model is asked (default: its longest)")

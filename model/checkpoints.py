@@ -1,7 +1,8 @@
 """A checkpoint is a folder of two files, and needs nothing else:
 
     config.json           the ModelConfig; written last, so its presence means the folder is complete
-    weights.safetensors   float32 tensors by name, nothing executable; bfloat16 and float16 are taken too
+    weights.safetensors   float32 tensors by name, nothing executable; bfloat16 and float16 are taken too. Its metadata
+                          say `trained_on`: the digests of the clip stores behind the weights, separated by commas
 
 A training checkpoint, RUN/step_N, has such a folder in it, called `model`, and may be given in its place.
 `load(folder)` rebuilds the very model that `save(model, folder)` was given, or says what is wrong with the folder.
@@ -15,6 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,9 +26,20 @@ from model.opend4rt import load_opend4rt, save_opend4rt
 from model.pretrained import load_timm, load_videomae
 from model.weights import check_state, read_safetensors, usable, what_it_is
 
-__all__ = ["folder_of", "load", "load_opend4rt", "load_timm", "load_videomae", "resize_tables", "save", "save_opend4rt"]
+__all__ = [
+    "folder_of",
+    "load",
+    "load_opend4rt",
+    "load_timm",
+    "load_videomae",
+    "resize_tables",
+    "save",
+    "save_opend4rt",
+    "trained_on",
+]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+TRAINED_ON = "trained_on"  # among the metadata of the weights
 MODEL = "model"  # the folder inside a training checkpoint
 TABLES = tuple(f"query_embedder.{name}_embed.weight" for name in ("t_src", "t_tgt", "t_cam"))
 
@@ -40,7 +53,8 @@ def save(model: D4RT, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # an older checkpoint here is void from now on
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / f"{WEIGHTS}.partial")
+    metadata = {TRAINED_ON: ",".join(sorted(model.trained_on))}
+    save_file(state, folder / f"{WEIGHTS}.partial", metadata)
     os.replace(folder / f"{WEIGHTS}.partial", folder / WEIGHTS)
     (folder / f"{CONFIG}.partial").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     os.replace(folder / f"{CONFIG}.partial", folder / CONFIG)
@@ -62,7 +76,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:
         model = D4RT(config)
     check_state(state, model.state_dict(), folder / WEIGHTS, f"{CONFIG} beside it")
     model.load_state_dict(state, strict=True, assign=True)
+    model.trained_on = trained_on(folder)
     return model.to(device).eval()
+
+
+def trained_on(folder: str | Path) -> frozenset[str]:
+    """Digests of the clip stores behind the weights of a checkpoint; none where it does not say.
+
+    Only the head of the file is read. Raises ValueError as `load` does.
+    """
+    path = folder_of(folder) / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            digests = (file.metadata() or {}).get(TRAINED_ON, "")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+    return frozenset(filter(None, digests.split(",")))
 
 
 def folder_of(place: str | Path) -> Path:

@@ -41,6 +41,9 @@ class Memory:
 class D4RT(nn.Module):
     """The model. Weights are freshly initialised; `checkpoints.load` brings trained ones."""
 
+    trained_on: frozenset[str] = frozenset()
+    """Digests of the clip stores from which these weights were learnt; checkpoints keep them."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -5,7 +5,7 @@
 | `models:/d4rt@champion`                | the version of a registered model that an alias points to           |
 | `models:/d4rt/3`                       | a version of a registered model                                     |
 | `runs:/RUN_ID/PATH`                    | a model or a checkpoint folder logged by a run                      |
-| a folder, or an s3:// URI              | a checkpoint (`model/checkpoints.py`)                               |
+| a folder, or an s3:// URI              | a checkpoint (`model/checkpoints.py`); of a run: RUN/step_N          |
 
 The registry is that of MLFLOW_TRACKING_URI, by default the file mlflow.db in the current folder. Actors
 load the model themselves and are told which registry that is; on a cluster it must be one that they reach.
@@ -15,26 +15,99 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import fsspec
+from filelock import FileLock
 from torch import device as Device
 
 from model import D4RT, checkpoints
+from pipelines.raw.place import S3, open_place, reachable
 
 # MLflow reads these when it is imported, which is done late because it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>.+)")
+SQLITE = "sqlite:///"
+HOSTED = ("databricks", "databricks-uc", "uc")  # MLflow's names for registries that others run
+# MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 CHECKPOINT = "checkpoint"  # what a registered model calls the checkpoint folder among its artifacts
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the current folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the current folder; the path of a file is made absolute.
+
+    ValueError for a folder, which MLflow no longer keeps models in.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    if uri.startswith("file:") or ("://" not in uri and uri not in HOSTED):
+        path = Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI is {uri}, a folder, which keeps no models: name a database, "
+            f"{SQLITE}{path}/mlflow.db, or a server, http://HOST:PORT"
+        )
+    return uri
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow answers soon, or not at all. What the environment says about it counts more."""
+    added = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def opened_first(uri: str) -> Iterator[None]:
+    """Around the first words of a process with MLflow, which makes the tables of a database that has none.
+
+    For a SQLite file, others wait meanwhile: tables that two make at once can stay broken for good. ValueError for a
+    file that is no database, or in which half of them are.
+    """
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    path = Path(uri.removeprefix(SQLITE))
+    if not path.parent.is_dir():  # MLflow would try to make a database there for a minute
+        raise ValueError(
+            f"MLflow's database {uri}: there is no folder {path.parent}; make it, or let MLFLOW_TRACKING_URI name "
+            "another"
+        )
+    if path.is_dir():
+        raise ValueError(f"MLflow's database {uri} is a folder: name the file, {uri}/mlflow.db")
+    with reachable(str(path)), FileLock(f"{path}.lock") if os.access(path.parent, os.W_OK) else nullcontext():
+        _check_database(path)
+        yield
+
+
+def _check_database(path: Path) -> None:
+    """ValueError for a SQLite file that MLflow would stumble over: at length, and not in these words."""
+    if not path.exists():
+        return
+    remedy = "move it away, and a new one is made; or let MLFLOW_TRACKING_URI name another"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            versions = list(database.execute("SELECT * FROM alembic_version")) if "alembic_version" in tables else []
+    except sqlite3.Error as error:
+        raise ValueError(f"MLflow's database {path} cannot be read ({error}): {remedy}") from None
+    if tables and not versions:
+        kind = (
+            "was left half made, by a first start that was cut short" if "experiments" in tables else "is not MLflow's"
+        )
+        raise ValueError(f"MLflow's database {path} {kind}: {remedy}")
 
 
 def model_version(uri: str) -> str:
@@ -45,9 +118,10 @@ def model_version(uri: str) -> str:
     if not (match := ALIAS.fullmatch(uri)):
         return uri
     name, alias = match["name"], match["alias"]
-    found = _registry(uri).tracking.MlflowClient()
     try:
-        return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
+        with impatient():
+            found = _registry(uri).tracking.MlflowClient()
+            return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
     except _mlflow_error() as error:
         raise _unknown(uri, error) from None
 
@@ -57,23 +131,54 @@ def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None =
 
     `registry`: the tracking URI to ask, by default this process's own; actors run elsewhere and are told.
     """
-    if uri.startswith(("models:/", "runs:/")):
-        with tempfile.TemporaryDirectory() as scratch:
+    with checkpoint_folder(uri, registry) as folder:
+        return checkpoints.load(folder, device)
+
+
+def trained_on(uri: str) -> frozenset[str]:
+    """Digests of the clip stores behind the weights of the model of that name (`ClipStore.info["digest"]`).
+
+    Empty where it does not say. A model that is loaded has them as `model.trained_on`. ValueError as `load_model`.
+    """
+    with checkpoint_folder(uri) as folder:
+        return checkpoints.trained_on(folder)
+
+
+@contextmanager
+def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
+    """A local folder with the two files of that model's checkpoint, for as long as the block runs."""
+    if not uri.startswith(("models:/", "runs:/", S3)):
+        _, path = open_place(uri)
+        yield checkpoints.folder_of(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if uri.startswith(S3):
+            folder = _download(uri, Path(scratch))
+        else:
             try:
-                folder = _registry(uri, registry).artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch)
+                with impatient():
+                    found = _registry(uri, registry).artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch)
             except (_mlflow_error(), OSError) as error:
                 raise _unknown(uri, error) from None
-            return checkpoints.load(_checkpoint_in(Path(folder), uri), device)
-    fs, path = fsspec.core.url_to_fs(uri)
-    if "file" in fs.protocol:
-        return checkpoints.load(path, device)
-    fs.invalidate_cache()  # what this process saw there before may be out of date
-    with tempfile.TemporaryDirectory() as scratch:
+            folder = _checkpoint_in(Path(found), uri)
         try:
-            fs.get(f"{path}/", f"{scratch}/", recursive=True)
-        except FileNotFoundError:
-            raise ValueError(f"no checkpoint at {uri}: a checkpoint is a folder with config.json") from None
-        return checkpoints.load(scratch, device)
+            yield folder
+        except ValueError as error:  # of what was downloaded, the place it came from is what a user knows
+            raise ValueError(str(error).replace(str(folder), uri)) from error
+
+
+def _download(uri: str, folder: Path) -> Path:
+    """The two files of a checkpoint on S3, of a training checkpoint the `model` in it, into `folder`."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        for place in (path, f"{path}/{checkpoints.MODEL}"):
+            if fs.exists(f"{place}/{checkpoints.CONFIG}"):
+                break
+        else:
+            raise ValueError(f"no checkpoint at {uri}: a checkpoint is a folder with {checkpoints.CONFIG}")
+        for name in (checkpoints.CONFIG, checkpoints.WEIGHTS):
+            fs.get_file(f"{place}/{name}", str(folder / name))
+    return folder
 
 
 def model_digest(model: D4RT) -> str:
@@ -88,7 +193,7 @@ def model_digest(model: D4RT) -> str:
 def _registry(uri: str, where: str | None = None) -> Any:
     """MLflow, pointed at the registry. ValueError if that is a file which does not exist, rather than creating it."""
     where = where or tracking_uri()
-    if where.startswith("sqlite:///") and not Path(where.removeprefix("sqlite:///")).exists():
+    if where.startswith(SQLITE) and not Path(where.removeprefix(SQLITE)).exists():
         raise ValueError(
             f"cannot look up {uri}: there is no model registry at {where}. Train a model in this folder first, set "
             "MLFLOW_TRACKING_URI to the registry that has it, or give a checkpoint folder"
@@ -96,6 +201,9 @@ def _registry(uri: str, where: str | None = None) -> Any:
     import mlflow
 
     mlflow.set_tracking_uri(where)
+    if where.startswith(SQLITE):
+        with opened_first(where):
+            mlflow.MlflowClient().search_registered_models(max_results=1)
     return mlflow
 
 
@@ -115,7 +223,7 @@ def _unknown(uri: str, error: Exception) -> ValueError:
 def _checkpoint_in(folder: Path, uri: str) -> Path:
     """A run may have logged the checkpoint folder itself, or a model that has it among its artifacts."""
     if not (folder / "MLmodel").exists():
-        return folder
+        return checkpoints.folder_of(folder)
     from mlflow.models import Model
 
     artifacts = Model.load(str(folder)).flavors.get("python_function", {}).get("artifacts", {})
@@ -124,4 +232,7 @@ def _checkpoint_in(folder: Path, uri: str) -> Path:
             f"{uri} holds no artifact {CHECKPOINT!r} but {sorted(artifacts)}: it was not registered by this project; "
             "register its checkpoint with `python -m train register`"
         )
-    return folder / artifacts[CHECKPOINT]["path"]
+    place = folder / artifacts[CHECKPOINT]["path"]
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{uri} names a checkpoint outside itself ({artifacts[CHECKPOINT]['path']}): it is damaged")
+    return checkpoints.folder_of(place)

@@ -41,7 +41,9 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
     assert "1 with 4 clips of 4 frames, 3 clips to judge by" in said["stores"]
     assert "a step of fresh weights, all layers, clips: 8, loss: " in said["shapes"]
     assert not mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
-    assert sorted(path.name for path in workplace.iterdir()) == sorted([*before, "mlflow.db"])
+    assert sorted(path.name for path in workplace.iterdir()) == sorted(
+        [*before, "mlflow.db", "mlflow.db.lock", "mlartifacts"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -78,13 +79,13 @@ def test_a_config_edited_by_hand_is_refused_by_field(folder, key, value, message
 
 
 class Trap:
-    """Rebuilding it makes a file."""
+    """Rebuilding it makes a folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = str(path)
 
     def __reduce__(self):
-        return Path.touch, (self.path,)
+        return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +128,13 @@ def test_arguments_that_a_script_kept_beside_the_weights_do_no_harm(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_objects_are_named_never_rebuilt_and_nobody_is_told_how(zipped, tmp_path):
     path, sprung = tmp_path / "weights.pth", tmp_path / "sprung"
-    for content, name in (({"model": nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"), (Trap(sprung), "pathlib")):
+    for content, name in (({"model": nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"), (Trap(sprung), "mkdir")):
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(ValueError, match=f"never loaded: an object of .*{name}") as refused:
             read_tensors(path)
         assert not {"weights_only", "trust", "safe_globals"} & set(str(refused.value).replace("`", " ").split())
     path.write_bytes(pickle.dumps(Trap(sprung)))
-    with pytest.raises(ValueError, match="never loaded|not a file of torch.save"):
+    with pytest.raises(ValueError, match=r"never loaded|not a file of"):
         read_tensors(path)
     assert not sprung.exists()
 

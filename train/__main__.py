@@ -12,14 +12,19 @@ from typing import Annotated
 
 import tyro
 
-from train.config import DRY_RUN, cli
+from train.config import DRY_RUN, check_registry_names, cli
 from train.errors import RunFailed
 
 # Ray and MLflow take seconds to import and are not needed to print help or refuse a typing error: see below.
 
 
 def register(
-    checkpoint: Annotated[Path | None, tyro.conf.arg(help="Folder with config.json and weights.safetensors.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Checkpoint: a folder or s3:// URI with config.json and weights.safetensors, or RUN/step_N."
+        ),
+    ] = None,
     opend4rt: Annotated[Path | None, tyro.conf.arg(help="Instead: opend4rt.ckpt of an OpenD4RT release.")] = None,
     config: Annotated[Path | None, tyro.conf.arg(help="The model.yaml beside it.")] = None,
     name: Annotated[str, tyro.conf.arg(help="Name in the MLflow model registry.")] = "d4rt",
@@ -28,6 +33,8 @@ def register(
     """Put a checkpoint folder, or a released checkpoint of OpenD4RT, into the MLflow model registry."""
     if (checkpoint is None) == (opend4rt is None) or (opend4rt is None) != (config is None):
         raise ValueError("register takes either --checkpoint FOLDER, or --opend4rt CKPT with --config MODEL_YAML")
+    check_registry_names(name, alias)
+    print(f"registering as {name}: reading the weights, then MLflow", flush=True)
     from train import tracking
 
     if checkpoint is not None:

@@ -64,7 +64,6 @@ def judge(config: TrainConfig, validation: Validation, checkpoint: str) -> Outco
     try:
         scores = ray.get(ray.remote(score_checkpoint).options(**resources).remote(validation, checkpoint))
     except ray.exceptions.RayTaskError as error:
-        tracking.end_run(validation.run_id, "FAILED")
         again = f"the same command with --name {config.name} tries again"
         raise RunFailed(f"run {config.name}: {checkpoint} cannot be validated ({error.cause}): {again}") from error
     validation.send_all()

@@ -7,6 +7,7 @@ are recipes for a CPU, of about an hour and of a few minutes; `opend4rt-refine` 
 
 import difflib
 import math
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -124,6 +125,9 @@ class TrainConfig:
         for name in ("steps", "workers", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        check_registry_names(self.register_as, self.alias)
+        if self.name is not None and (not self.name.strip(". ") or re.search(r"[/\\\0-\x1f]", self.name)):
+            raise ValueError(f"name ({self.name!r}) must be that of a folder in `out`: without / in it, not just dots")
         if self.data.clips_per_worker % self.accumulate:
             raise ValueError(
                 f"data.clips_per_worker ({self.data.clips_per_worker}) must be a multiple of accumulate "
@@ -154,6 +158,16 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as for JSON."""
         return asdict(self) | {"model": self.model.to_dict()}
+
+
+def check_registry_names(model: str, alias: str) -> None:
+    """Raise ValueError for a name or an alias that MLflow's registry does not take: before training, not after."""
+    if not model.strip() or re.search(r"[/:\0-\x1f]", model) or model in (".", ".."):
+        raise ValueError(f"{model!r} is no name of a registered model: it may not be empty, nor hold / or :")
+    if not re.fullmatch(r"[\w-]{1,255}", alias):
+        raise ValueError(f"{alias!r} is no alias: it has letters, digits, _ and - only, such as champion")
+    if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise ValueError(f"{alias!r} is no alias: MLflow keeps `latest` and v1, v2, ... to itself; take another word")
 
 
 def _paper(model: str) -> TrainConfig:

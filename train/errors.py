@@ -21,3 +21,7 @@ class CheckpointFailed(RuntimeError):
 
 class RunFailed(RuntimeError):
     """A run ended before its last step."""
+
+
+class RunStopped(RunFailed):
+    """Somebody stopped it; it can go on."""

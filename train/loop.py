@@ -19,11 +19,13 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
+from pipelines.store.reader import ClipStore
 from train import curves, run_folder, tracking
 from train.batches import absolute, check_labels, open_mixture
 from train.champion import register
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, RunFailed
+from train.errors import CheckpointFailed, RunFailed, RunStopped
+from train.mixture import MixturePlan
 from train.progress import printed_progress
 from train.run_folder import Position
 from train.start import pinned, starting_weights
@@ -44,16 +46,35 @@ def run(config: TrainConfig) -> str:
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
     failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
     """
+    print(f"run {config.name}: reading stores and weights", flush=True)
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
     run_folder.check_room(config)
     config = pinned(config)
     start = starting_weights(config)
+    print("connecting to MLflow and Ray", flush=True)
+    tracking_uri = tracking.connect()
+    tracking.check_writable()
     cluster.connect()
     start = None if start is None else ray.put(start)  # which holds them from here on
-    tracking_uri = tracking.connect()
     run_id = run_folder.claim(config, stores)
+    with tracking.ended(run_id):
+        uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, run_id)
+    run_folder.write_record(config, run_id, model=uri)
+    return uri
+
+
+def run_on_cluster(
+    config: TrainConfig,
+    plan: MixturePlan,
+    stores: list[ClipStore],
+    held_out: HeldOut | None,
+    start: ray.ObjectRef | None,
+    tracking_uri: str,
+    run_id: str,
+) -> str:
+    """From the first step, or the last checkpoint, to the registered model, whose URI it returns."""
     if config.min_workers is not None:
         # When a node is lost, Ray first tries to start as many workers as before, and waits a minute for the node.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(RESIZE_SECONDS))
@@ -104,10 +125,8 @@ def run(config: TrainConfig) -> str:
                 storage_filesystem=fs,
             ),
         )
-        checkpoint = train(config, run_id, trainer, progress)
-        uri = finish(config, run_id, tracking_uri, checkpoint, validation)
-    run_folder.write_record(config, run_id, model=uri)
-    return uri
+        checkpoint = train(config, trainer, progress)
+        return finish(config, run_id, tracking_uri, checkpoint, validation)
 
 
 @dataclass(frozen=True)
@@ -138,26 +157,21 @@ class Shares:
         )
 
 
-def train(config: TrainConfig, run_id: str, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> Checkpoint:
+def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> Checkpoint:
     """Train to the last step; its checkpoint. RunFailed, saying why, if it comes to an end before."""
     again = f"the same command with --name {config.name} goes on from its last checkpoint"
-    cause = None
     try:
         result = fit(trainer, progress)
     except ray.train.TrainingFailedError as error:
-        status, why, cause = "FAILED", f"failed: {reason(error)}", error
+        raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
     except KeyboardInterrupt:
-        status, why = "KILLED", f"was stopped at once: {again}"
-    else:
-        step, diverged = result.return_value
-        if step == config.steps:
-            return result.checkpoint
-        if diverged:
-            status, why = "FAILED", f"failed: {diverged}"
-        else:
-            status, why = "KILLED", f"was stopped at step {step}: {again}"
-    tracking.end_run(run_id, status)
-    raise RunFailed(f"run {config.name} {why}") from cause
+        raise RunStopped(f"run {config.name} was stopped at once: {again}") from None
+    step, diverged = result.return_value
+    if diverged:
+        raise RunFailed(f"run {config.name} failed: {diverged}")
+    if step < config.steps:
+        raise RunStopped(f"run {config.name} was stopped at step {step}: {again}")
+    return result.checkpoint
 
 
 def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # Read when mlflow is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,32 +22,19 @@ import numpy as np
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
-from pipelines.models import tracking_uri
+from pipelines.models import SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
 from pipelines.store.reader import ClipStore
+from train.errors import RunStopped
 
 EXPERIMENT = "d4rt"
 PACKAGE = Path(__file__).parent
 REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
-SQLITE = "sqlite:///"
 UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests are
-# MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """MLflow answers soon, or not at all. What the environment says about it counts more."""
-    added = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -66,32 +53,51 @@ def before_training(uri: str) -> Iterator[None]:
 def connect() -> str:
     """Use the server or database of MLFLOW_TRACKING_URI, else mlflow.db in the current folder. Returns its URI.
 
-    The artifacts of a database go to `mlartifacts` beside it; a server decides for itself.
+    The artifacts of a database go to `mlartifacts` beside it; a server decides for itself. ValueError if it cannot be
+    used, or its experiment was deleted.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, artifacts = tracking_uri(), None
     if uri.startswith(SQLITE):
-        folder = Path(uri.removeprefix(SQLITE)).absolute().parent
-        if not folder.is_dir():  # MLflow would try to make a database there for a minute
-            raise ValueError(
-                f"MLflow's database {uri}: there is no folder {folder}; make it, or let "
-                "MLFLOW_TRACKING_URI name another"
-            )
-        artifacts = (folder / "mlartifacts").as_uri()
+        artifacts = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
-    with before_training(uri):
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+    with opened_first(uri), before_training(uri):
+        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        elif experiment.lifecycle_stage != "active":
+            raise ValueError(
+                f"MLflow at {uri}: the experiment {EXPERIMENT} was deleted; `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}` brings it back, `mlflow gc` removes it for good"
+            )
         mlflow.set_experiment(EXPERIMENT)
+        mlflow.MlflowClient().search_registered_models(max_results=1)  # the registry makes tables of its own
     return uri
 
 
 def check_writable() -> None:
-    """ValueError if MLflow does not take what it is given."""
-    with before_training(mlflow.get_tracking_uri()):
+    """ValueError if MLflow, or the place of its artifacts, does not take what it is given."""
+    uri = mlflow.get_tracking_uri()
+    with before_training(uri):
         experiment = mlflow.get_experiment_by_name(EXPERIMENT)
         mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, "checked", time.strftime("%F %T"))
+    place = experiment.artifact_location
+    try:
+        with impatient(), tempfile.NamedTemporaryFile(prefix="checked-") as file:
+            artifacts = get_artifact_repository(place)
+            artifacts.log_artifact(file.name)
+            with suppress(Exception):  # then an empty file stays
+                artifacts.delete_artifacts(Path(file.name).name)
+    except Exception as error:  # of any of the services that MLflow may keep artifacts in
+        raise ValueError(
+            f"MLflow at {uri} keeps models in {place}, which cannot be written ({_first_line(error)}): give this "
+            "process access to it, or let the server hand artifacts on (mlflow server --artifacts-destination)"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def check_run(run_id: str, name: str) -> None:
@@ -99,7 +105,7 @@ def check_run(run_id: str, name: str) -> None:
     uri = mlflow.get_tracking_uri()
     with before_training(uri):
         try:
-            mlflow.get_run(run_id)
+            stage = mlflow.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -107,6 +113,11 @@ def check_run(run_id: str, name: str) -> None:
                 f"run {name} was recorded as {run_id}, which MLflow at {uri} does not know: let MLFLOW_TRACKING_URI "
                 "name the server or database it was begun with, or choose another --name"
             ) from None
+    if stage != "active":
+        raise ValueError(
+            f"run {name} was recorded as {run_id}, which was deleted in MLflow at {uri}: `mlflow runs restore --run-id "
+            f"{run_id}` brings it back; or choose another --name"
+        )
 
 
 def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str:
@@ -115,6 +126,7 @@ def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str
     with before_training(mlflow.get_tracking_uri()):
         experiment = mlflow.get_experiment_by_name(EXPERIMENT)
         run_id = client.create_run(experiment.experiment_id, run_name=name).info.run_id
+    with before_training(mlflow.get_tracking_uri()), ended(run_id):
         params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
         for start in range(0, len(params), PARAMS_PER_CALL):
             client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
@@ -129,10 +141,19 @@ def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str
     return run_id
 
 
-def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
-    """Of a run that did not get to its end; going on with it ends it again. If MLflow is away, it stays RUNNING."""
-    with impatient(), suppress(*UNREACHABLE):
-        mlflow.MlflowClient().set_terminated(run_id, status=status)
+@contextmanager
+def ended(run_id: str) -> Iterator[None]:
+    """A run that does not get to the end of the block is over in MLflow too; going on with it ends it again.
+
+    If MLflow is away, it stays RUNNING there.
+    """
+    try:
+        yield
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, RunStopped | KeyboardInterrupt) else "FAILED"
+        with impatient(), suppress(*UNREACHABLE):
+            mlflow.MlflowClient().set_terminated(run_id, status=status)
+        raise
 
 
 def git_state() -> tuple[str, str]:
@@ -205,33 +226,39 @@ def register(
     run_id: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> int:
-    """Make a checkpoint folder the newest version of registered model `name`, move the alias to it, and return it.
+    """Make a checkpoint the newest version of registered model `name`, move the alias to it, and return it.
 
-    Without an `alias` none moves. `run_id` is the run it came from; without one it gets a run of its own. The version
-    gets the `tags`. The model carries its own code and needs neither this repository nor the folder any more.
-    ValueError if the folder is not a checkpoint.
+    `checkpoint`: whatever names a model (`pipelines/models.py`). Without an `alias` none moves. `run_id` is the run it
+    came from; without one it gets a run of its own. The version gets the `tags`. The model carries its own code and
+    needs neither this repository nor the checkpoint any more. ValueError, before anything is written, if it is none.
     """
-    config = checkpoints.read_config(Path(checkpoint) / checkpoints.CONFIG)
-    checkpoints.load(checkpoint)  # refuses what could not be loaded later
-    connect()
-    run_name = None if run_id else f"register {name}"
-    # MLflow asks for type hints and an input example; the signature says it all.
-    with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(PACKAGE / "registered_model.py"),
-            code_paths=[str(PACKAGE.parent / "model")],
-            artifacts={"checkpoint": str(Path(checkpoint).absolute())},
-            signature=signature(config.image_size),
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
-            registered_model_name=name,
-        )
-    client = mlflow.MlflowClient()
-    for key, value in (tags or {}).items():
-        client.set_model_version_tag(name, str(info.registered_model_version), key, value)
-    if alias is not None:
-        client.set_registered_model_alias(name, alias, info.registered_model_version)
-    return int(info.registered_model_version)
+    with checkpoint_folder(str(checkpoint)) as folder:
+        model = checkpoints.load(folder)  # refuses what could not be loaded later
+        connect()
+        check_writable()
+        run_name = None if run_id else f"register {name}"
+        # MLflow asks for type hints and an input example; the signature says it all.
+        with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(PACKAGE / "registered_model.py"),
+                code_paths=[str(PACKAGE.parent / "model")],
+                artifacts={"checkpoint": str(folder.absolute())},
+                signature=signature(model.config.image_size),
+                pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+                registered_model_name=name,
+            )
+    client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+    try:
+        for key, value in (tags or {}).items():
+            client.set_model_version_tag(name, number, key, value)
+        if alias is not None:
+            client.set_registered_model_alias(name, alias, number)
+    except UNREACHABLE:
+        with suppress(*UNREACHABLE):  # no version stays that nothing points to: it is made again
+            client.delete_model_version(name, number)
+        raise
+    return int(number)
 
 
 def register_opend4rt(checkpoint: Path, config: Path, name: str, alias: str) -> int:
