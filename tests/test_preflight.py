@@ -56,8 +56,10 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
         ("--loss.dynamic-reweight kubric median", "stores", "loss.dynamic_reweight names kubric"),
         ("--init nothing", "weights", "nothing/config.json does not exist"),
         ("--data.clips-per-worker 100000", "memory", "raise accumulate, lower data.clips_per_worker"),
-        ("--out planes/store.json/runs", "disk", "make room and let it be written to"),
-        ("--out s3://no-such-bucket/runs", "disk", "s3://no-such-bucket/runs cannot be written"),
+        ("--out planes/store.json/runs", "disk", "planes/store.json is a file: choose another"),
+        ("--out planes/store.json", "disk", "planes/store.json is a file: choose another"),
+        ("--out /proc/runs", "disk", "out: /proc: "),
+        ("--out s3://no-such-bucket/runs", "disk", "out: s3://no-such-bucket/runs: there is no such file, folder or"),
     ],
 )
 def test_what_is_missing_fails_by_its_name(words, check, message, workplace, capsys, s3_server):

@@ -174,7 +174,7 @@ def test_artifacts_that_have_no_place_to_go_are_found_before_any_work(workplace,
     tracking.connect()
     mlflow.create_experiment("far", artifact_location=s3_uri)
     monkeypatch.setattr(tracking, "EXPERIMENT", "far")
-    assert main("register --checkpoint checkpoint --name far".split()) == 0
+    assert main(["register", "--checkpoint", "checkpoint", "--name", "far"]) == 0
     assert load_model("models:/far@champion").config == TINY
     capsys.readouterr()
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -11,8 +11,8 @@ a checkpoint up to two seconds after it is there, and its list may be cut short 
 """
 
 import json
-import os
 import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
+from pipelines.raw.place import is_local, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import write_file
 from train import tracking
@@ -96,27 +97,30 @@ def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
 def check_room(config: TrainConfig) -> str:
     """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
     size = held_bytes(config)["checkpoint"]
-    fs, out = fsspec.core.url_to_fs(config.out)
-    if "file" not in fs.protocol:
-        try:
-            write_file(f"{config.out}/.writable", b"")
-            fs.rm(f"{out}/.writable")
-        except OSError as error:
-            raise ValueError(f"out: {config.out} cannot be written ({error}): is there such a bucket?") from error
+    fs, out = open_place(config.out)
+    if not is_local(fs):
+        with reachable(f"out: {config.out}"):
+            fs.ls(out.partition("/")[0], refresh=True)  # some servers make a bucket of whatever is written
+            fs.pipe_file(f"{out}/.writable", b"")
+            fs.rm_file(f"{out}/.writable")
         return f"{config.out} can be written; a checkpoint takes {size / 1e9:.2f} GB"
+
     place = next(path for path in (Path(out), *Path(out).parents) if path.exists())
-    kept = len(step_folders(*open_folder(f"{config.out}/{config.name}")))
+    if not place.is_dir():
+        raise ValueError(f"out: {config.out} cannot be a folder, because {place} is a file: choose another")
+    with reachable(f"out: {place}"), tempfile.TemporaryFile(dir=place):
+        kept = len(step_folders(*open_folder(f"{config.out}/{config.name}")))
     needed, free = size * max(1, config.keep_checkpoints + 1 - kept), shutil.disk_usage(place).free
     text = f"{place} has {free / 1e9:.2f} GB free, checkpoints take {needed / 1e9:.2f} GB"
-    if free < needed or not (place.is_dir() and os.access(place, os.W_OK)):
-        raise ValueError(f"out: {text}: make room and let it be written to, lower keep_checkpoints, or choose another")
+    if free < needed:
+        raise ValueError(f"out: {text}: make room, lower keep_checkpoints, or choose another place")
     return text
 
 
 def open_folder(uri: str) -> tuple[FileSystem, str]:
     """The file system and path of a folder or s3:// URI, as Ray Train and pyarrow take them."""
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)  # other processes write there too
-    if "file" in fs.protocol:
+    fs, path = open_place(uri)
+    if is_local(fs):
         return pyarrow.fs.LocalFileSystem(), path
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
