@@ -5,26 +5,118 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
+
+from pipelines.raw.place import is_local, open_place, reachable
+
+CONFLICTS = 20  # of two conditional writes of one file on S3, after which it is given up
 
 
 def write_file(uri: str, content: bytes) -> None:
-    """Write a file whole or not at all: by rename locally; one PUT is atomic on S3."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    if "file" not in fs.protocol:
-        fs.pipe_file(path, content)
-        return
-    os.makedirs(posixpath.dirname(path), exist_ok=True)
+    """Write a file whole or not at all, in place of the one that was there. ValueError if the place refuses."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        if not is_local(fs):
+            fs.pipe_file(path, content)  # one PUT, or an upload that counts when it is complete
+            return
+        with _beside(path, content) as partial:
+            os.replace(partial, path)
+
+
+def create_if_absent(uri: str, content: bytes) -> bool:
+    """Create a file, whole, unless there is one: then that one stays as it is. Whether it was created.
+
+    Of several processes that create one file at the same time, exactly one succeeds: by a hard link locally, on S3 by a
+    conditional PUT. ValueError if the place refuses.
+    """
+    fs, path = open_place(uri)
+    with reachable(uri):
+        if not is_local(fs):
+            return _put_if_absent(fs, path, content)
+        with _beside(path, content) as partial:
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+    return True
+
+
+def _put_if_absent(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
+    attempts_left = CONFLICTS
+    while True:
+        try:
+            fs.pipe_file(path, content, mode="create")
+            return True
+        except OSError as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if code == "PreconditionFailed":
+                return False
+            attempts_left -= 1
+            if code != "ConditionalRequestConflict" or attempts_left == 0:  # another one is being written just now
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def _beside(path: str, content: bytes) -> Iterator[str]:
+    """A file of this content beside `path`, on the disk and not only on its way there; gone when the block ends."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with open(partial, "wb") as file:
-        file.write(content)
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield partial
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+def read_file(uri: str) -> bytes | None:
+    """Its content; None if there is no such file. ValueError if the place refuses."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        try:
+            return fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+
+
+def listed(uri: str) -> list[str]:
+    """Names of the files and folders in a folder, sorted; none if there is no such folder."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        try:
+            return sorted(posixpath.basename(entry.rstrip("/")) for entry in fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+
+def delete_folder(uri: str) -> None:
+    """Delete a folder and all in it, if it is there. Its name, and the names in it, are taken literally."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        if is_local(fs):
+            shutil.rmtree(path, ignore_errors=not os.path.isdir(path))
+            return
+        try:
+            entries = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "directory":
+                delete_folder(f"s3://{entry['name']}")
+            else:
+                fs.rm_file(entry["name"])
 
 
 def json_value(value: Any) -> Any:

@@ -54,6 +54,7 @@ def s3_server(tmp_path_factory) -> Iterator[None]:
     command += ["server", "-s3", "-filer", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-{part}.port={port}" for part, port in zip(parts, ports[:4], strict=True)]
     command += [f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[4:], strict=True)]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # whose ports are else the same for every server
     command += [f"-s3.config={folder}/accounts.json", "-s3.allowEmptyFolder=false", "-master.telemetry=false"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.max=100"]
 
@@ -65,11 +66,13 @@ def s3_server(tmp_path_factory) -> Iterator[None]:
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    log = (folder / "log").open("wb")
+    own = os.environ | {"TMPDIR": str(folder)}  # where it puts its sockets
+    with log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=own) as server:
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:
-            _make_bucket("clips")
+            _make_bucket("clips", server, folder / "log")
             yield
         finally:
             server.kill()  # at once: nobody needs its data any more
@@ -86,15 +89,18 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _make_bucket(name: str) -> None:
+def _make_bucket(name: str, server: subprocess.Popen, log: Path) -> None:
     """As soon as the server answers, for which it needs some seconds."""
-    for attempts_left in reversed(range(300)):
+    impatient = {"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 0}}
+    fs = S3FileSystem(skip_instance_cache=True, config_kwargs=impatient)
+    end = time.monotonic() + 120
+    while True:
         try:
-            S3FileSystem(skip_instance_cache=True).mkdir(name)
+            fs.mkdir(name)
             return
-        except (OSError, BotoCoreError):
-            if attempts_left == 0:
-                raise
+        except (OSError, BotoCoreError) as error:
+            if server.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"no S3 server: {log.read_text(errors='replace')[-2000:]}") from error
             time.sleep(0.2)
 
 
