@@ -8,10 +8,13 @@ import plane
 import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from shared_data import SHARED
 
-from pipelines.datasets.virtual_kitti2 import VirtualKitti2, rotation_from_yxz
+from pipelines.datasets.virtual_kitti2 import VirtualKitti2, object_rotation
 from pipelines.raw.folder import RawFolder
+from pipelines.synthesize.virtual_kitti2 import rotation_columns
 
+REAL = SHARED / "real/virtual_kitti2/Scene01/clone/pose.txt"
 HEIGHT, WIDTH = 12, 20
 INTRINSICS = np.array([[15.0, 0, 10.25], [0, 16, 6.5], [0, 0, 1]])  # corner origin; the files say 9.75 and 6
 BASELINE = np.array([0.532725, 0, 0])
@@ -50,7 +53,7 @@ def camera_pose(t: int, camera: int) -> np.ndarray:
 def object_pose(track: int, t: int) -> np.ndarray:
     x, y, z, ry, rx, rz = PATHS[track][t]
     pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_euler("YXZ", [ry, rx, rz]).as_matrix()
+    pose[:3, :3] = Rotation.from_euler("YZX", [ry, -rx, rz]).as_matrix()
     pose[:3, 3] = x, y, z
     return pose
 
@@ -155,11 +158,39 @@ def test_parked_cars_stand_in_every_frame(raw):
 
 def test_rotation_order():
     angles = np.random.default_rng(0).uniform(-3, 3, (50, 3))
-    np.testing.assert_allclose(rotation_from_yxz(angles), Rotation.from_euler("YXZ", angles).as_matrix(), atol=1e-12)
-    values = np.array(REAL_ROW.split(), float)
-    world_from_object, cam_from_object = rotation_from_yxz(np.stack([values[8:11], values[14:17]]))
-    down = (cam_from_object @ world_from_object.T)[1]
-    np.testing.assert_allclose(down, [-0.012, 0.999, -0.039], atol=6e-4)  # an upright camera on the road
+    expected = Rotation.from_euler("YZX", angles * [1, -1, 1]).as_matrix()
+    np.testing.assert_allclose(object_rotation(angles), expected, atol=1e-12)
+
+
+def check_real_rows(rows: np.ndarray) -> None:
+    """Cars stand on the road, 1.650 m below the camera; and all of a frame agree how the camera is turned."""
+    cam_from_object, world_from_object = object_rotation(rows[:, 16:19]), object_rotation(rows[:, 10:13])
+    height = np.einsum("ni,ni->n", cam_from_object[:, :, 1], rows[:, 13:16])  # down from the camera to a car's base
+    np.testing.assert_allclose(height, 1.65, atol=1e-4)
+    cam_from_world = cam_from_object @ world_from_object.transpose(0, 2, 1)
+    for frame in np.unique(rows[:, 0]):
+        turned = cam_from_world[rows[:, 0] == frame]
+        np.testing.assert_allclose(turned, np.broadcast_to(turned[0], turned.shape), atol=2e-6)
+    assert (cam_from_world[:, 1, 1] > 0.99).all()  # an upright camera
+
+
+def test_a_real_row_of_scene18():
+    check_real_rows(np.array(["25", "0", *REAL_ROW.split()], float)[None])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real rows of Virtual KITTI 2 are not here: shared/data/real")
+def test_real_rows_of_scene01():
+    rows = np.loadtxt(REAL, skiprows=1)
+    assert len(rows) == 79 and (rows[:, 0] == 0).sum() > 30
+    check_real_rows(rows)
+    synthesized = np.array([rotation_columns(pose) for pose in as_poses(rows[:, 16:19])])
+    np.testing.assert_allclose(synthesized, rows[:, 16:19], atol=1e-7)  # what we write is what they wrote
+
+
+def as_poses(columns: np.ndarray) -> np.ndarray:
+    poses = np.tile(np.eye(4), (len(columns), 1, 1))
+    poses[:, :3, :3] = Rotation.from_euler("YZX", columns * [1, -1, 1]).as_matrix()
+    return poses
 
 
 def test_supports_archives_side_by_side(raw, tmp_path):

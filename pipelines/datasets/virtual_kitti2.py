@@ -101,7 +101,7 @@ class VirtualKitti2(Sequence):
         poses = np.full((NUM_INSTANCES, len(self), 4, 4), np.nan)
         # The world columns do not depend on the camera: a row of either serves both.
         poses[track, frame] = np.eye(4)
-        poses[track, frame, :3, :3] = rotation_from_yxz(rows[:, 10:13])
+        poses[track, frame, :3, :3] = object_rotation(rows[:, 10:13])
         poses[track, frame, :3, 3] = rows[:, 7:10]
         boxes = self.raw.table(self._text("bbox.txt"), columns=11, skip_rows=1)
         never_moving = np.setdiff1d(boxes[:, 2], boxes[boxes[:, 10] == 1, 2])
@@ -139,10 +139,14 @@ class VirtualKitti2(Sequence):
         return apart if raw.exists(apart) else posixpath.join(*above, scene, variation, path)
 
 
-def rotation_from_yxz(angles: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N 3 3"]:
-    """Ry(y) Rx(x) Rz(z) of the angles (y, x, z) in radians: heading, then pitch, then roll (dataset notes D5)."""
+def object_rotation(angles: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N 3 3"]:
+    """Ry(y) Rz(-x) Rx(z) of the columns (y, x, z) of pose.txt, in radians (dataset notes D5).
+
+    Objects have KITTI's axes: length along x, height against y, width along z. So the column called x is the pitch,
+    about -z, and the one called z is the roll, about x: heading, then pitch, then roll.
+    """
     y, x, z = angles.T
-    return _rotation(1, y) @ _rotation(0, x) @ _rotation(2, z)
+    return _rotation(1, y) @ _rotation(2, -x) @ _rotation(0, z)
 
 
 def _rotation(axis: int, angle: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N 3 3"]:

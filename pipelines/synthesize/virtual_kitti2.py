@@ -135,17 +135,21 @@ def _pose(view: Scene, t: int, track: int) -> list[float]:
     cam_from_object = _cam_from_world(view, t) @ world_from_object
     x, _, z = cam_from_object[:3, 3]
     length, height, width = view.solids[1 + track].size
-    cam_angles = yaw_pitch_roll(cam_from_object)
+    cam_angles = rotation_columns(cam_from_object)
     alpha = cam_angles[0] - np.arctan2(x, z)
-    world_columns = [*world_from_object[:3, 3], *yaw_pitch_roll(world_from_object)]
+    world_columns = [*world_from_object[:3, 3], *rotation_columns(world_from_object)]
     cam_columns = [*cam_from_object[:3, 3], *cam_angles]
     return [alpha, width, height, length, *world_columns, *cam_columns]
 
 
-def yaw_pitch_roll(pose: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
-    """Angles y, x, z (in this order, radians) of R = Ry(y) Rx(x) Rz(z); dataset notes D5, Recipe."""
-    y, z = np.arctan2(pose[0, 2], pose[2, 2]), np.arctan2(pose[1, 0], pose[1, 1])
-    return float(y), float(np.arcsin(-pose[1, 2])), float(z)
+def rotation_columns(pose: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """The columns y, x, z of an object (radians), whose axes are length, down, width; dataset notes D5, Recipe.
+
+    Its length points along (cos y cos x, -sin x, -sin y cos x); z is how far it then rolls about it.
+    """
+    length, down, width = pose[:3, :3].T
+    y, z = np.arctan2(-length[2], length[0]), np.arctan2(-width[1], down[1])
+    return float(y), float(-np.arcsin(length[1])), float(z)
 
 
 def _bbox(view: Scene, t: int, track: int, mask: Bool[np.ndarray, "H W"]) -> list[int | float | bool]:
