@@ -61,9 +61,15 @@ def test_pickles_are_never_loaded(tmp_path):
     trace = tmp_path / "exploded"
     scalar = np.empty((), object)
     scalar[()] = Bomb(trace)
-    np.savez(tmp_path / "a.npz", none=np.array(None), scalar=scalar, array=np.array([Bomb(trace), None]))
+    np.savez(
+        tmp_path / "a.npz",
+        none=np.array(None),
+        scalar=scalar,
+        one=np.array([Bomb(trace)]),
+        array=np.array([Bomb(trace), None]),
+    )
     npz = opened(tmp_path)
-    assert npz.shape("none") is None and npz.shape("scalar") is None
+    assert npz.shape("none") is None and npz.shape("scalar") is None and npz.shape("one") is None
     with pytest.raises(ValueError, match=r"array of a\.npz .*pickled .*refused"):
         npz.rows("array")
     with pytest.raises(ValueError, match=r"a\.npz .*no array 'scalar'"):

@@ -3,12 +3,12 @@
 Raw layout:
     {train,val,test,sample}/<seq>/
         rgbs/rgb_00000.jpg         8-bit RGB, 960 x 540; the number is the row in anno.npz
-        depths/depth_00000.png     16-bit grey, 1000/65535 units along +z; 0 is a hole, 65535 is sky or clipped
+        depths/depth_00000.png     16-bit grey, floor of 65535/1000 z in units; 0 is a hole, 65535 is sky or clipped
         normals/normal_00000.jpg   8-bit (n + 1) * 127.5 in the axes of Blender's world; black-grey where nothing is
         anno.npz, float16 or float32:
             intrinsics (T, 3, 3)   pixels, the centre of the top-left one at (0.5, 0.5)
             extrinsics (T, 4, 4)   cam_from_world, OpenCV axes, world +y up
-            trajs_3d (T, N, 3)     world; absent, None or NaN in a few sequences, which then have no tracks
+            trajs_3d (T, N, 3)     world; absent, None, [None] or NaN in a few sequences, which then have no tracks
             trajs_2d (T, N, 2)     pixels, up to 1 px off near silhouettes, inf or NaN where broken
             valids, visibs (T, N)  1: annotated, not occluded. v1.1: visibilities, 0 hidden, 1 visible, 2 invalid
 
@@ -25,7 +25,7 @@ from pipelines.sequence import Cameras, Sequence, Tracks
 
 LAYOUT = "PointOdyssey v1.2: <split>/<seq>/ with anno.npz, rgbs/ and depths/"
 V1_0_FILES = ("annot.npz", "annotations.npz")
-UNITS = np.arange(65536, dtype=np.float32) * np.float32(1000 / 65535)  # of each stored value
+UNITS = (np.arange(65536, dtype=np.float32) + np.float32(0.5)) * np.float32(1000 / 65535)  # stored values are floored
 UNITS[[0, 65535]] = np.nan  # a hole, sky
 WORLD_FROM_BLENDER = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # +z up to +y up
 MIN_NORMAL = 0.3  # shorter is background, or JPEG noise at an edge
@@ -137,9 +137,11 @@ class PointOdyssey(Sequence):
         return rigid
 
     def _check_tracks(self) -> None:
-        """ValueError unless the arrays of the tracks, if there are any, are there and fit together."""
+        """A note if there are no tracks; ValueError unless their arrays are there and fit together."""
         shape = self._annotation.shape("trajs_3d")
         if not shape:
+            what = "holds no numbers" if "trajs_3d" in self._annotation else "is absent"
+            self.notes = (f"no tracks: trajs_3d of {self._path} {what}",)
             return
         flags = ["visibilities"] if "visibilities" in self._annotation else ["valids", "visibs"]
         expected = {"trajs_3d": (len(self), *shape[1:2], 3), "trajs_2d": (len(self), *shape[1:2], 2)}

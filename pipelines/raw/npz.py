@@ -54,12 +54,15 @@ class Npz:
         return f"{key}.npy" in self._zip.namelist()
 
     def shape(self, key: str) -> tuple[int, ...] | None:
-        """Shape of an array; None where `None` was saved in its place, or nothing."""
+        """Shape of an array; None where nothing was saved, or `None` in its place, alone or in a list.
+
+        Of one pickled object it is not asked what it is: that would mean to run it.
+        """
         if key not in self:
             return None
         member = self._open(key)
         if member.dtype.hasobject:
-            if member.shape == ():
+            if math.prod(member.shape) <= 1:
                 return None
             raise ValueError(f"{key} of {self._where} holds pickled Python objects: refused, they can run any code")
         return member.shape

@@ -2,7 +2,7 @@
 
     train/room_0000/
         rgbs/rgb_00000.jpg
-        depths/depth_00000.png       uint16, metres * 65.535; 65535 is sky, 0 is nothing
+        depths/depth_00000.png       uint16, metres * 65.535, floored; 65535 is sky, 0 is nothing
         masks/mask_00000.png         one colour per object, 0 elsewhere
         normals/normal_00000.jpg     unit normals in Blender's world axes, (n + 1) * 127.5
         anno.npz, info.npz, scene_info.json
