@@ -13,11 +13,18 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+import grpc
 import ray
 import ray.data
 
+from pipelines.raw.place import S3
+
 ROOT = Path(__file__).resolve().parent.parent
 START_ATTEMPTS = 4
+ANSWER_SECONDS = 60
+PACKAGES = "working_dir_files"  # the folder in which Ray keeps the working directories of jobs
+# A socket's path has 103 bytes on all systems; /session_2026-11-28_05-26-12_504000_4194304/sockets/plasma_store is 65.
+LONGEST_FOLDER = 103 - 65
 OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
 
 
@@ -67,13 +74,58 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
+    if address := os.environ.get("RAY_ADDRESS"):
+        require_answer(address)
+        try:
+            ray.init(log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(_no_cluster(address, error)) from error
     else:
         _start()
     # Every job shows its own progress, in its own terms.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def require_answer(address: str, seconds: int = ANSWER_SECONDS) -> None:
+    """ValueError if nothing speaks gRPC at HOST:PORT within so many seconds: Ray itself would try for a quarter of an
+    hour. Other addresses are Ray's affair."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or os.environ.get("RAY_USE_TLS") == "1":
+        return
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=seconds)
+        except grpc.FutureTimeoutError as error:
+            raise ValueError(_no_cluster(address, f"no answer in {seconds} seconds")) from error
+
+
+def _no_cluster(address: str, reason: object) -> str:
+    return (
+        f"there is no Ray cluster at RAY_ADDRESS={address} ({reason}): start it, or name another one; without "
+        "RAY_ADDRESS a job starts a private one on this machine"
+    )
+
+
+def require_lasting(place: str, what: str) -> None:
+    """ValueError, naming `what` by its option, for a place to write to that would go with a Ray job.
+
+    `ray job submit --working-dir` runs a job in a copy of that folder, which Ray deletes later and no other node has:
+    what a job leaves there is lost. Call it for each place a command writes to, before the work. s3:// URIs last.
+    """
+    if place.startswith(S3) or PACKAGES not in Path(place).absolute().parts:
+        return
+    raise ValueError(
+        f"{what} {place} lies in the copy of --working-dir that Ray made for this job, and is lost with it: give "
+        "s3://bucket/prefix, or an absolute path that all nodes share. A job knows no variable of your shell; it gets "
+        'them with ray job submit --runtime-env-json \'{"env_vars": {"NAME": "VALUE"}}\''
+    )
+
+
+def temporary_folder() -> str:
+    """Where a private cluster keeps its sockets and logs: in TMPDIR, or in /tmp if their paths would get too long."""
+    folder = f"{tempfile.gettempdir()}/ray"
+    return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp/ray"
 
 
 def _start() -> None:
@@ -96,7 +148,7 @@ def _start() -> None:
                     "num_workers_soft_limit": 16,
                     "agent_register_timeout_ms": 180_000,
                 },
-                _temp_dir=tempfile.gettempdir() + "/ray",
+                _temp_dir=temporary_folder(),
             )
             return
         except Exception as error:

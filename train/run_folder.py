@@ -23,6 +23,7 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
+from pipelines.cluster import require_lasting
 from pipelines.raw.place import is_local, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import write_file
@@ -96,6 +97,7 @@ def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
 
 def check_room(config: TrainConfig) -> str:
     """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
+    require_lasting(config.out, "out:")
     size = held_bytes(config)["checkpoint"]
     fs, out = open_place(config.out)
     if not is_local(fs):

@@ -26,6 +26,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
+from pipelines.cluster import require_lasting
 from pipelines.models import SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
 from pipelines.store.reader import ClipStore
 from train.errors import RunStopped
@@ -60,6 +61,7 @@ def connect() -> str:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, artifacts = tracking_uri(), None
     if uri.startswith(SQLITE):
+        require_lasting(uri.removeprefix(SQLITE), "MLFLOW_TRACKING_URI: the database")
         artifacts = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
     with opened_first(uri), before_training(uri):
@@ -157,7 +159,10 @@ def ended(run_id: str) -> Iterator[None]:
 
 
 def git_state() -> tuple[str, str]:
-    """(commit, uncommitted changes to tracked files) of this code; ("unknown", "") outside a git checkout."""
+    """(commit, uncommitted changes to tracked files) of this code.
+
+    Outside a git checkout, such as in a Ray job, the commit is what GIT_COMMIT says, else "unknown".
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout
@@ -165,7 +170,7 @@ def git_state() -> tuple[str, str]:
     try:
         return git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", ""
+        return os.environ.get("GIT_COMMIT", "unknown"), ""
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
