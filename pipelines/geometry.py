@@ -15,7 +15,10 @@ def rotate(
     b_from_a: Float[np.ndarray, "*#batch 4 4"], vector_a: Float[np.ndarray, "*#batch 3"]
 ) -> Float[np.ndarray, "*#batch 3"]:
     """Directions (normals, displacements) in the axes of frame a, expressed in the axes of frame b."""
-    return np.einsum("...ij,...j->...i", b_from_a[..., :3, :3], vector_a)
+    rotation = b_from_a[..., :3, :3]
+    if rotation.ndim == 2:  # one for all: a matrix product, several times as fast
+        return vector_a @ rotation.T
+    return np.einsum("...ij,...j->...i", rotation, vector_a)
 
 
 def inverse(b_from_a: Float[np.ndarray, "*#batch 4 4"]) -> Float[np.ndarray, "*#batch 4 4"]:

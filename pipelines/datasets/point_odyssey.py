@@ -116,11 +116,17 @@ class PointOdyssey(Sequence):
     ) -> Bool[np.ndarray, "P"]:
         """Tracks that neither wander off nor jump. The projections are computed here: trajs_2d is not exact."""
         start = np.take_along_axis(xyz, valid.argmax(axis=0)[None, :, None], axis=0)
-        wander = np.nansum(np.linalg.norm(xyz - start, axis=-1), axis=0)
-        cam = transform(inverse(self.cameras.world_from_cam[frames])[:, None], xyz)
-        uv = project(np.where(cam[..., 2:] > 0, cam, np.nan), self.cameras.intrinsics[frames][:, None])
-        jump = np.linalg.norm(np.diff(uv, axis=0), axis=-1)
-        return (wander <= MAX_WANDER) & ~(jump > MAX_JUMP).any(axis=0)
+        before = np.nan
+        wander, jumps = np.zeros(xyz.shape[1]), np.zeros(xyz.shape[1], bool)
+
+        for t, points in zip(frames, xyz, strict=True):
+            wander += np.nan_to_num(np.linalg.norm(points - start[0], axis=-1))
+            cam = transform(inverse(self.cameras.world_from_cam[t]), points)
+            cam[cam[:, 2] <= 0] = np.nan
+            uv = project(cam, self.cameras.intrinsics[t])
+            jumps |= np.linalg.norm(uv - before, axis=-1) > MAX_JUMP
+            before = uv
+        return (wander <= MAX_WANDER) & ~jumps
 
     def _rigid(self, extrinsics: Float64[np.ndarray, "T 4 4"]) -> Float64[np.ndarray, "T 4 4"]:
         """With the nearest rotation for the stored one, which float16 bends by 5e-4; all NaN where not finite."""

@@ -30,7 +30,7 @@ class Points:
     """At t_src. NaN where the source depth is missing or broken by an edge."""
     normal_world: Float64[np.ndarray, "N 3"]
     """At t_src, towards the camera of t_src. NaN where it cannot be told, and until `with_normals` has told it."""
-    instance: Int64[np.ndarray, "N"]
+    instance: Int32[np.ndarray, "N"]
     """Row of RigidInstances, STATIC for what never moves, ANY_INSTANCE for a track."""
     track: Int64[np.ndarray, "N"]
     """Row of Tracks, -1 for a pixel that is no track."""
@@ -40,6 +40,10 @@ class Points:
     @property
     def known(self) -> Bool[np.ndarray, "N"]:
         return np.isfinite(self.xyz_world).all(axis=1)
+
+    def take(self, index: Int64[np.ndarray, "M"]) -> "Points":
+        """Some of these points, in the order of `index`."""
+        return Points(**{name: value[index] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,7 @@ class GroundTruth:
     def lift_tracks(self, track: Int64[np.ndarray, "N"], t_src: Int64[np.ndarray, "N"]) -> Points:
         """Annotated points where they are seen at t_src; NaN where flag, border or depth say that they are not seen."""
         xyz_world = self.motion.xyz_world[track, t_src].astype(np.float64)
-        any_instance = np.full(len(track), ANY_INSTANCE)
+        any_instance = np.full(len(track), ANY_INSTANCE, np.int32)
         uv, outcome = self.maps.look(transform(self.cam_from_world[t_src], xyz_world), t_src, any_instance)
         seen = self.motion.visible[track, t_src] & (outcome == VISIBLE)
         return self._points(
@@ -156,9 +160,13 @@ class GroundTruth:
         outcome[own_time & points.known] = VISIBLE  # it was lifted from what this very camera saw
         known = np.isfinite(world).all(axis=1)
         if isinstance(self.motion, Unknown):
-            xyz_valid = known & (outcome == VISIBLE) & (own_time | self._seems_to_rest(points))
+            xyz_valid = known & (outcome == VISIBLE)
+            again = np.flatnonzero(xyz_valid & ~own_time)
+            xyz_valid[again] = self._seems_to_rest(points.take(again))
         else:  # Depth that looks through the point says that something moved unannotated, or a pose or depth is wrong.
-            xyz_valid = known & ~((outcome == UNKNOWN) & self.maps.seen_through(uv, z, t_tgt))
+            xyz_valid = known.copy()
+            doubtful = np.flatnonzero(outcome == UNKNOWN)
+            xyz_valid[doubtful] &= ~self.maps.seen_through(seen_from[doubtful], t_tgt[doubtful])
         if isinstance(self.motion, Tracks):
             tracked = np.flatnonzero(points.track >= 0)
             xyz_valid[tracked] = known[tracked]
@@ -214,16 +222,15 @@ class GroundTruth:
         One frame alone may show another part of the same moving object where the point was. What slides along itself
         through the whole clip cannot be told from what rests.
         """
-        rests = np.ones(len(points.t_src), bool)
-        reach = self.width / NEIGHBOURHOOD
-        for step in np.array([(0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)]) * reach:
-            beside = self.lift(points.uv + step, points.t_src)
-            for frame in range(self.num_frames):
-                t = np.full(len(rests), frame)
-                seen_from = transform(self.cam_from_world[t], beside.xyz_world)
-                uv, outcome = self.maps.look(seen_from, t, beside.instance)
-                rests &= (outcome != UNKNOWN) | ~self.maps.seen_through(uv, seen_from[:, 2], t) | (t == points.t_src)
-        return rests
+        steps = np.array([(0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)]) * (self.width / NEIGHBOURHOOD)
+        beside = (points.uv + steps[:, None]).reshape(-1, 2)
+        surface = self.lift(beside, np.tile(points.t_src, len(steps)))
+
+        looked_through = np.zeros(len(beside), bool)
+        for t in range(self.num_frames):
+            seen_from = transform(self.cam_from_world[t], surface.xyz_world)
+            looked_through |= self.maps.seen_through(seen_from, t) & (surface.t_src != t)
+        return ~looked_through.reshape(len(steps), -1).any(axis=0)
 
 
 def _moving(pose: Float64[np.ndarray, "I T 4 4"]) -> Bool[np.ndarray, "I"]:

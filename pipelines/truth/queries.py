@@ -35,10 +35,7 @@ def edge_map(
     Sobel magnitude of depth smoothed by a 5 x 5 Gaussian (sigma 1.2) that weighs valid pixels only, the top tenth of
     them, widened by one cell. False wherever depth is unknown.
     """
-    rows = ((np.arange(size) + 0.5) * depth.shape[0] / size).astype(int)
-    columns = ((np.arange(size) + 0.5) * depth.shape[1] / size).astype(int)
-    place = rows[:, None] * depth.shape[1] + columns
-    small = depth.ravel().take(place).astype(np.float32)
+    small = cv2.resize(depth, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
     valid = np.isfinite(small)
     if not valid.any():
         return valid
@@ -49,7 +46,7 @@ def edge_map(
     rank = int(EDGE_QUANTILE * len(some))
     edge = valid & (steepness > (np.partition(some, rank)[rank] if len(some) else 0))
     if instance is not None:
-        ids = instance.ravel().take(place)
+        ids = cv2.resize(instance, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
         edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
         edge[1:, :] |= ids[1:, :] != ids[:-1, :]
     return cv2.dilate(edge.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & valid
@@ -89,7 +86,7 @@ def draw_queries(
             f"only {len(points.t_src)} of {total} query points found a known surface: depth is missing, broken by "
             "edges or without pose almost everywhere in this clip"
         )
-    points = _take(points, rng.permutation(total))
+    points = points.take(rng.permutation(total))
     points = truth.with_normals(points, _stored_normals(points, normal))
     t_tgt, t_cam = _draw_times(truth, points, rng)
     return _rows(truth, points, t_tgt, t_cam, edges).reshape(samples, queries)
@@ -133,7 +130,7 @@ def _draw(truth: GroundTruth, rng: np.random.Generator, pixels: Callable, count:
     found, missing = [], count
     for _ in range(MAX_ROUNDS):
         points = truth.lift(*pixels(missing + missing // 4 + 16))
-        found.append(_take(points, np.flatnonzero(points.known)[:missing]))
+        found.append(points.take(np.flatnonzero(points.known)[:missing]))
         missing -= len(found[-1].t_src)
         if missing == 0:
             break
@@ -153,13 +150,13 @@ def _draw_tracks(
         near = _near_edge(truth, points, edges)
         edge = np.flatnonzero(points.known & near)[:missing_edge]
         other = np.flatnonzero(points.known & ~near)[:missing_other]
-        found.append(_take(points, np.concatenate([edge, other])))
+        found.append(points.take(np.concatenate([edge, other])))
         missing_edge, missing_other = missing_edge - len(edge), missing_other - len(other)
         if missing_edge == missing_other == 0:
             break
     points = _concatenate(found) if found else truth.lift_tracks(track, t)
     few = 0 < len(points.t_src) < count
-    return _take(points, rng.choice(len(points.t_src), count)) if few else points
+    return points.take(rng.choice(len(points.t_src), count)) if few else points
 
 
 def _near_edge(truth: GroundTruth, points: Points, edges: np.ndarray) -> np.ndarray:
@@ -208,10 +205,6 @@ def _rows(truth: GroundTruth, points: Points, t_tgt: np.ndarray, t_cam: np.ndarr
     rows["flags"] |= np.where(_near_edge(truth, points, edges), FLAG_BITS["edge"], 0).astype(np.uint8)
     rows["flags"] |= np.where(points.dynamic, FLAG_BITS["dynamic"], 0).astype(np.uint8)
     return rows
-
-
-def _take(points: Points, index: np.ndarray) -> Points:
-    return Points(**{name: value[index] for name, value in vars(points).items()})
 
 
 def _concatenate(parts: list[Points]) -> Points:
