@@ -75,7 +75,7 @@ def depth_bin(raw: RawFolder, path: str) -> None:
 
 
 def video(raw: RawFolder, path: str) -> None:
-    file = VideoFrames(raw, path)
+    file = VideoFrames(raw.open(path), f"{path} in {raw.uri}")
     every(*(lambda t=t: file.frame(t) for t in (1, 0, 3)))
 
 

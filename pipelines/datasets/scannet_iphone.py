@@ -55,7 +55,8 @@ def iphone(raw: RawFolder, folder: str) -> Recording:
     told = np.array(sorted(frames))
     intrinsics = intrinsics[told[np.searchsorted(told, np.arange(count))]]  # of the next frame that has them
     names = [name for name in ("rgb.mp4", "rgb.mkv") if name in raw.listdir(folder)[1]] or ["rgb.mp4"]
-    video, depths = VideoFrames(raw, f"{folder}/{names[0]}"), DepthFrames(raw, f"{folder}/depth.bin")
+    rgb = f"{folder}/{names[0]}"
+    video, depths = VideoFrames(raw.open(rgb), f"{rgb} in {raw.uri}"), DepthFrames(raw, f"{folder}/depth.bin")
     ratio = {"width_ratio": video.size[1] / NOMINAL_SIZE[1], "height_ratio": video.size[0] / NOMINAL_SIZE[0]}
     depth_ratio = {"width_ratio": SIZE[1] / NOMINAL_SIZE[1], "height_ratio": SIZE[0] / NOMINAL_SIZE[0]}
     return Recording(

@@ -8,8 +8,9 @@ import OpenEXR
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-# Four times a 16-megapixel photo: anything larger is refused as a decompression bomb.
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 64_000_000
+from pipelines.raw.limits import MAX_PIXELS
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 FORMATS = ["PNG", "JPEG", "PPM", "TIFF"]  # others are not even looked into: EPS, for one, is a program
 # What Pillow and OpenCV raise for damaged files.
 NO_IMAGE = OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error

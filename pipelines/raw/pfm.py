@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.images import MAX_PIXELS, unreadable
+from pipelines.raw.images import unreadable
+from pipelines.raw.limits import MAX_PIXELS
 
 # Any whitespace between the tokens, but a single byte of it before the data.
 HEADER = re.compile(rb"Pf\s+([1-9][0-9]{0,4})\s+([1-9][0-9]{0,4})\s+([-+]?[0-9]+(?:\.[0-9]*)?)\s")

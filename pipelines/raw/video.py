@@ -1,82 +1,296 @@
-"""Frames of a video file by their number, decoded when asked for.
+"""The one door for video: frames of a file by their number, decoded when asked for.
 
-Going forward costs one pass over the file; going back, or far ahead, starts again at a key frame.
+A video file is a program for FFmpeg, and somebody else wrote it. So what it is is told by its content alone, only
+containers and codecs of the lists below are opened, and FFmpeg reads from the file it was given and from nothing else:
+playlists, lists of files, subtitles, session descriptions and references to other files are refused unread. Sizes are
+checked before a frame is decoded (`limits.py`).
+
+One thread decodes: every further one holds frames of its own, and what FFmpeg says about damage could not be told to
+belong to a frame. Going forward costs one pass over the file; going back, or far ahead, starts again at a key frame.
 """
 
-from bisect import bisect_right
+import hashlib
+import io
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from jaxtyping import UInt8
 
-from pipelines.raw.folder import RawFolder
-from pipelines.raw.images import MAX_PIXELS, unreadable
+from pipelines.raw.images import unreadable
+from pipelines.raw.limits import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS
 
-av.logging.set_level(None)  # what FFmpeg prints about a damaged file is in the exception too
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,yuv4mpegpipe"
+CODECS = (
+    "h264,hevc,libdav1d,av1,libvpx-vp9,vp9,libvpx,vp8,mpeg4,mpeg2video,mpeg1video,h263,h263p,flv,msmpeg4v1,msmpeg4,"
+    "msmpeg4v2,wmv1,wmv2,wmv3,vc1,theora,mjpeg,prores,dnxhd,ffv1,huffyuv,ffvhuff,utvideo,rawvideo,wrapped_avframe,png,"
+    "gif,dvvideo,jpeg2000,v210"
+)
+OPTIONS = {
+    "format_whitelist": FORMATS,
+    "codec_whitelist": CODECS,
+    "protocol_whitelist": "none",  # not one: what is read comes from the file object
+    "enable_drefs": "0",  # a .mov may name other files that hold its frames
+    "max_pixels": str(MAX_VIDEO_PIXELS),
+}
+REORDERED = 64  # packets; no codec shows a frame more than 16 later than it is stored
+HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+
+# What FFmpeg says about damage is caught below, each time it says it.
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)
+
+
+class Index(NamedTuple):
+    """What a pass over the packets tells, without decoding."""
+
+    count: int
+    """Frames that are shown."""
+    times: list[int] | None
+    """When each is shown, in order; None if the file does not tell, or one time twice. Then frames are counted."""
+    key_times: list[int]
+    """Of the frames that can be decoded on their own; some may come before the first that is shown."""
+    left_out: int
+    """Frames at the start that cannot be decoded: what they are made of is not in the file."""
+    digest: str
+    """Of the packets, and of what is said about them."""
 
 
 class VideoFrames:
-    """A video in a raw folder. ValueError for what is no video, damaged or too short."""
+    """A video file. ValueError that names it for what is no video, of a refused kind or size, damaged or too short."""
 
-    def __init__(self, raw: RawFolder, path: str) -> None:
-        self._where = f"{path} in {raw.uri}"
-        with self._reading():
-            self._container = av.open(raw.open(path), metadata_errors="replace")
-            if not self._container.streams.video:
-                raise unreadable(self._where, "a video", "it has no video stream")
-            self._stream = self._container.streams.video[0]
-            if self._stream.codec_context is None:
-                raise unreadable(self._where, "a video", "its codec is not known")
-        self.size = (self._stream.height, self._stream.width)
-        """(H, W) of the frames, not turned."""
-        if not 0 < self._stream.height * self._stream.width <= MAX_PIXELS:
-            raise unreadable(self._where, "a video", f"frames of {self.size} (H, W)")
-        self._next, self._decoder = 0, None
+    def __init__(self, file: io.IOBase, where: str, *, first: int | None = None) -> None:
+        """`file` is binary and can seek, `where` names it in errors. `first`: how many of its first frames will be
+        asked for at most; what comes after them is not even looked for."""
+        self._file, self._where, self._first = file, where, first
+        if file.seek(0, io.SEEK_END) == 0:
+            raise ValueError(f"{where} is empty: copy or download it again")
+        self._open()
+        self.notes: list[str] = []
+        """What is not as one would expect in the frames that were shown."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames as they are stored, not turned."""
+        return self._stream.height, self._stream.width
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, None if the file does not say."""
+        return float(self._stream.average_rate or 0) or None
+
+    @property
+    def digest(self) -> str:
+        """Of the frames that are counted and how they are to be shown: another content, another digest."""
+        return self._index.digest
+
+    def __len__(self) -> int:
+        """How many frames there are, or `first` if there are more. Nothing is decoded for it."""
+        return self._index.count if self._first is None else min(self._index.count, self._first)
 
     def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB."""
-        times, key_frames = self._index
-        if t >= len(times):
-            raise ValueError(
-                f"{self._where} has {len(times)} frames, number {t} is asked for: truncated, or annotations of another "
-                "video; download it again"
-            )
-        key_frame = key_frames[bisect_right(key_frames, t) - 1]
+        """RGB as it is stored: neither turned, nor with square pixels."""
+        return self._decoded(t).to_ndarray(format="rgb24", threads=1)
+
+    def shown(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        """RGB as it is meant to be seen: upright, and with square pixels."""
+        frame = self._decoded(t)
+        for note in _notes(frame, self._index.left_out):
+            if note not in self.notes:
+                self.notes.append(note)
+        width = max(1, round(frame.width * _pixel_aspect(self._stream)))
+        return _upright(_sdr(frame, width), frame, self._where)
+
+    def _open(self) -> None:
+        """At its start, with nothing decoded."""
+        self._next, self._decoder = 0, None
+        self._file.seek(0)
         with self._reading():
-            if self._decoder is None or t < self._next or key_frame > self._next:
-                self._container.seek(times[key_frame], stream=self._stream)
-                self._next, self._decoder = key_frame, self._container.decode(self._stream)
-            for frame in self._decoder:
-                if frame.pts >= times[t]:
-                    break
-            else:
-                raise unreadable(self._where, "a video", f"frame {t} does not decode")
-            self._next = t + 1
-            if frame.pts != times[t]:
-                raise unreadable(self._where, "a video", f"frame {t} does not decode")
-            return frame.to_ndarray(format="rgb24")
+            self._container = av.open(_Unnamed(self._file), options=OPTIONS, metadata_errors="replace")
+            self._stream = self._container.streams.best("video")
+        if self._stream is None:
+            raise unreadable(self._where, "a video", "it has no video stream")
+        context = self._stream.codec_context
+        if context is None or context.codec.name not in CODECS.split(","):
+            raise unreadable(self._where, "a video", "its codec is not known")
+        context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
+        height, width = self.size
+        if not 0 < height * width * max(1.0, _pixel_aspect(self._stream)) <= MAX_VIDEO_PIXELS:
+            raise ValueError(
+                f"{self._where} has frames of {width} x {height} pixels, each {_pixel_aspect(self._stream):.4g} wide: "
+                f"there must be from 1 to {MAX_VIDEO_PIXELS}; scale the video down"
+            )
 
     @cached_property
-    def _index(self) -> tuple[list[int], list[int]]:
-        """When each frame is shown, and which ones can be decoded on their own. Nothing is decoded for it."""
-        with self._reading():
-            self._container.seek(0)
-            packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
-            if any(packet.pts is None for packet in packets):
-                raise unreadable(self._where, "a video", "it does not tell when its frames are shown")
-            packets = sorted((packet.pts, packet.is_keyframe) for packet in packets)
-        times = [time for time, _ in packets]
-        key_frames = [t for t, (_, is_key_frame) in enumerate(packets) if is_key_frame]
-        if not key_frames or key_frames[0] != 0 or len(set(times)) < len(times):
-            raise unreadable(self._where, "a video", "no key frame at its start, or two frames at one time")
-        return times, key_frames
+    def _index(self) -> Index:
+        self._open()
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.size, self.fps, _pixel_aspect(self._stream))).encode())
+        digest.update(self._stream.codec_context.extradata or b"")
+        shown, keys, skipped = [], [], []
+        for packet in self._packets(skipped):
+            if packet.size == 0:
+                break
+            digest.update(f"{packet.pts} ".encode())
+            digest.update(bytes(packet))
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+            if not packet.is_discard:
+                shown.append(packet.pts)
+            if len(shown) > MAX_VIDEO_FRAMES:
+                raise ValueError(f"{self._where} has more than {MAX_VIDEO_FRAMES} frames: cut it into shorter videos")
+            if self._first is not None and len(shown) >= self._first + REORDERED:
+                break
+        if not keys:
+            raise unreadable(self._where, "a video", "no frame of it can be decoded on its own")
+        self._open()
+        # An AVI does not tell when a frame is shown, though FFmpeg makes up something.
+        told = self._container.format.name != "avi" and None not in shown and len(set(shown)) == len(shown)
+        return Index(
+            count=len(shown),
+            times=sorted(shown) if told else None,
+            key_times=sorted(keys) if told else [],
+            left_out=len(skipped),
+            digest=digest.hexdigest(),
+        )
+
+    def _packets(self, skipped: list[av.Packet] | None = None) -> Iterator[av.Packet]:
+        """From the next key frame on, without those after it that are shown before it, as what they are made of is
+        missing. At the end of the file comes an empty packet."""
+        start, packets = None, self._container.demux(self._stream)
+        while True:
+            with self._reading():
+                packet = next(packets, None)
+            if packet is None:
+                return
+            if packet.size == 0 or (start is None and packet.is_keyframe):
+                start = packet
+            if start is None or (None not in (packet.pts, start.pts) and packet.pts < start.pts):
+                if skipped is not None and not packet.is_discard:
+                    skipped.append(packet)
+                continue
+            yield packet
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """From the next key frame on. What FFmpeg would make up in place of damaged parts is refused."""
+        for packet in self._packets():
+            with self._reading() as said:
+                frames = packet.decode()
+            if said or any(frame.is_corrupt for frame in frames):
+                times = self._index.times
+                known = times is not None and packet.pts is not None
+                number = bisect_left(times, packet.pts) if known else self._next
+                raise unreadable(self._where, "a video", f"frame {number} is damaged: {said or 'it is marked so'}")
+            yield from frames
+
+    def _decoded(self, t: int) -> av.VideoFrame:
+        if t >= len(self):
+            raise ValueError(
+                f"{self._where} has {len(self)} frames, number {t} is asked for: truncated, or annotations of another "
+                "video; download it again"
+            )
+        try:
+            frame = self._counted(t) if self._index.times is None else self._timed(t)
+        except ValueError:
+            self._decoder = None  # it has ended
+            raise
+        if frame is None:
+            raise unreadable(self._where, "a video", f"frame {t} does not decode")
+        self._next = t + 1
+        return frame
+
+    def _counted(self, t: int) -> av.VideoFrame | None:
+        if self._decoder is None or t < self._next:
+            self._open()
+            self._decoder = self._decode()
+        for frame in self._decoder:
+            self._next += 1
+            if self._next > t:
+                return frame
+        return None
+
+    def _timed(self, t: int) -> av.VideoFrame | None:
+        times, key_times = self._index.times, self._index.key_times
+        key_time = key_times[bisect_right(key_times, times[t]) - 1]
+        if self._decoder is None or t < self._next or bisect_left(times, key_time) > self._next:
+            with self._reading():
+                self._container.seek(key_time, stream=self._stream)
+            self._decoder = self._decode()
+        frame = next((frame for frame in self._decoder if frame.pts >= times[t]), None)
+        if frame is None or frame.pts != times[t]:  # where a container has no index, seeking may end too late
+            self._open()
+            self._decoder = self._decode()
+            frame = next((frame for frame in self._decoder if frame.pts >= times[t]), None)
+        return frame if frame is not None and frame.pts == times[t] else None
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self) -> Iterator[list[str]]:
+        """Gives what FFmpeg says of errors meanwhile, when it is through."""
+        said = []
         try:
-            yield
+            with av.logging.Capture() as log:
+                yield said
+            said += [message.strip() for _, _, message in log]
         except av.error.FFmpegError as error:
-            raise unreadable(self._where, "a video", error) from None
+            raise unreadable(self._where, "a video", f"{error.strerror}{': ' if log else ''}{_last(log)}") from None
+
+
+class _Unnamed:
+    """A file without its name: FFmpeg would guess by it what it is."""
+
+    def __init__(self, file: io.IOBase) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _pixel_aspect(stream: av.VideoStream) -> float:
+    """Width of a pixel, in its height."""
+    return float(stream.sample_aspect_ratio or 0) or 1.0
+
+
+def _last(log: list[tuple[int, str, str]]) -> str:
+    return log[-1][2].strip() if log else ""
+
+
+def _sdr(frame: av.VideoFrame, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of standard range. Of high range, 203 cd/m2 become white (BT.2408), and what is brighter is white too."""
+    high_range = {}
+    if frame.color_trc in HDR:
+        high_range = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
+        high_range["dst_colorspace"] = Colorspace.ITU709
+    return frame.to_ndarray(format="rgb24", width=width, threads=1, **high_range)
+
+
+def _upright(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Turned and mirrored as the display matrix says (ISO 14496-12, 6.2.2): (x, y) goes to (a x + c y, b x + d y)."""
+    if (matrix := frame.side_data.get(Type.DISPLAYMATRIX)) is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if a == b == c == d == 0:
+        return pixels
+    if (a or d) and (b or c):
+        raise ValueError(f"{where} is to be turned by an angle that is not a right one: turn it, and write it again")
+    if b:
+        pixels = pixels.swapaxes(0, 1)
+    if a + c < 0:
+        pixels = pixels[:, ::-1]
+    if b + d < 0:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _notes(frame: av.VideoFrame, left_out: int) -> Iterator[str]:
+    if frame.color_trc in HDR:
+        yield f"its brightness has a high range ({HDR[frame.color_trc]}): 203 cd/m2 became white, brighter parts are lost"
+    if any(component.is_alpha for component in frame.format.components):
+        yield "it is transparent in parts: what lies behind is shown as if it were not"
+    if frame.interlaced_frame:
+        yield "it is interlaced: each frame shows two instants in alternate rows; deinterlace it for better results"
+    if left_out:
+        yield f"its first {left_out} frames are made of others, which are not in it: frame 0 is the first after them"
