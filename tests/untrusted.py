@@ -79,6 +79,13 @@ def video(raw: RawFolder, path: str) -> None:
     every(*(lambda t=t: file.frame(t) for t in (1, 0, 3)))
 
 
+def whole_video(raw: RawFolder, path: str) -> None:
+    """As it is shown, one frame after the other."""
+    file = VideoFrames(raw.open(path), f"{path} in {raw.uri}")
+    for t in range(len(file)):
+        file.shown(t)
+
+
 def blended_mvs(raw: RawFolder, path: str) -> None:
     scene = BlendedMvs(raw, path.split("/")[0])
     every(*(lambda t=t: scene.neighbours(t) for t in range(len(scene))))
@@ -95,6 +102,7 @@ READERS: dict[str, Callable[[RawFolder, str], Any]] = {
     "pfm": read_pfm,
     "depth_bin": depth_bin,
     "video": video,
+    "whole_video": whole_video,
     "exr": lambda raw, path: raw.exr(path, "Y"),
     "rgb": RawFolder.rgb,
     "grey16": RawFolder.grey16,

@@ -88,7 +88,8 @@ class VideoFrames:
     @property
     def digest(self) -> str:
         """Of the frames that are counted and how they are to be shown: another content, another digest."""
-        return self._index.digest
+        shown = f"{self._index.digest} {_display_matrix(self._decoded(0))}"
+        return hashlib.blake2b(shown.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """How many frames there are, or `first` if there are more. Nothing is decoded for it."""
@@ -187,7 +188,9 @@ class VideoFrames:
                 times = self._index.times
                 known = times is not None and packet.pts is not None
                 number = bisect_left(times, packet.pts) if known else self._next
-                raise unreadable(self._where, "a video", f"frame {number} is damaged: {said or 'it is marked so'}")
+                raise unreadable(
+                    self._where, "a video", f"frame {number} is damaged: {said[-1] if said else 'it is marked so'}"
+                )
             yield from frames
 
     def _decoded(self, t: int) -> av.VideoFrame:
@@ -267,13 +270,16 @@ def _sdr(frame: av.VideoFrame, width: int) -> UInt8[np.ndarray, "H W 3"]:
     return frame.to_ndarray(format="rgb24", width=width, threads=1, **high_range)
 
 
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
+    """a, b, c, d of ISO 14496-12, 6.2.2: (x, y) of the frame is shown at (a x + c y, b x + d y), in 1 / 65536."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (0, 0, 0, 0, 0)
+    return (a, b, c, d) if a or b or c or d else (1 << 16, 0, 0, 1 << 16)
+
+
 def _upright(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame, where: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Turned and mirrored as the display matrix says (ISO 14496-12, 6.2.2): (x, y) goes to (a x + c y, b x + d y)."""
-    if (matrix := frame.side_data.get(Type.DISPLAYMATRIX)) is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if a == b == c == d == 0:
-        return pixels
+    """Turned and mirrored as its display matrix says."""
+    a, b, c, d = _display_matrix(frame)
     if (a or d) and (b or c):
         raise ValueError(f"{where} is to be turned by an angle that is not a right one: turn it, and write it again")
     if b:
@@ -287,7 +293,7 @@ def _upright(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame, where: st
 
 def _notes(frame: av.VideoFrame, left_out: int) -> Iterator[str]:
     if frame.color_trc in HDR:
-        yield f"its brightness has a high range ({HDR[frame.color_trc]}): 203 cd/m2 became white, brighter parts are lost"
+        yield f"its brightness has a high range ({HDR[frame.color_trc]}): 203 cd/m2 became white, what is brighter too"
     if any(component.is_alpha for component in frame.format.components):
         yield "it is transparent in parts: what lies behind is shown as if it were not"
     if frame.interlaced_frame:
