@@ -1,5 +1,6 @@
 """A file or folder appears whole or not at all."""
 
+import errno
 import math
 import os
 import posixpath
@@ -7,12 +8,11 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec import AbstractFileSystem
 
 from pipelines.raw.place import is_local, open_place, reachable
@@ -126,35 +126,71 @@ def json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def require_new(uri: str) -> None:
-    """ValueError if `uri` holds anything already: results are never mixed and never overwritten."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    fs.invalidate_cache()
-    if fs.exists(path) and not (fs.isdir(path) and not fs.ls(path)):
-        raise ValueError(f"{uri} exists already and is not overwritten: remove it, or give another --out")
+class ExistsAlready(ValueError):
+    """There are results already, perhaps those of another who did the same."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"{uri} exists already and is not overwritten: remove it, or give another --out")
+
+
+def require_new(uri: str, leftovers: Collection[str] = ()) -> None:
+    """ExistsAlready if `uri` holds anything: results are never mixed and never overwritten.
+
+    `leftovers`: names of files that do not count on S3, where an upload that was cut off leaves some.
+    """
+    fs, path = open_place(uri)
+    with reachable(uri):
+        if not fs.exists(path):
+            return
+        names = set(listed(uri)) if fs.isdir(path) else {path}
+        if names - (set() if is_local(fs) else set(leftovers)):
+            raise ExistsAlready(uri)
 
 
 @contextmanager
-def result_folder(uri: str, last: str) -> Iterator[Path]:
+def result_folder(uri: str, last: str, leftovers: Collection[str] = ()) -> Iterator[Path]:
     """A local folder to fill; when the block has ended, it is at `uri`. If the block raises, nothing is.
 
-    Locally it is renamed into place. On S3 its files are uploaded, `last` as the last one: its presence means complete.
+    Locally it is renamed into place. On S3 its files are uploaded, and `last` is created as the last one: where it is,
+    the results are complete; what lies there without it is nobody's. Of several who do this at once, the first wins;
+    the others get ExistsAlready. `leftovers` as in `require_new`.
     """
-    require_new(uri)
-    fs, path = fsspec.core.url_to_fs(uri)
-    local = "file" in fs.protocol
+    require_new(uri, leftovers)
+    fs, path = open_place(uri)
     parent, name = os.path.split(path)
-    beside = Path(parent if local else tempfile.gettempdir())
-    beside.mkdir(parents=True, exist_ok=True)
-    folder = beside / f".{name}.{uuid.uuid4().hex}.partial"
-    folder.mkdir()
+    beside = Path(parent if is_local(fs) else tempfile.gettempdir())
+    with reachable(str(beside)):
+        beside.mkdir(parents=True, exist_ok=True)
+        folder = beside / f".{name}.{uuid.uuid4().hex}.partial"
+        folder.mkdir()
     try:
         yield folder
-        if local:
-            os.replace(folder, path)
-            return
-        files = sorted(folder.iterdir(), key=lambda file: file.name == last)
-        for file in files:
-            fs.put_file(str(file), f"{path}/{file.name}")
+        if is_local(fs):
+            _rename(folder, uri, path)
+        else:
+            _upload(folder, uri, last)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename(folder: Path, uri: str, path: str) -> None:
+    try:
+        os.replace(folder, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise ExistsAlready(uri) from None
+        raise
+
+
+def _upload(folder: Path, uri: str, last: str) -> None:
+    fs, path = open_place(uri)
+    with reachable(uri):
+        for file in sorted(folder.iterdir()):
+            if file.name == last:
+                continue
+            if fs.exists(f"{path}/{last}"):
+                raise ExistsAlready(uri)
+            fs.put_file(str(file), f"{path}/{file.name}")
+    content = (folder / last).read_bytes()
+    if not create_if_absent(f"{uri}/{last}", content) and read_file(f"{uri}/{last}") != content:
+        raise ExistsAlready(uri)

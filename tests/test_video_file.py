@@ -266,9 +266,7 @@ def test_a_stream_that_starts_late_is_healthy():
     assert len(video) == 16
     for t in (0, 5, 15):
         np.testing.assert_array_equal(video.shown(t), healthy.frame(8 + t))
-    assert video.notes == [
-        "its first 4 frames are made of others, which are not in it: frame 0 is the first after them"
-    ]
+    assert video.notes == ["its first 4 frames are made of others, which are not in it: frame 0 comes after them"]
 
 
 def test_truncated_empty_and_other_files_are_named():

@@ -2,10 +2,20 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from pipelines.whole import create_if_absent, delete_folder, listed, read_file, write_file
+from pipelines.whole import (
+    ExistsAlready,
+    create_if_absent,
+    delete_folder,
+    listed,
+    read_file,
+    require_new,
+    result_folder,
+    write_file,
+)
 
 ODD = "room[12] *?{a,b} #1 %41 ü"
 
@@ -65,3 +75,57 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/mark: .*give another place|file/mark: .*give a path of folders"):
         create_if_absent(f"{tmp_path}/file/mark", b"")
+
+
+# --- folders of results ---
+
+
+def fill(folder: Path, value: str) -> None:
+    (folder / "arrays.npz").write_text(f"arrays of {value}")
+    (folder / "result.json").write_text(value)
+
+
+def test_a_folder_appears_whole_or_not_at_all(folder):
+    with pytest.raises(RuntimeError), result_folder(folder, last="result.json") as filled:
+        fill(filled, "broken")
+        raise RuntimeError
+    assert listed(folder) == []
+    with result_folder(folder, last="result.json") as filled:
+        fill(filled, "good")
+        assert listed(folder) == []
+    assert listed(folder) == ["arrays.npz", "result.json"]
+    with pytest.raises(ExistsAlready, match="exists already and is not overwritten"), result_folder(folder, last=""):
+        raise AssertionError("nothing is to be done")
+
+
+def test_the_second_of_two_at_once_changes_nothing(folder):
+    with pytest.raises(ExistsAlready), result_folder(folder, last="result.json") as slow:
+        fill(slow, "slow")
+        with result_folder(folder, last="result.json") as fast:
+            fill(fast, "fast")
+    assert (read_file(f"{folder}/arrays.npz"), read_file(f"{folder}/result.json")) == (b"arrays of fast", b"fast")
+
+
+def test_half_an_upload_is_no_result(s3_uri):
+    write_file(f"{s3_uri}/video/arrays.npz", b"of one that was killed")
+    with pytest.raises(ExistsAlready):
+        require_new(f"{s3_uri}/video")
+    with result_folder(f"{s3_uri}/video", last="result.json", leftovers={"arrays.npz"}) as folder:
+        fill(folder, "good")
+    assert read_file(f"{s3_uri}/video/arrays.npz") == b"arrays of good"
+    write_file(f"{s3_uri}/other/diary.txt", b"mine")
+    with pytest.raises(ExistsAlready):
+        require_new(f"{s3_uri}/other", leftovers={"arrays.npz"})
+
+
+def test_what_was_there_locally_is_never_touched(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "arrays.npz").write_text("mine")
+    for name in ("file", "folder"):
+        with pytest.raises(ExistsAlready):
+            require_new(f"{tmp_path}/{name}", leftovers={"arrays.npz"})
+    (tmp_path / "empty").mkdir()
+    with result_folder(f"{tmp_path}/empty", last="result.json") as folder:
+        fill(folder, "good")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "file", "folder"]

@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from jaxtyping import UInt8
 
+from pipelines.raw.display import Display, display_matrix, display_notes
 from pipelines.raw.images import unreadable
 from pipelines.raw.limits import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS
 
@@ -40,7 +39,6 @@ OPTIONS = {
     "max_pixels": str(MAX_VIDEO_PIXELS),
 }
 REORDERED = 64  # packets; no codec shows a frame more than 16 later than it is stored
-HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 # What FFmpeg says about damage is caught below, each time it says it.
 av.logging.set_level(av.logging.ERROR)
@@ -72,6 +70,7 @@ class VideoFrames:
         if file.seek(0, io.SEEK_END) == 0:
             raise ValueError(f"{where} is empty: copy or download it again")
         self._open()
+        self._display = Display(where)
         self.notes: list[str] = []
         """What is not as one would expect in the frames that were shown."""
 
@@ -88,7 +87,7 @@ class VideoFrames:
     @property
     def digest(self) -> str:
         """Of the frames that are counted and how they are to be shown: another content, another digest."""
-        shown = f"{self._index.digest} {_display_matrix(self._decoded(0))}"
+        shown = f"{self._index.digest} {display_matrix(self._decoded(0))}"
         return hashlib.blake2b(shown.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -102,11 +101,15 @@ class VideoFrames:
     def shown(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """RGB as it is meant to be seen: upright, and with square pixels."""
         frame = self._decoded(t)
-        for note in _notes(frame, self._index.left_out):
-            if note not in self.notes:
-                self.notes.append(note)
-        width = max(1, round(frame.width * _pixel_aspect(self._stream)))
-        return _upright(_sdr(frame, width), frame, self._where)
+        if left_out := self._index.left_out:
+            self._note(f"its first {left_out} frames are made of others, which are not in it: frame 0 comes after them")
+        for note in display_notes(frame):
+            self._note(note)
+        return self._display.rgb(frame, _pixel_aspect(self._stream))
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _open(self) -> None:
         """At its start, with nothing decoded."""
@@ -259,44 +262,3 @@ def _pixel_aspect(stream: av.VideoStream) -> float:
 
 def _last(log: list[tuple[int, str, str]]) -> str:
     return log[-1][2].strip() if log else ""
-
-
-def _sdr(frame: av.VideoFrame, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB of standard range. Of high range, 203 cd/m2 become white (BT.2408), and what is brighter is white too."""
-    high_range = {}
-    if frame.color_trc in HDR:
-        high_range = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
-        high_range["dst_colorspace"] = Colorspace.ITU709
-    return frame.to_ndarray(format="rgb24", width=width, threads=1, **high_range)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    """a, b, c, d of ISO 14496-12, 6.2.2: (x, y) of the frame is shown at (a x + c y, b x + d y), in 1 / 65536."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (0, 0, 0, 0, 0)
-    return (a, b, c, d) if a or b or c or d else (1 << 16, 0, 0, 1 << 16)
-
-
-def _upright(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame, where: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Turned and mirrored as its display matrix says."""
-    a, b, c, d = _display_matrix(frame)
-    if (a or d) and (b or c):
-        raise ValueError(f"{where} is to be turned by an angle that is not a right one: turn it, and write it again")
-    if b:
-        pixels = pixels.swapaxes(0, 1)
-    if a + c < 0:
-        pixels = pixels[:, ::-1]
-    if b + d < 0:
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _notes(frame: av.VideoFrame, left_out: int) -> Iterator[str]:
-    if frame.color_trc in HDR:
-        yield f"its brightness has a high range ({HDR[frame.color_trc]}): 203 cd/m2 became white, what is brighter too"
-    if any(component.is_alpha for component in frame.format.components):
-        yield "it is transparent in parts: what lies behind is shown as if it were not"
-    if frame.interlaced_frame:
-        yield "it is interlaced: each frame shows two instants in alternate rows; deinterlace it for better results"
-    if left_out:
-        yield f"its first {left_out} frames are made of others, which are not in it: frame 0 is the first after them"
