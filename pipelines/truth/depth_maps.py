@@ -6,7 +6,7 @@ The pixels around N places are kept as (k, k, N) or (4, N): NumPy reduces leadin
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 
 from pipelines.catalog import DepthTolerance
 from pipelines.geometry import project
@@ -62,7 +62,7 @@ class DepthMaps:
         return normal
 
     def look(
-        self, xyz_cam: Float64[np.ndarray, "N 3"], t: Int64[np.ndarray, "N"], instance: Int32[np.ndarray, "N"]
+        self, xyz_cam: Float64[np.ndarray, "N 3"], t: Int64[np.ndarray, "N"], instance: Int[np.ndarray, "N"]
     ) -> tuple[Float64[np.ndarray, "N 2"], Int64[np.ndarray, "N"]]:
         """Where points in the axes of camera t fall, and whether they are seen there (dataset notes 3.1).
 
