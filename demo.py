@@ -14,7 +14,7 @@ from matplotlib import pyplot
 
 from pipelines.catalog import load_mixture
 from pipelines.convert import convert
-from pipelines.datasets import Dataset
+from pipelines.datasets import DatasetKey
 from pipelines.evaluate import evaluate
 from pipelines.infer import infer
 from pipelines.inspect import inspect
@@ -37,7 +37,7 @@ SCENES = {
         "co3d": 100,
         "mvs_synth": 90,
     },
-    "val": dict.fromkeys(get_args(Dataset), 4),
+    "val": dict.fromkeys(get_args(DatasetKey), 4),
 }
 MODEL = "models:/d4rt@champion"
 

@@ -45,8 +45,8 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     raw = folder / dataset / "raw"
     row = {"dataset": dataset, "root": str(raw), "index": 0}
     write_sequence(row, frames=2 * FRAMES + 4, size="official", seed=0)
-    adapter = DATASETS[dataset]
-    name = adapter.find(RawFolder(str(raw)))[0]
+    layout = DATASETS[dataset]
+    name = layout.find(RawFolder(str(raw)))[0]
     catalog = Catalog.load(dataset)
     settings = StoreSettings(
         dataset=dataset,
@@ -62,11 +62,11 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     )
 
     def convert() -> list[dict]:
-        sequence = adapter(RawFolder(str(raw)), name)
+        sequence = layout.open(RawFolder(str(raw)), name)
         clips = [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)[:CLIPS]]
         return write_group(str(folder / dataset / "store"), "group", settings, clips)
 
-    sequence = adapter(RawFolder(str(raw)), name)
+    sequence = layout.open(RawFolder(str(raw)), name)
     none = np.zeros(0, int)
 
     def decode_and_resize() -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipelines.cluster import connect
-from pipelines.datasets import DATASETS, Dataset, open_sequence
+from pipelines.datasets import DATASETS, DatasetKey, open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Sequence
 from pipelines.truth.reprojection import DECLARED, Reprojection
@@ -41,7 +41,7 @@ def audit_sequence(row: dict[str, Any], *, dataset: str, raw: str) -> dict[str, 
 
 
 def audit(
-    dataset: Dataset,
+    dataset: DatasetKey,
     /,
     *,
     raw: str,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipelines.catalog import Catalog
 from pipelines.cluster import connect
-from pipelines.datasets import DATASETS, Dataset, open_sequence
+from pipelines.datasets import DATASETS, DatasetKey, open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded
 from pipelines.store.layout import StoreSettings
@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
 
 
 def convert(
-    dataset: Dataset,
+    dataset: DatasetKey,
     /,
     *,
     raw: str,

@@ -7,7 +7,7 @@ does what is missing. A video that fails is listed with its reason, the others g
 
 import json
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from model import D4RT, recipes
 from pipelines.cluster import connect
+from pipelines.datasets import DatasetKey
 from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
 from pipelines.results.files import FIELDS, TASKS, Arrays, write_results
 from pipelines.results.sources import Selection, Source, Video, find_sources, read_video
@@ -98,7 +99,7 @@ def infer(
     video: list[str],
     out: str,
     tasks: str = "tracks,depth,cameras",
-    dataset: Literal["point_odyssey", "tartanair", "virtual_kitti2"] | None = None,
+    dataset: DatasetKey | None = None,
     start: int = 0,
     step: int = 1,
     num_frames: int | None = None,

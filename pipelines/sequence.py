@@ -11,6 +11,7 @@ Dimension names: T frames, H W pixels, P tracked points, I instances.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +104,7 @@ class Sequence(ABC):
     """What the reader mended or left out, in words: conversion prints it and keeps it in the store."""
 
     def __init__(self, raw: RawFolder, name: str) -> None:
-        """`name` is one that `find` returned for this raw folder."""
+        """`name` is one that `Dataset.find` returned for this raw folder."""
         self.raw, self.name = raw, name
 
     def __len__(self) -> int:
@@ -117,16 +118,6 @@ class Sequence(ABC):
                 f"{self.image_size}: images and maps of a sequence must have one size; were only some of them resized?"
             )
         return pixels
-
-    @classmethod
-    @abstractmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Names of all sequences below the raw folder, sorted. ValueError if there is none."""
-
-    @staticmethod
-    @abstractmethod
-    def scene_of(name: str) -> str:
-        """What sequences must share to be kept in one split: the catalog's `splits` lists these."""
 
     @abstractmethod
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -156,3 +147,24 @@ class Sequence(ABC):
         """Of a set of photos without order: the frames that see what frame t sees, the most alike first. None: the
         frames are a video in its order."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One dataset in its official layout: how its sequences are found, kept together and opened."""
+
+    key: str
+    """Its one name, in catalogs, stores and MLflow: that of its module."""
+    layout: str
+    """What a raw folder of it looks like, for error messages."""
+    names: Callable[[RawFolder], list[str]]
+    """Of all sequences below a raw folder, in any order."""
+    scene_of: Callable[[str], str]
+    """What sequences must share to be kept in one split: the catalog's `splits` lists these. ValueError for a name that
+    does not tell it: a guess may put what is for testing into training."""
+    open: Callable[[RawFolder, str], Sequence]
+    """The sequence of a raw folder that `find` named. ValueError naming file, rule and remedy."""
+
+    def find(self, raw: RawFolder) -> list[str]:
+        """Names of all sequences below the raw folder, sorted. ValueError if there is none."""
+        return raw.found(self.names(raw), self.layout)

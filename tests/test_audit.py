@@ -37,7 +37,7 @@ def raw(written, tmp_path) -> Path:
 
 def verdict(raw: Path, dataset: str):
     folder = RawFolder(str(raw / dataset))
-    return judge(DATASETS[dataset](folder, DATASETS[dataset].find(folder)[0]))
+    return judge(DATASETS[dataset].open(folder, DATASETS[dataset].find(folder)[0]))
 
 
 def edit_table(path: Path, change, *, header: int = 0) -> None:

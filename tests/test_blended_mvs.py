@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.catalog import Catalog
 from pipelines.convert import plan_sequence
-from pipelines.datasets.blended_mvs import BlendedMvs
+from pipelines.datasets.blended_mvs import DATASET, BlendedMvs
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Static
@@ -71,7 +71,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 def only(raw: Path) -> BlendedMvs:
-    (name,) = BlendedMvs.find(RawFolder(str(raw)))
+    (name,) = DATASET.find(RawFolder(str(raw)))
     return BlendedMvs(RawFolder(str(raw)), name)
 
 
@@ -216,27 +216,27 @@ def test_refuses_what_is_no_pfm(tmp_path, content):
 @pytest.mark.parametrize("level", [".", ".."])
 def test_has_one_name(scene, level):
     name = only(scene / level).name
-    assert name == PID and BlendedMvs.scene_of(name) == PID
+    assert name == PID and DATASET.scene_of(name) == PID
 
 
 def test_finds_scenes_of_every_part_and_nested_ones(scene):
     raw = scene.parents[1]
     for copy in ("plus/5b4933abf2b5f44e95de482a", "high/58eaf1513353456af3a1682a/58eaf1513353456af3a1682a"):
         shutil.copytree(scene, raw / copy)
-    names = BlendedMvs.find(RawFolder(str(raw)))
+    names = DATASET.find(RawFolder(str(raw)))
     assert names == [
         f"BlendedMVS/{PID}",
         "high/58eaf1513353456af3a1682a/58eaf1513353456af3a1682a",
         "plus/5b4933abf2b5f44e95de482a",
     ]
     scenes = [PID, "58eaf1513353456af3a1682a", "5b4933abf2b5f44e95de482a"]
-    assert [BlendedMvs.scene_of(name) for name in names] == scenes
+    assert [DATASET.scene_of(name) for name in names] == scenes
     assert all(len(BlendedMvs(RawFolder(str(raw)), name)) == len(NUMBERS) for name in names)
 
 
 def test_refuses_other_folders(tmp_path):
     with pytest.raises(ValueError, match=r"expected BlendedMVS .*blended_images/.*found nothing"):
-        BlendedMvs.find(RawFolder(str(tmp_path)))
+        DATASET.find(RawFolder(str(tmp_path)))
 
 
 # Damaged files

@@ -22,7 +22,7 @@ class Frames(Sequence):
         self.frame_numbers = np.arange(count)
         self._photos = photos
 
-    find = scene_of = image = depth = None
+    image = depth = None
 
     def motion(self, frames):
         return Static()

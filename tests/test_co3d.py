@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.catalog import Catalog
 from pipelines.convert import plan_sequence
-from pipelines.datasets.co3d import Co3d
+from pipelines.datasets.co3d import DATASET, Co3d
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded, Static
 from pipelines.store.layout import StoreSettings
@@ -121,7 +121,7 @@ def change(folder: Path, t: int, **fields: object) -> None:
 def test_reads_what_the_files_say(tmp_path, shape, isotropic, scale):
     size = SIZES[shape]
     folder = write(tmp_path / "raw", size, isotropic=isotropic, scale=scale)
-    assert Co3d.find(RawFolder(str(tmp_path / "raw"))) == [NAME]
+    assert DATASET.find(RawFolder(str(tmp_path / "raw"))) == [NAME]
     sequence = opened(folder)
     assert len(sequence) == plane.FRAMES and sequence.image_size == size and not sequence.notes
     np.testing.assert_array_equal(sequence.frame_numbers, [1, 2, 3, 4])  # the files' order, not frame_number's
@@ -278,12 +278,12 @@ def test_conversion_skips_them_with_the_reason_and_counts_no_failure(folder):
 
 def test_finds_what_was_extracted_at_any_level(folder):
     raw = folder.parents[1]
-    assert Co3d.find(RawFolder(str(folder.parent))) == [NAME]
+    assert DATASET.find(RawFolder(str(folder.parent))) == [NAME]
     assert len(Co3d(RawFolder(str(folder.parent)), NAME)) == plane.FRAMES
     (raw / "release").mkdir()
     shutil.move(folder.parent, raw / "release/apple")
-    names = Co3d.find(RawFolder(str(raw)))
-    assert names == [f"release/{NAME}"] and Co3d.scene_of(names[0]) == Co3d.scene_of(NAME) == "apple"
+    names = DATASET.find(RawFolder(str(raw)))
+    assert names == [f"release/{NAME}"] and DATASET.scene_of(names[0]) == DATASET.scene_of(NAME) == "apple"
     deeper = Co3d(RawFolder(str(raw)), names[0])
     np.testing.assert_allclose(deeper.depth(3), depth(3, *SIZES["portrait"]), rtol=2**-11)
     assert deeper.image(3).shape == (*SIZES["portrait"], 3)
@@ -426,10 +426,10 @@ def test_refuses_maps_of_another_size_or_kind(folder):
 def test_refuses_other_folders(tmp_path, folder):
     (tmp_path / "other/apple_000").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"expected CO3D v2.*frame_annotations\.jgz.*found apple_000/"):
-        Co3d.find(RawFolder(str(tmp_path / "other")))
+        DATASET.find(RawFolder(str(tmp_path / "other")))
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"no sequence in .*expected CO3D v2"):
-        Co3d.find(RawFolder(str(folder.parents[1])))
+        DATASET.find(RawFolder(str(folder.parents[1])))
     (folder.parent / "sequence_annotations.jgz").unlink()
     with pytest.raises(ValueError, match=r"missing file apple/sequence_annotations\.jgz"):
-        Co3d.find(RawFolder(str(folder.parents[1])))
+        DATASET.find(RawFolder(str(folder.parents[1])))

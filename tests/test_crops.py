@@ -38,7 +38,7 @@ def test_labels_of_crops_are_right(dataset, tmp_path):
     scene = scene_for(dataset, 0, 1, frames=FRAMES, size="small")
     LAYOUTS[dataset].write(scene, tmp_path / LAYOUTS[dataset].folder(1))
     raw = RawFolder(str(tmp_path))
-    sequence = DATASETS[dataset](raw, DATASETS[dataset].find(raw)[0])
+    sequence = DATASETS[dataset].open(raw, DATASETS[dataset].find(raw)[0])
     settings = StoreSettings(
         dataset=dataset,
         split="all",

@@ -4,6 +4,8 @@ How single files are read and refused is tested in one file per dataset.
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -130,7 +132,7 @@ def case(request, tmp_path_factory) -> Case:
     write(variant.shown(scene_for(variant.layout, 0, variant.index, frames=FRAMES, size="small")), target)
     raw = RawFolder(str(root))
     name = DATASETS[variant.key].find(raw)[variant.eye]
-    return Case(variant, _scene(variant), raw, DATASETS[variant.key](raw, name), Catalog.load(variant.key))
+    return Case(variant, _scene(variant), raw, DATASETS[variant.key].open(raw, name), Catalog.load(variant.key))
 
 
 def test_names_are_folders_and_scenes_are_shared(case):
@@ -293,7 +295,7 @@ def test_archives_may_lie_a_level_deeper(key, tmp_path: Path):
     ALL[key].write(scene, tmp_path / "extracted" / ALL[key].folder(3))
     raw = RawFolder(str(tmp_path))
     name = DATASETS[key].find(raw)[0]
-    sequence = DATASETS[key](raw, name)
+    sequence = DATASETS[key].open(raw, name)
     np.testing.assert_allclose(sequence.cameras.intrinsics, scene.cameras.intrinsics, rtol=1e-6)
     assert sequence.image(1).shape[:2] == sequence.depth(1).shape == sequence.image_size
     assert Catalog.load(key).split_of(DATASETS[key].scene_of(name)) == "train"
@@ -305,3 +307,30 @@ def test_finds_nothing_in_the_folder_of_another_dataset(key, tmp_path: Path):
     (tmp_path / "done.ok").write_text("")
     with pytest.raises(ValueError, match=r"expected .*v?[12].*; found Office/, done\.ok\. Check --raw"):
         DATASETS[key].find(RawFolder(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("blended_mvs", "BlendedMVS/validation"),
+        ("blended_mvs", "5b7a3890fc8fcf6781e2593a_copy"),
+        ("kubric", "movi_f-held_out.tfrecord-00000-of-00512/3"),
+        ("scannet", "scans_test/office"),
+        ("scannet", "my_scene0707_00"),
+        ("scannet", "office/iphone"),
+        ("tartanair", "carwelding/P000"),
+    ],
+)
+def test_no_scene_is_guessed_from_a_name_that_does_not_tell_it(key, name):
+    """Else "*" would put it into training, whatever it shows."""
+    with pytest.raises(ValueError, match=re.escape(repr(name))):
+        DATASETS[key].scene_of(name)
+
+
+def test_names_of_datasets_cost_nothing_until_one_is_asked_for():
+    script = "import sys, pipelines.datasets as d; print(list(d.DATASETS), {'cv2', 'av', 'OpenEXR'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{list(DATASETS)} set()"
+    assert all(DATASETS[key].key == key and Catalog.load(key).key == key for key in DATASETS)
+    with pytest.raises(KeyError):
+        DATASETS["os"]

@@ -11,7 +11,7 @@ import torch
 from odd_names import ODD, upload
 from PIL import Image
 
-from pipelines.datasets.dynamic_replica import DynamicReplica
+from pipelines.datasets.dynamic_replica import DATASET, DynamicReplica
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import open_place
 from pipelines.sequence import Tracks
@@ -119,7 +119,7 @@ def left(split: Path) -> Path:
 
 @pytest.mark.parametrize("camera", ["left", "right"])
 def test_reads_what_the_files_say(split, camera):
-    assert DynamicReplica.find(RawFolder(str(split.parent))) == [LEFT, f"train/{SEQUENCE}/right"]
+    assert DATASET.find(RawFolder(str(split.parent))) == [LEFT, f"train/{SEQUENCE}/right"]
     sequence = opened(split, f"train/{SEQUENCE}/{camera}")
     assert len(sequence) == plane.FRAMES and sequence.image_size == (HEIGHT, WIDTH)
     np.testing.assert_array_equal(sequence.frame_numbers, EVERY_FRAME)
@@ -213,7 +213,7 @@ def test_the_order_of_the_list_does_not_matter(split):
 def test_lists_may_be_unpacked(split):
     implicitron.save(records(), split / "frame_annotations_train.json")
     (split / "frame_annotations_train.jgz").unlink()
-    assert DynamicReplica.find(RawFolder(str(split.parent)))[0] == LEFT
+    assert DATASET.find(RawFolder(str(split.parent)))[0] == LEFT
     np.testing.assert_allclose(opened(split).depth(2), depth(2, "left"), rtol=2**-11)
 
 
@@ -224,24 +224,24 @@ def test_splits_may_lie_in_one_folder(split):
     listed = [record | {"sequence_name": "other"} for record in records() if record["sequence_name"] == SEQUENCE]
     implicitron.save(listed, raw / "frame_annotations_valid.jgz")
     for level, outer in ((raw, ""), (raw.parent, "all/")):
-        names = DynamicReplica.find(RawFolder(str(level)))
+        names = DATASET.find(RawFolder(str(level)))
         splits = [("train", SEQUENCE), ("valid", "other")]
         expected = [f"{outer}{kind}/{name}/{eye}" for kind, name in splits for eye in ("left", "right")]
         assert names == expected
-        assert [DynamicReplica.scene_of(name) for name in names] == ["train", "train", "valid", "valid"]
+        assert [DATASET.scene_of(name) for name in names] == ["train", "train", "valid", "valid"]
         for name in names:
             sequence = DynamicReplica(RawFolder(str(level)), name)
             np.testing.assert_allclose(sequence.depth(3), depth(3, name.split("/")[-1]), rtol=2**-11)
 
 
 def test_has_one_name_from_every_level_and_may_lie_deeper(split):
-    assert DynamicReplica.find(RawFolder(str(split)))[0] == LEFT
+    assert DATASET.find(RawFolder(str(split)))[0] == LEFT
     assert len(DynamicReplica(RawFolder(str(split)), LEFT)) == plane.FRAMES
     deeper = split.parent / "dynamic_replica_v2"
     deeper.mkdir()
     shutil.move(split, deeper / "train")
-    name = DynamicReplica.find(RawFolder(str(split.parent)))[0]
-    assert name == f"dynamic_replica_v2/{LEFT}" and DynamicReplica.scene_of(name) == "train"
+    name = DATASET.find(RawFolder(str(split.parent)))[0]
+    assert name == f"dynamic_replica_v2/{LEFT}" and DATASET.scene_of(name) == "train"
     np.testing.assert_allclose(opened(split, name).depth(1), depth(1, "left"), rtol=2**-11)
 
 
@@ -250,7 +250,7 @@ def test_reads_the_same_from_s3(split, s3_uri):
     odd_uri = f"{s3_uri}/{ODD}"
     upload(split, f"{odd_uri}/train")
     raw = RawFolder(odd_uri)
-    assert DynamicReplica.find(raw) == [LEFT, f"train/{SEQUENCE}/right"]
+    assert DATASET.find(raw) == [LEFT, f"train/{SEQUENCE}/right"]
     remote, local = DynamicReplica(raw, LEFT), opened(split)
     np.testing.assert_array_equal(remote.depth(1), local.depth(1))
     np.testing.assert_array_equal(remote.motion(EVERY_FRAME).xyz_world, local.motion(EVERY_FRAME).xyz_world)
@@ -356,4 +356,4 @@ def test_refuses_maps_of_another_size(split):
 def test_refuses_other_folders(tmp_path):
     (tmp_path / "Scene01").mkdir()
     with pytest.raises(ValueError, match=r"expected Dynamic Replica v2.*frame_annotations_<split>.*found Scene01/"):
-        DynamicReplica.find(RawFolder(str(tmp_path)))
+        DATASET.find(RawFolder(str(tmp_path)))

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from tensorflow_example import framed, parsed, serialized, unframed
 
-from pipelines.datasets.kubric import Kubric
+from pipelines.datasets.kubric import DATASET, Kubric
 from pipelines.raw.folder import RawFolder
 
 HEIGHT, WIDTH = 24, 40
@@ -173,15 +173,15 @@ def test_records_and_folders_have_names_and_splits(raw):
     (everything / "dataset_info.json").write_text("{}")
     (everything / ".movi_f-train.tfrecord-00001-of-00512.partial").write_bytes(b"")
     shutil.copytree(raw / "folder/marble_1", raw / "all/own/marble_1")
-    names = Kubric.find(RawFolder(str(raw / "all")))
+    names = DATASET.find(RawFolder(str(raw / "all")))
     shard = "movi_f/512x512/1.0.0/movi_f-{}.tfrecord-00000-of-00512"
     shards = [shard.format(split) for split in ("test", "train", "validation")]
     assert names == [f"{shard}/{i}" for shard in shards for i in (0, 1)] + ["own/marble_1"]
-    splits = [Kubric.scene_of(name) for name in names]
+    splits = [DATASET.scene_of(name) for name in names]
     assert splits == ["test", "test", "train", "train", "validation", "validation", "marble_1"]
-    assert Kubric.find(RawFolder(str(raw / "folder/marble_1"))) == ["marble_1"]
+    assert DATASET.find(RawFolder(str(raw / "folder/marble_1"))) == ["marble_1"]
     assert len(Kubric(RawFolder(str(raw / "folder/marble_1")), "marble_1")) == FRAMES
-    assert Kubric.find(RawFolder(str(raw / "record"))) == [f"{SHARD}/0", f"{SHARD}/1"]
+    assert DATASET.find(RawFolder(str(raw / "record"))) == [f"{SHARD}/0", f"{SHARD}/1"]
     first = Kubric(RawFolder(str(raw / "record")), f"{SHARD}/0")
     np.testing.assert_allclose(first.cameras.intrinsics[:, 0, 0], 2 * FOCAL)
 
@@ -190,7 +190,7 @@ def test_a_cut_shard_fails_only_its_last_record(raw):
     path = raw / "record" / SHARD
     path.write_bytes(path.read_bytes()[:-100])
     folder = RawFolder(str(raw / "record"))
-    names = Kubric.find(folder)
+    names = DATASET.find(folder)
     assert names == [f"{SHARD}/0", f"{SHARD}/1"] and len(Kubric(folder, names[0])) == FRAMES
     with pytest.raises(ValueError, match=r"record 1 of analytic.* the file ends before: download the shard again"):
         Kubric(folder, names[1])
@@ -199,7 +199,7 @@ def test_a_cut_shard_fails_only_its_last_record(raw):
 def test_reads_records_from_s3(raw, s3_uri):
     upload(raw / "record", f"{s3_uri}/{ODD}")
     folder = RawFolder(f"{s3_uri}/{ODD}")
-    remote, local = Kubric(folder, Kubric.find(folder)[1]), opened(raw, "record")
+    remote, local = Kubric(folder, DATASET.find(folder)[1]), opened(raw, "record")
     np.testing.assert_array_equal(remote.depth(2), local.depth(2))
     np.testing.assert_array_equal(remote.image(2), local.image(2))
 
@@ -402,9 +402,9 @@ def test_refuses_maps_of_a_record_that_do_not_fit(raw):
 def test_refuses_other_folders(raw, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected Kubric.*tfrecord.*metadata\.json.*found nothing"):
-        Kubric.find(RawFolder(str(tmp_path / "empty")))
+        DATASET.find(RawFolder(str(tmp_path / "empty")))
     (tmp_path / "empty" / SHARD).write_bytes(b"")
     with pytest.raises(ValueError, match=rf"no sequence .*found {SHARD}"):
-        Kubric.find(RawFolder(str(tmp_path / "empty")))
+        DATASET.find(RawFolder(str(tmp_path / "empty")))
     with pytest.raises(ValueError, match=r"leaves the raw folder"):
         Kubric(RawFolder(str(raw / "folder")), f"../record/{SHARD}/1")

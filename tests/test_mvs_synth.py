@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.catalog import Catalog
 from pipelines.convert import open_sequence, plan_sequence
-from pipelines.datasets.mvs_synth import MvsSynth
+from pipelines.datasets.mvs_synth import DATASET, MvsSynth
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Unknown
 from pipelines.store.layout import StoreSettings
@@ -167,23 +167,23 @@ def test_conversion_is_told_of_repairs(raw):
 @pytest.mark.parametrize("level", [".", "GTAV_540", "GTAV_540/0017"])
 def test_has_one_name_from_every_level(raw, level):
     folder = RawFolder(str(raw / level))
-    assert MvsSynth.find(folder) == ["GTAV_540/0017"]
+    assert DATASET.find(folder) == ["GTAV_540/0017"]
     assert len(MvsSynth(folder, "GTAV_540/0017")) == plane.FRAMES
-    assert MvsSynth.scene_of("GTAV_540/0017") == MvsSynth.scene_of("GTAV_1080/0017") == "0017"
+    assert DATASET.scene_of("GTAV_540/0017") == DATASET.scene_of("GTAV_1080/0017") == "0017"
 
 
 def test_num_images_is_a_file_and_may_be_missing(raw):
     (raw / "GTAV_540/num_images.json").unlink()
     shutil.copytree(raw / "GTAV_540/0017", raw / "GTAV_540/.0018.partial")
     shutil.copytree(raw / "GTAV_540/0017", raw / "GTAV_540/copy of 17")
-    assert MvsSynth.find(RawFolder(str(raw))) == ["GTAV_540/0017"]
+    assert DATASET.find(RawFolder(str(raw))) == ["GTAV_540/0017"]
     assert len(opened(raw)) == plane.FRAMES
 
 
 def test_reads_depth_from_s3(raw, s3_uri):
     upload(raw, f"{s3_uri}/{ODD}")
     folder = RawFolder(f"{s3_uri}/{ODD}")
-    assert MvsSynth.find(folder) == ["GTAV_540/0017"]
+    assert DATASET.find(folder) == ["GTAV_540/0017"]
     np.testing.assert_array_equal(MvsSynth(folder, "GTAV_540/0017").depth(2), opened(raw).depth(2))
 
 
@@ -308,6 +308,6 @@ def test_refuses_depth_of_other_channels_kinds_and_sizes(raw):
 def test_refuses_other_folders(raw, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected MVS-Synth: GTAV_540/0000/.*found nothing"):
-        MvsSynth.find(RawFolder(str(tmp_path / "empty")))
+        DATASET.find(RawFolder(str(tmp_path / "empty")))
     with pytest.raises(ValueError, match=r"no poses for 'GTAV_540/0018'"):
         MvsSynth(RawFolder(str(raw)), "GTAV_540/0018")

@@ -10,7 +10,7 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.catalog import Catalog
-from pipelines.datasets.point_odyssey import UNITS, PointOdyssey
+from pipelines.datasets.point_odyssey import DATASET, UNITS, PointOdyssey
 from pipelines.raw.folder import RawFolder
 from pipelines.truth.depth_maps import OCCLUDED, VISIBLE, DepthMaps
 
@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
 
 def opened(folder: Path) -> PointOdyssey:
     raw = RawFolder(str(folder.parents[1]))
-    assert PointOdyssey.find(raw) == ["val/gym"]
+    assert DATASET.find(raw) == ["val/gym"]
     return PointOdyssey(raw, "val/gym")
 
 
@@ -305,10 +305,10 @@ def test_refuses_maps_of_another_size(folder):
 
 
 def test_has_one_name_from_every_level(folder):
-    assert PointOdyssey.scene_of("val/gym") == "val"
+    assert DATASET.scene_of("val/gym") == "val"
     for level in (folder.parents[1], folder.parent, folder):
         raw = RawFolder(str(level))
-        assert PointOdyssey.find(raw) == ["val/gym"]
+        assert DATASET.find(raw) == ["val/gym"]
         assert len(PointOdyssey(raw, "val/gym")) == plane.FRAMES
 
 
@@ -316,7 +316,7 @@ def test_refuses_other_folders(tmp_path):
     (tmp_path / "Scene01").mkdir()
     (tmp_path / "readme.txt").write_text("")
     with pytest.raises(ValueError, match=r"expected PointOdyssey v1\.2.*anno\.npz.*found Scene01/, readme\.txt"):
-        PointOdyssey.find(RawFolder(str(tmp_path)))
+        DATASET.find(RawFolder(str(tmp_path)))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class Room(Sequence):
         self.frame_numbers = np.arange(FRAMES)
         self.image_size = (HEIGHT, WIDTH)
 
-    find = scene_of = image = None
+    image = None
 
     def depth(self, t):
         return self.depths[t]

@@ -14,7 +14,7 @@ import pytest
 from odd_names import ODD, upload
 from PIL import Image
 
-from pipelines.datasets.scannet import ScanNet
+from pipelines.datasets.scannet import DATASET, ScanNet
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
 from pipelines.store.layout import StoreSettings
@@ -105,7 +105,7 @@ def write_stream(raw: Path, header: bytes, frames: list[bytes], rest: bytes = b"
 
 
 def only(raw: Path) -> ScanNet:
-    (name,) = ScanNet.find(RawFolder(str(raw)))
+    (name,) = DATASET.find(RawFolder(str(raw)))
     return ScanNet(RawFolder(str(raw)), name)
 
 
@@ -429,10 +429,10 @@ def test_has_one_name_from_every_level(raw, level):
 def test_finds_scans_in_every_layout(raw):
     for name, tool in (("scans_test/scene0707_00", "python"), ("a/scene0708_01", "sens"), ("b/scene0009_00", TOOLS[2])):
         export(raw / name, tool)
-    names = ScanNet.find(RawFolder(str(raw)))
+    names = DATASET.find(RawFolder(str(raw)))
     assert names == ["a/scene0708_01", "b/scene0009_00", NAME, "scans_test/scene0707_00"]
-    assert [ScanNet.scene_of(name) for name in names] == ["scene0708", "scene0009", "scene0003", "scene0707"]
-    assert ScanNet.scene_of("scans/scene0003_00") == ScanNet.scene_of("scene0003_02/exported") == "scene0003"
+    assert [DATASET.scene_of(name) for name in names] == ["scene0708", "scene0009", "scene0003", "scene0707"]
+    assert DATASET.scene_of("scans/scene0003_00") == DATASET.scene_of("scene0003_02/exported") == "scene0003"
     for name in names:
         assert len(ScanNet(RawFolder(str(raw)), name)) == FRAMES
 
@@ -440,7 +440,7 @@ def test_finds_scans_in_every_layout(raw):
 def test_refuses_other_folders(tmp_path, raw):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected ScanNet v2: sceneSSSS_RR/.*\.sens.*found nothing"):
-        ScanNet.find(RawFolder(str(tmp_path / "empty")))
+        DATASET.find(RawFolder(str(tmp_path / "empty")))
     shutil.copy(raw / NAME / "scene0003_01.sens", raw / NAME / "scene0003_02.sens")
     with pytest.raises(ValueError, match=r"has scene0003_01\.sens and scene0003_02\.sens: give each scan a folder"):
         only(raw)

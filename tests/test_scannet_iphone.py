@@ -12,7 +12,7 @@ import numpy as np
 import plane
 import pytest
 
-from pipelines.datasets.scannet import ScanNet
+from pipelines.datasets.scannet import DATASET, ScanNet
 from pipelines.raw.folder import RawFolder
 
 FRAMES = 70  # more than between two marks of one stream
@@ -108,13 +108,13 @@ def phone(raw: Path) -> Path:
 
 
 def only(raw: Path) -> ScanNet:
-    (name,) = ScanNet.find(RawFolder(str(raw)))
+    (name,) = DATASET.find(RawFolder(str(raw)))
     return ScanNet(RawFolder(str(raw)), name)
 
 
 def test_reads_what_the_files_say(raw):
     sequence = only(raw)
-    assert sequence.name == f"data/{NAME}" and ScanNet.scene_of(sequence.name) == "0a7cc12c0e"
+    assert sequence.name == f"data/{NAME}" and DATASET.scene_of(sequence.name) == "0a7cc12c0e"
     assert only(raw / "data").name == only(phone(raw)).name == NAME
     assert len(sequence) == FRAMES and sequence.image_size == (HEIGHT, WIDTH)
     np.testing.assert_array_equal(sequence.frame_numbers, range(FRAMES))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from pipelines.datasets.tartanair import TartanAir
+from pipelines.catalog import Catalog
+from pipelines.datasets.tartanair import DATASET, TartanAir
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Static
 
@@ -39,7 +40,7 @@ def env(tmp_path: Path) -> Path:
 
 
 def only(raw: Path) -> TartanAir:
-    (name,) = TartanAir.find(RawFolder(str(raw)))
+    (name,) = DATASET.find(RawFolder(str(raw)))
     return TartanAir(RawFolder(str(raw)), name)
 
 
@@ -83,11 +84,27 @@ def test_has_one_name_from_every_level(env, level):
 def test_finds_doubled_folders_and_gaps_in_numbers(env):
     for copy in ("office/office/Hard/P037", "more/office/Easy/P001", "office/Easy/.P001.partial"):
         shutil.copytree(env / "Easy/P002", env.parent / copy)
-    names = TartanAir.find(RawFolder(str(env.parent)))
+    names = DATASET.find(RawFolder(str(env.parent)))
     assert names == ["harbour/Easy/P002", "more/office/Easy/P001", "office/office/Hard/P037"]
-    assert [TartanAir.scene_of(name) for name in names] == ["harbour", "office", "office"]
-    assert TartanAir.scene_of("Office/Data_easy/P000") == TartanAir.scene_of("more/Office/Data_hard/P1") == "office"
+    assert [DATASET.scene_of(name) for name in names] == ["harbour", "office", "office"]
+    assert DATASET.scene_of("Office/Data_easy/P000") == DATASET.scene_of("more/Office/Data_hard/P1") == "office"
     assert len(TartanAir(RawFolder(str(env.parent)), names[1])) == plane.FRAMES
+
+
+@pytest.mark.parametrize("level", ["Data_omni", "Data_anymal", "Data_diff", "hard"])
+def test_the_environment_is_above_the_level_whatever_that_is_called(env, level):
+    (env / "Easy").rename(env / level)
+    env.rename(env.parent / "JapaneseCity")
+    (name,) = DATASET.find(RawFolder(str(env.parents[1])))
+    assert name == f"{env.parent.name}/JapaneseCity/{level}/P002"
+    assert DATASET.scene_of(name) == "japanesecity"
+    assert Catalog.load("tartanair").split_of(DATASET.scene_of(name)) == "val"
+
+
+@pytest.mark.parametrize("name", ["hospital/P000", "raw/hospital/P000", "P000", "hospital/flights/P000", "/Easy/P000"])
+def test_no_environment_is_guessed(name):
+    with pytest.raises(ValueError, match=rf"'{name}' does not tell its environment.*<environment>/<level>/"):
+        DATASET.scene_of(name)
 
 
 def edit_line(line: int, column: int, value: str):
@@ -162,10 +179,10 @@ def test_refuses_frames_that_do_not_fit(env):
 
 def test_refuses_other_folders(tmp_path):
     with pytest.raises(ValueError, match=r"expected TartanAir V1.*pose_left\.txt.*found nothing"):
-        TartanAir.find(RawFolder(str(tmp_path)))
+        DATASET.find(RawFolder(str(tmp_path)))
     (tmp_path / "Office/Data_easy/P000").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"or V2: .*pose_lcam_front\.txt.*found Office/"):
-        TartanAir.find(RawFolder(str(tmp_path)))
+        DATASET.find(RawFolder(str(tmp_path)))
 
 
 # V2
@@ -217,9 +234,9 @@ def test_sky_of_v2_is_unknown(env_v2):
 
 def test_both_versions_lie_in_one_folder(env_v2):
     raw = RawFolder(str(env_v2.parent))
-    names = TartanAir.find(raw)
+    names = DATASET.find(raw)
     assert names == ["Harbour/Data_hard/P001", "harbour/Easy/P002"]
-    assert {TartanAir.scene_of(name) for name in names} == {"harbour"}
+    assert {DATASET.scene_of(name) for name in names} == {"harbour"}
     assert [TartanAir(raw, name).image_size for name in names] == [(SIDE, SIDE), (HEIGHT, WIDTH)]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from shared_data import SHARED
 
-from pipelines.datasets.virtual_kitti2 import VirtualKitti2, object_rotation
+from pipelines.datasets.virtual_kitti2 import DATASET, VirtualKitti2, object_rotation
 from pipelines.raw.folder import RawFolder
 from pipelines.synthesize.virtual_kitti2 import rotation_columns
 
@@ -201,8 +201,8 @@ def test_supports_archives_side_by_side(raw, tmp_path):
     (apart / "vkitti_2.0.3_textgt" / scene).mkdir(parents=True)
     for name in HEADERS:
         shutil.copy(raw / scene / f"{name}.txt", apart / "vkitti_2.0.3_textgt" / scene)
-    names = VirtualKitti2.find(RawFolder(str(apart)))
-    assert names == VirtualKitti2.find(RawFolder(str(raw))) == ["Scene01/clone/Camera_0", "Scene01/clone/Camera_1"]
+    names = DATASET.find(RawFolder(str(apart)))
+    assert names == DATASET.find(RawFolder(str(raw))) == ["Scene01/clone/Camera_0", "Scene01/clone/Camera_1"]
     np.testing.assert_array_equal(opened(apart, 1).depth(2), opened(raw, 1).depth(2))
     np.testing.assert_array_equal(opened(apart, 1).instance(2), opened(raw, 1).instance(2))
 
@@ -210,8 +210,8 @@ def test_supports_archives_side_by_side(raw, tmp_path):
 def test_scenes_have_any_number(raw):
     (raw / "Scene01").rename(raw / "Scene123")
     name = "Scene123/clone/Camera_1"
-    assert name in VirtualKitti2.find(RawFolder(str(raw)))
-    assert VirtualKitti2.scene_of(name) == "Scene123"
+    assert name in DATASET.find(RawFolder(str(raw)))
+    assert DATASET.scene_of(name) == "Scene123"
     assert len(VirtualKitti2(RawFolder(str(raw)), name)) == plane.FRAMES
 
 
@@ -284,12 +284,12 @@ def test_refuses_frames_that_do_not_fit(raw):
 
 def test_refuses_other_folders(raw, tmp_path):
     with pytest.raises(ValueError, match=r"no sequence.*expected Virtual KITTI 2.*intrinsic\.txt.*found clone/"):
-        VirtualKitti2.find(RawFolder(str(raw / "Scene01")))
+        DATASET.find(RawFolder(str(raw / "Scene01")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected Virtual KITTI 2.*found nothing"):
-        VirtualKitti2.find(RawFolder(str(tmp_path / "empty")))
+        DATASET.find(RawFolder(str(tmp_path / "empty")))
     shutil.rmtree(raw / "Scene01/clone/frames/rgb")
     with pytest.raises(ValueError, match=r"missing file Scene01/clone/frames/rgb/Camera_0/rgb_00000\.jpg"):
-        opened(raw, int(VirtualKitti2.find(RawFolder(str(raw)))[0][-1]))
+        opened(raw, int(DATASET.find(RawFolder(str(raw)))[0][-1]))
     with pytest.raises(ValueError, match=r"'Scene01/clone' is no sequence"):
         VirtualKitti2(RawFolder(str(raw)), "Scene01/clone")

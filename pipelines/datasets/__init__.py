@@ -1,21 +1,17 @@
-"""The datasets, by the one name each has in catalogs, stores and MLflow."""
+"""The datasets, by the one name each has in catalogs, stores and MLflow, which is also that of its module.
 
+A module is imported when its dataset is asked for: the names alone cost nothing.
+"""
+
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, get_args
 
-from pipelines.datasets.blended_mvs import BlendedMvs
-from pipelines.datasets.co3d import Co3d
-from pipelines.datasets.dynamic_replica import DynamicReplica
-from pipelines.datasets.kubric import Kubric
-from pipelines.datasets.mvs_synth import MvsSynth
-from pipelines.datasets.point_odyssey import PointOdyssey
-from pipelines.datasets.scannet import ScanNet
-from pipelines.datasets.tartanair import TartanAir
-from pipelines.datasets.virtual_kitti2 import VirtualKitti2
-from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Sequence
+if TYPE_CHECKING:
+    from pipelines.sequence import Dataset, Sequence
 
-Dataset = Literal[
+DatasetKey = Literal[
     "blended_mvs",
     "co3d",
     "dynamic_replica",
@@ -27,20 +23,26 @@ Dataset = Literal[
     "virtual_kitti2",
 ]
 
-DATASETS: dict[str, type[Sequence]] = {
-    "blended_mvs": BlendedMvs,
-    "co3d": Co3d,
-    "dynamic_replica": DynamicReplica,
-    "kubric": Kubric,
-    "mvs_synth": MvsSynth,
-    "point_odyssey": PointOdyssey,
-    "scannet": ScanNet,
-    "tartanair": TartanAir,
-    "virtual_kitti2": VirtualKitti2,
-}
+
+class _Datasets(Mapping[str, "Dataset"]):
+    def __getitem__(self, key: str) -> "Dataset":
+        if key not in get_args(DatasetKey):
+            raise KeyError(key)
+        return import_module(f"{__name__}.{key}").DATASET
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(get_args(DatasetKey))
+
+    def __len__(self) -> int:
+        return len(get_args(DatasetKey))
+
+
+DATASETS = _Datasets()
 
 
 @lru_cache(maxsize=2)
-def open_sequence(dataset: str, raw: str, name: str) -> Sequence:
+def open_sequence(dataset: str, raw: str, name: str) -> "Sequence":
     """A sequence of a raw folder, opened once per process. ValueError naming file, rule and remedy."""
-    return DATASETS[dataset](RawFolder(raw), name)
+    from pipelines.raw.folder import RawFolder
+
+    return DATASETS[dataset].open(RawFolder(raw), name)

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from pipelines.geometry import check_fit, inverse
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
-from pipelines.sequence import Cameras, Sequence, Static
+from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = "BlendedMVS (+, ++): <PID of 24 hex digits>/ with blended_images/, rendered_depth_maps/ and cams/"
 MIN_KNOWN = 0.05  # share of a photo's pixels with depth, below which no clip has it
@@ -50,16 +50,6 @@ class BlendedMvs(Sequence):
         shown = [np.isfinite(self.depth(t)).mean() >= MIN_KNOWN for t in range(len(told))]
         world_from_cam[~np.array(shown)] = np.nan
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "5b7a3890fc8fcf6781e2593a", by cams/."""
-        return raw.found((raw.name_of(folder, parts=1) for folder in raw.find_folders("cams")), LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The PID."""
-        return (re.findall(r"\b[0-9a-f]{24}\b", name) or [name.split("/")[-1]])[-1]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
@@ -117,3 +107,19 @@ def _camera(text: str, where: str) -> tuple[Float64[np.ndarray, "4 4"], Float64[
     stated = smallest > 0 and 0 < largest < np.inf
     depths = (smallest + interval, largest) if stated else (0, np.inf)
     return numbers[:16].reshape(4, 4), numbers[16:25].reshape(3, 3), depths
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "5b7a3890fc8fcf6781e2593a", by cams/."""
+    return [raw.name_of(folder, parts=1) for folder in raw.find_folders("cams")]
+
+
+def scene_of(name: str) -> str:
+    """The PID. ValueError for a folder that has none: which split it belongs to, nobody knows."""
+    pids = [part for part in name.split("/") if re.fullmatch(r"[0-9a-f]{24}", part)]
+    if not pids:
+        raise ValueError(f"{name!r} has no PID of 24 hex digits, by which scenes are split: give its folder that name")
+    return pids[-1]
+
+
+DATASET = Dataset(key="blended_mvs", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=BlendedMvs)

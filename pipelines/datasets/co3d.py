@@ -27,7 +27,7 @@ from pipelines.datasets.co3d_set_lists import usable_frames
 from pipelines.datasets.pytorch3d import Frame, depth_of
 from pipelines.raw import json_list
 from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Cameras, Excluded, Sequence, Static
+from pipelines.sequence import Cameras, Dataset, Excluded, Sequence, Static
 
 LAYOUT = (
     "CO3D v2: <category>/ with frame_annotations.jgz, sequence_annotations.jgz, set_lists/ and folders of sequences"
@@ -80,21 +80,6 @@ class Co3d(Sequence):
         )
         if np.abs(self.cameras.world_from_cam).max() > FARTHEST:
             raise Excluded(f"{name} in {raw.uri} has cameras farther than {FARTHEST:g} away: not reconstructed")
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "apple/110_13051_23361", of those with annotation the ones whose folder was extracted."""
-        names = []
-        for folder in raw.find_folders(FRAMES):
-            inside = raw.listdir(folder)[0]
-            annotated = {name for (name,) in json_list.groups(raw, f"{folder}/{SEQUENCES}", "sequence_name")}
-            names += [f"{raw.name_of(folder, parts=1)}/{name}" for name in inside if name in annotated]
-        return raw.found(names, LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The category: the lists of the dataset split frames, which leaves one object in several of its sets."""
-        return name.split("/")[-2]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._frames[t].image), self._frames[t].image)
@@ -164,3 +149,21 @@ def file_number(path: str) -> int:
     if not (found := re.search(r"(\d+)\.\w+$", path)):
         raise ValueError(f"{path} has no number before its extension, by which frames are ordered: not CO3D v2")
     return int(found[1])
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "apple/110_13051_23361", of those with annotation the ones whose folder was extracted."""
+    names = []
+    for folder in raw.find_folders(FRAMES):
+        inside = raw.listdir(folder)[0]
+        annotated = {name for (name,) in json_list.groups(raw, f"{folder}/{SEQUENCES}", "sequence_name")}
+        names += [f"{raw.name_of(folder, parts=1)}/{name}" for name in inside if name in annotated]
+    return names
+
+
+def scene_of(name: str) -> str:
+    """The category: the lists of the dataset split frames, which leaves one object in several of its sets."""
+    return name.split("/")[-2]
+
+
+DATASET = Dataset(key="co3d", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=Co3d)

@@ -23,7 +23,7 @@ from pipelines.datasets.pytorch3d import Frame, depth_of
 from pipelines.raw import json_list
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.torch_file import read_tensors
-from pipelines.sequence import Cameras, Sequence, Tracks
+from pipelines.sequence import Cameras, Dataset, Sequence, Tracks
 
 LAYOUT = (
     "Dynamic Replica v2: <split>/ with frame_annotations_<split>.jgz and the folders <seq>_source_left and _right of "
@@ -44,7 +44,7 @@ class DynamicReplica(Sequence):
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
         *outer, split, sequence, camera = name.split("/") if name.count("/") > 1 else ("", "", name)
-        folder, path = self._annotation(raw, "/".join(outer), split)
+        folder, path = _annotation(raw, "/".join(outer), split)
         records = json_list.groups(raw, path, *FIELDS).records((sequence, camera))
         where = f"{path} in {raw.uri}"
         frames = [Frame.parse(record, where, lambda inner: posixpath.join(folder, inner)) for record in records]
@@ -76,31 +76,6 @@ class DynamicReplica(Sequence):
             intrinsics=np.stack([frame.intrinsics for frame in self._frames]),
             world_from_cam=np.stack([frame.world_from_cam for frame in self._frames]),
         )
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "train/009850-3_obj/left", by the annotations; of sequences whose archive was not extracted, none."""
-        names = []
-        for folder in raw.find_folders(*(file for split in SPLITS for file in _lists(split))):
-            inside, files = raw.listdir(folder)
-            for split in SPLITS:
-                if set(files).isdisjoint(_lists(split)):
-                    continue
-                outer = "" if folder == "." else folder
-                if posixpath.basename(outer) == split:
-                    outer = posixpath.dirname(outer)
-                _, path = cls._annotation(raw, outer, split)
-                groups = json_list.groups(raw, path, *FIELDS)
-                for sequence, camera in groups:
-                    first = Frame.parse(groups.first((sequence, camera)), f"{path} in {raw.uri}", str)
-                    if first.image.split("/")[0] in inside:
-                        names.append(posixpath.join(outer, split, sequence, camera))
-        return raw.found(names, LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The official split."""
-        return name.split("/")[-3]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._frames[t].image), self._frames[t].image)
@@ -138,11 +113,39 @@ class DynamicReplica(Sequence):
             )
         return xyz.astype(np.float32), visible.astype(bool)
 
-    @staticmethod
-    def _annotation(raw: RawFolder, outer: str, split: str) -> tuple[str, str]:
-        """Where the sequences of a split lie, and their list: in a folder named for the split, or right here."""
-        for folder in (outer or ".", posixpath.join(outer, split)) if split else ():
-            for file in _lists(split):
-                if raw.exists(f"{folder}/{file}"):
-                    return folder, f"{folder}/{file}"
-        raise ValueError(f"no list of split {split!r} below {outer or '.'} in {raw.uri}: not a sequence found there")
+
+def _annotation(raw: RawFolder, outer: str, split: str) -> tuple[str, str]:
+    """Where the sequences of a split lie, and their list: in a folder named for the split, or right here."""
+    for folder in (outer or ".", posixpath.join(outer, split)) if split else ():
+        for file in _lists(split):
+            if raw.exists(f"{folder}/{file}"):
+                return folder, f"{folder}/{file}"
+    raise ValueError(f"no list of split {split!r} below {outer or '.'} in {raw.uri}: not a sequence found there")
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "train/009850-3_obj/left", by the annotations; of sequences whose archive was not extracted, none."""
+    names = []
+    for folder in raw.find_folders(*(file for split in SPLITS for file in _lists(split))):
+        inside, files = raw.listdir(folder)
+        for split in SPLITS:
+            if set(files).isdisjoint(_lists(split)):
+                continue
+            outer = "" if folder == "." else folder
+            if posixpath.basename(outer) == split:
+                outer = posixpath.dirname(outer)
+            _, path = _annotation(raw, outer, split)
+            groups = json_list.groups(raw, path, *FIELDS)
+            for sequence, camera in groups:
+                first = Frame.parse(groups.first((sequence, camera)), f"{path} in {raw.uri}", str)
+                if first.image.split("/")[0] in inside:
+                    names.append(posixpath.join(outer, split, sequence, camera))
+    return names
+
+
+def scene_of(name: str) -> str:
+    """The official split."""
+    return name.split("/")[-3]
+
+
+DATASET = Dataset(key="dynamic_replica", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=DynamicReplica)

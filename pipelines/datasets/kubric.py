@@ -29,11 +29,12 @@ from pipelines.datasets.kubric_layouts import from_folder, from_record
 from pipelines.geometry import image_grid, towards_camera, unproject
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.tfrecord import record_starts
-from pipelines.sequence import Cameras, RigidInstances, Sequence
+from pipelines.sequence import Cameras, Dataset, RigidInstances, Sequence
 
 LAYOUT = (
     "Kubric: shards like movi_f-train.tfrecord-00000-of-00512, or render folders with metadata.json and rgba_00000.png"
 )
+SPLITS = ("train", "validation", "test")
 SHARD = re.compile(r"(?P<dataset>\w+)-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}")
 # Smaller copies hold the mean of pixels in RGB, but single pixels in all other maps.
 NATIVE_WIDTH = {"movi_a": 256, "movi_b": 256, "movi_c": 256, "movi_d": 256}
@@ -72,27 +73,6 @@ class Kubric(Sequence):
         self._world_from_instance = video.poses("instances", int(video.numbers("metadata/num_instances")), len(self))
         rays = unproject(image_grid(height, width), np.ones((height, width)), intrinsics)
         self._z_of_distance = 1 / np.linalg.norm(rays, axis=-1)
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "movi_f-train.tfrecord-00000-of-00512/3", a record of a shard, or a render folder's name."""
-        names, shards = [], []
-        for folder in raw.find_folders("metadata.json", "*.tfrecord-?????-of-?????"):
-            files = raw.listdir(folder)[1]
-            here = [f"{folder}/{file}".removeprefix("./") for file in files if SHARD.fullmatch(file)]
-            shards += here
-            if not here and "metadata.json" in files:
-                names.append(raw.name_of(folder, parts=1))
-        with ThreadPoolExecutor(16) as pool:  # a few bytes of each record, which may be far away
-            counts = pool.map(lambda shard: len(record_starts(raw, shard)), shards)
-        names += [f"{shard}/{i}" for shard, count in zip(shards, counts, strict=True) for i in range(count)]
-        return raw.found(names, LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The official split that a shard's name tells, or the name of the render folder."""
-        shard = _shard_of(name)
-        return shard["split"] if shard else name.split("/")[-1]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._map("video", t, self._video.files.rgb)
@@ -143,3 +123,32 @@ def _shard_of(name: str) -> re.Match | None:
     """How the shard is called, if it is a record that has this name."""
     parts = name.split("/")
     return SHARD.fullmatch(parts[-2]) if len(parts) > 1 and parts[-1].isdecimal() else None
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "movi_f-train.tfrecord-00000-of-00512/3", a record of a shard, or a render folder's name."""
+    names, shards = [], []
+    for folder in raw.find_folders("metadata.json", "*.tfrecord-?????-of-?????"):
+        files = raw.listdir(folder)[1]
+        here = [f"{folder}/{file}".removeprefix("./") for file in files if SHARD.fullmatch(file)]
+        shards += here
+        if not here and "metadata.json" in files:
+            names.append(raw.name_of(folder, parts=1))
+    with ThreadPoolExecutor(16) as pool:  # a few bytes of each record, which may be far away
+        counts = pool.map(lambda shard: len(record_starts(raw, shard)), shards)
+    names += [f"{shard}/{i}" for shard, count in zip(shards, counts, strict=True) for i in range(count)]
+    return names
+
+
+def scene_of(name: str) -> str:
+    """The official split that a shard's name tells, or the name of the render folder.
+
+    ValueError for a shard of another split: which of ours it belongs to, nobody knows.
+    """
+    shard = _shard_of(name)
+    if shard and shard["split"] not in SPLITS:
+        raise ValueError(f"{name!r} is of split {shard['split']!r}; the official ones are {', '.join(SPLITS)}")
+    return shard["split"] if shard else name.split("/")[-1]
+
+
+DATASET = Dataset(key="kubric", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=Kubric)

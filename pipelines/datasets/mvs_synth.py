@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 
 from pipelines.geometry import inverse
 from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Cameras, Sequence, Unknown
+from pipelines.sequence import Cameras, Dataset, Sequence, Unknown
 
 LAYOUT = "MVS-Synth: GTAV_540/0000/ (or GTAV_720, GTAV_1080) with images/, depths/ and poses/0000.json"
 REFLECTION = np.diag([1.0, 1, -1, 1])
@@ -50,18 +50,6 @@ class MvsSynth(Sequence):
             intrinsics=self._intrinsics(numbers[:, 16:]),
             world_from_cam=inverse(self._unreflected(numbers[:, :16].reshape(-1, 4, 4))),
         )
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "GTAV_540/0000", by poses/0000.json."""
-        folders = [posixpath.split(folder) for folder in raw.find_folders("0000.json")]
-        names = [raw.name_of(folder or ".", parts=2) for folder, poses in folders if poses == "poses"]
-        return raw.found((name for name in names if re.fullmatch(r"(.+/)?\d{4}", name)), LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """Like "0000": the releases of all sizes show the same."""
-        return name.split("/")[-1]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
@@ -137,3 +125,18 @@ class MvsSynth(Sequence):
         intrinsics[:, (0, 1), (0, 1)] = np.stack([np.where(misfit, wanted, f_x), f_y], axis=1)
         intrinsics[:, :2, 2] = np.stack([c_x, c_y], axis=1)
         return intrinsics
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "GTAV_540/0000", by poses/0000.json."""
+    folders = [posixpath.split(folder) for folder in raw.find_folders("0000.json")]
+    names = [raw.name_of(folder or ".", parts=2) for folder, poses in folders if poses == "poses"]
+    return [name for name in names if re.fullmatch(r"(.+/)?\d{4}", name)]
+
+
+def scene_of(name: str) -> str:
+    """Like "0000": the releases of all sizes show the same."""
+    return name.split("/")[-1]
+
+
+DATASET = Dataset(key="mvs_synth", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=MvsSynth)

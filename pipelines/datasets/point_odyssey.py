@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from pipelines.geometry import inverse, project, towards_camera, transform
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.npz import Npz
-from pipelines.sequence import Cameras, Sequence, Tracks
+from pipelines.sequence import Cameras, Dataset, Sequence, Tracks
 
 LAYOUT = "PointOdyssey v1.2: <split>/<seq>/ with anno.npz, rgbs/ and depths/"
 V1_0_FILES = ("annot.npz", "annotations.npz")
@@ -55,24 +55,6 @@ class PointOdyssey(Sequence):
         self.image_size = raw.image_size(self._images[0])
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=inverse(self._rigid(extrinsics)))
         self._check_tracks()
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "train/ani", by anno.npz. ValueError for the files of v1.0."""
-        names = []
-        for folder in raw.find_folders("anno.npz", *V1_0_FILES):
-            if not raw.exists(f"{folder}/anno.npz"):
-                raise ValueError(
-                    f"{folder} in {raw.uri} is PointOdyssey v1.0 (it has annot.npz or annotations.npz), whose "
-                    "cameras are defined differently: not read; download v1.2, which has anno.npz"
-                )
-            names.append(raw.name_of(folder, parts=2))
-        return raw.found(names, LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The folder of the official split."""
-        return name.split("/")[-2]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
@@ -158,3 +140,24 @@ class PointOdyssey(Sequence):
                     f"{key} of {self._path} in {self.raw.uri} is {found or 'missing'}, but its cameras and trajs_3d "
                     f"ask for {wanted}: not v1.1 or v1.2, or corrupt; download it again"
                 )
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "train/ani", by anno.npz. ValueError for the files of v1.0."""
+    names = []
+    for folder in raw.find_folders("anno.npz", *V1_0_FILES):
+        if not raw.exists(f"{folder}/anno.npz"):
+            raise ValueError(
+                f"{folder} in {raw.uri} is PointOdyssey v1.0 (it has annot.npz or annotations.npz), whose "
+                "cameras are defined differently: not read; download v1.2, which has anno.npz"
+            )
+        names.append(raw.name_of(folder, parts=2))
+    return names
+
+
+def scene_of(name: str) -> str:
+    """The folder of the official split."""
+    return name.split("/")[-2]
+
+
+DATASET = Dataset(key="point_odyssey", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=PointOdyssey)

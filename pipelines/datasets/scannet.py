@@ -20,7 +20,7 @@ from pipelines.datasets.scannet_iphone import MARKER, iphone
 from pipelines.datasets.scannet_layouts import LAYOUTS
 from pipelines.geometry import check_fit, image_grid, inverse, project, scaled_intrinsics, transform, unproject
 from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Cameras, Sequence, Static
+from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = (
     "ScanNet v2: sceneSSSS_RR/ with a .sens file or its exported frames (color/, depth/, pose/ and intrinsic/, or "
@@ -53,19 +53,6 @@ class ScanNet(Sequence):
         else:
             poses = poses @ inverse(scan.colour_from_depth)
             self.cameras = Cameras(intrinsics=self._colour_intrinsics, world_from_cam=poses)
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "scans/scene0000_00" and "0a7cc12c0e/iphone"."""
-        return raw.found((raw.name_of(folder, parts=2) for folder in raw.find_folders(*READERS)), LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The room, "scene0000", all of whose scans show the same place; of a phone video its scene."""
-        if name.endswith("/iphone"):
-            return name.split("/")[-2]
-        rooms = re.findall(r"(scene\d{4})_\d\d", name)
-        return rooms[-1] if rooms else name.split("/")[-1]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         colour = self._of_size(self._scan.colour(t), self._scan.colour_size, "colour", t)
@@ -124,3 +111,26 @@ def _rigid(poses: Float64[np.ndarray, "T 4 4"]) -> Float64[np.ndarray, "T 4 4"]:
     rigid = finite & (skew < MAX_SKEW) & (np.linalg.det(rotation) > 0) & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
     filled = (poses == np.eye(4)).all(axis=(1, 2))
     return np.where((rigid & ~(filled & (filled.sum() > 1)))[:, None, None], poses, np.nan)
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "scans/scene0000_00" and "0a7cc12c0e/iphone"."""
+    return [raw.name_of(folder, parts=2) for folder in raw.find_folders(*READERS)]
+
+
+def scene_of(name: str) -> str:
+    """The room, "scene0000", all of whose scans show the same place; of a phone video its scene, "0a7cc12c0e".
+
+    ValueError for a folder that is called otherwise: which split it belongs to, nobody knows.
+    """
+    pattern = r"([0-9a-f]{10})/iphone" if name.endswith("/iphone") else r"(scene\d{4})_\d\d(?![^/])"
+    rooms = re.findall(rf"(?<![^/]){pattern}", name)
+    if not rooms:
+        raise ValueError(
+            f"{name!r} has no sceneSSSS_RR, nor 10 hex digits above iphone, by which scans are split: give its folder "
+            "the name of the scan"
+        )
+    return rooms[-1]
+
+
+DATASET = Dataset(key="scannet", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=ScanNet)

@@ -14,15 +14,15 @@ Raw layout of V1, and of V2 (some unzip tools double the <env> level):
 The intrinsics are constants that stand in no file. A few things move (fish, rides) and are not annotated.
 """
 
+import re
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from pipelines.geometry import rotation_from_xyzw, scaled_intrinsics
 from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Cameras, Sequence, Static
+from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = (
     "TartanAir V1: <env>/Easy|Hard/P000/ with pose_left.txt, image_left/ and depth_left/, or V2: <Env>/Data_easy|"
@@ -30,6 +30,7 @@ LAYOUT = (
 )
 FOCAL_LENGTH = 320  # of both versions; the principal point is the middle. Pixel centres at +0.5, verified on V1
 CAM_FROM_BODY = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])  # NED to OpenCV axes
+LEVEL = re.compile(r"easy|hard|data_.+", re.IGNORECASE)
 FARTHEST = 1000  # metres; beyond it lie the sky and rendering errors
 
 
@@ -83,18 +84,6 @@ class TartanAir(Sequence):
         intrinsics = np.tile(scaled_intrinsics(intrinsics, **ratio), (len(poses), 1, 1))
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)
 
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "hospital/Easy/P037" and "Hospital/Data_easy/P000", by the file of poses."""
-        return raw.found((raw.name_of(folder, parts=3) for folder in raw.find_folders(*VERSIONS)), LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """The environment, in small letters, so that "Hospital" of V2 is "hospital" of V1: they show the same place."""
-        parts = name.split("/")
-        levels = ("Easy", "Hard", "Data_easy", "Data_hard")
-        return next((env for env, level in pairwise(parts) if level in levels), parts[0]).lower()
-
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
 
@@ -105,3 +94,26 @@ class TartanAir(Sequence):
 
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Static:
         return Static()
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "hospital/Easy/P037" and "Hospital/Data_easy/P000", by the file of poses."""
+    return [raw.name_of(folder, parts=3) for folder in raw.find_folders(*VERSIONS)]
+
+
+def scene_of(name: str) -> str:
+    """The environment, in small letters, so that "Hospital" of V2 is "hospital" of V1: they show the same place.
+
+    It is the folder above that of the level, such as "Hard", "Data_easy" or TartanGround's "Data_omni". ValueError for
+    a trajectory that is in no such folder: which environment it shows, nobody knows.
+    """
+    *_, environment, level, _ = ["", "", *name.split("/")]
+    if not environment or not LEVEL.fullmatch(level):
+        raise ValueError(
+            f"{name!r} does not tell its environment, by which trajectories are split: give it the folders "
+            "<environment>/<level>/, the level being Easy, Hard or Data_..."
+        )
+    return environment.lower()
+
+
+DATASET = Dataset(key="tartanair", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=TartanAir)

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from pipelines.geometry import inverse
 from pipelines.raw.folder import RawFolder
-from pipelines.sequence import Cameras, RigidInstances, Sequence
+from pipelines.sequence import Cameras, Dataset, RigidInstances, Sequence
 
 LAYOUT = (
     "Virtual KITTI 2: SceneXX/<variation>/ with intrinsic.txt and frames/, from the archives "
@@ -58,23 +58,6 @@ class VirtualKitti2(Sequence):
         intrinsics[:, :2, 2] = intrinsic[:, 4:6] + 0.5  # their top-left centre (0, 0) is our (0.5, 0.5)
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=inverse(extrinsic[:, 2:].reshape(-1, 4, 4)))
         self._world_from_instance = self._instance_poses()
-
-    @classmethod
-    def find(cls, raw: RawFolder) -> list[str]:
-        """Like "Scene01/clone/Camera_0", by intrinsic.txt and the folders of rgb."""
-        names = []
-        for folder in raw.find_folders("intrinsic.txt"):
-            scene = re.sub(r"(^|/)vkitti_2\.0\.3_textgt/", r"\1", folder)
-            if re.fullmatch(r"(.+/)?Scene\d+/[^/]+", scene):
-                # Without rgb there is still a sequence: opening it says what is missing.
-                cameras = raw.listdir(cls._locate(raw, scene, "rgb", "frames/rgb"))[0] or ["Camera_0"]
-                names += [f"{scene}/{camera}" for camera in cameras if re.fullmatch(r"Camera_\d", camera)]
-        return raw.found(names, LAYOUT)
-
-    @staticmethod
-    def scene_of(name: str) -> str:
-        """Like "Scene01": variations and cameras of a scene show the same place and the same traffic."""
-        return name.split("/")[-3]
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
@@ -125,18 +108,11 @@ class VirtualKitti2(Sequence):
         return rows
 
     def _text(self, filename: str) -> str:
-        return self._locate(self.raw, self._scene, "textgt", filename)
+        return _locate(self.raw, self._scene, "textgt", filename)
 
     def _frames(self, kind: str, template: str) -> list[str]:
-        folder = self._locate(self.raw, self._scene, kind, f"frames/{kind}/Camera_{self._camera}")
+        folder = _locate(self.raw, self._scene, kind, f"frames/{kind}/Camera_{self._camera}")
         return self.raw.frame_files(folder, template, self.frame_numbers, self._text("intrinsic.txt"))
-
-    @staticmethod
-    def _locate(raw: RawFolder, scene: str, archive: str, path: str) -> str:
-        """Where `path` of a scene and variation lies: merged with the other archives, else below its archive's name."""
-        *above, scene, variation = scene.split("/")
-        apart = posixpath.join(*above, f"vkitti_2.0.3_{archive}", scene, variation, path)
-        return apart if raw.exists(apart) else posixpath.join(*above, scene, variation, path)
 
 
 def object_rotation(angles: Float64[np.ndarray, "N 3"]) -> Float64[np.ndarray, "N 3 3"]:
@@ -158,3 +134,30 @@ def _rotation(axis: int, angle: Float64[np.ndarray, "N"]) -> Float64[np.ndarray,
     matrix[:, j, i] = np.sin(angle)
     matrix[:, i, j] = -np.sin(angle)
     return matrix
+
+
+def _locate(raw: RawFolder, scene: str, archive: str, path: str) -> str:
+    """Where `path` of a scene and variation lies: merged with the other archives, else below its archive's name."""
+    *above, scene, variation = scene.split("/")
+    apart = posixpath.join(*above, f"vkitti_2.0.3_{archive}", scene, variation, path)
+    return apart if raw.exists(apart) else posixpath.join(*above, scene, variation, path)
+
+
+def sequence_names(raw: RawFolder) -> list[str]:
+    """Like "Scene01/clone/Camera_0", by intrinsic.txt and the folders of rgb."""
+    names = []
+    for folder in raw.find_folders("intrinsic.txt"):
+        scene = re.sub(r"(^|/)vkitti_2\.0\.3_textgt/", r"\1", folder)
+        if re.fullmatch(r"(.+/)?Scene\d+/[^/]+", scene):
+            # Without rgb there is still a sequence: opening it says what is missing.
+            cameras = raw.listdir(_locate(raw, scene, "rgb", "frames/rgb"))[0] or ["Camera_0"]
+            names += [f"{scene}/{camera}" for camera in cameras if re.fullmatch(r"Camera_\d", camera)]
+    return names
+
+
+def scene_of(name: str) -> str:
+    """Like "Scene01": variations and cameras of a scene show the same place and the same traffic."""
+    return name.split("/")[-3]
+
+
+DATASET = Dataset(key="virtual_kitti2", layout=LAYOUT, names=sequence_names, scene_of=scene_of, open=VirtualKitti2)

@@ -126,7 +126,7 @@ def read_video(source: Source, selection: Selection) -> Video:
     ValueError, naming the source, for what is no video, damaged, too short or too long, or changes its size.
     """
     if source.dataset is not None:
-        sequence = DATASETS[source.dataset](RawFolder(source.uri), source.sequence)
+        sequence = DATASETS[source.dataset].open(RawFolder(source.uri), source.sequence)
         chosen = selection.of(len(sequence), str(source))
         frames, fps = [sequence.image(t) for t in chosen], IMAGE_FPS
         numbers = sequence.frame_numbers[list(chosen)]

@@ -4,51 +4,23 @@ import os
 import shutil
 import zlib
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ray.data
 from tqdm import tqdm
 
 from pipelines.cluster import connect
-from pipelines.datasets import Dataset
-from pipelines.synthesize import (
-    Size,
-    blended_mvs,
-    co3d,
-    dynamic_replica,
-    kubric,
-    kubric_tfrecord,
-    mvs_synth,
-    point_odyssey,
-    scannet,
-    scannet_exported,
-    scannet_iphone,
-    tartanair,
-    tartanair_v2,
-    virtual_kitti2,
-)
+from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
 
-LAYOUTS: dict[str, ModuleType] = {
-    "blended_mvs": blended_mvs,
-    "co3d": co3d,
-    "dynamic_replica": dynamic_replica,
-    "kubric": kubric,
-    "mvs_synth": mvs_synth,
-    "point_odyssey": point_odyssey,
-    "scannet": scannet,
-    "tartanair": tartanair,
-    "virtual_kitti2": virtual_kitti2,
-}
 # Other official layouts of a dataset; its key, then what tells them apart.
-VARIANTS: dict[str, ModuleType] = {
-    "kubric_tfrecord": kubric_tfrecord,
-    "scannet_exported": scannet_exported,
-    "scannet_iphone": scannet_iphone,
-    "tartanair_v2": tartanair_v2,
-}
+Variant = Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
+LAYOUTS: dict[str, ModuleType] = {key: import_module(f"pipelines.synthesize.{key}") for key in DATASETS}
+VARIANTS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Variant)}
 ALL = LAYOUTS | VARIANTS
 Row = dict[str, Any]
 
@@ -74,7 +46,7 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
 
 
 def synthesize(
-    dataset: Dataset | Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2", "all"],
+    dataset: DatasetKey | Variant | Literal["all"],
     /,
     *,
     out: str,

@@ -51,8 +51,6 @@ class Cropped(Sequence):
         rows, columns = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
         self._window = np.s_[rows, columns]
 
-    find = scene_of = None  # a view of a sequence that has been found
-
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._whole.image(t)[self._window]
 
