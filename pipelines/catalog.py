@@ -62,7 +62,7 @@ class Catalog:
     depth_tolerance: DepthTolerance
     annotated: str
     splits: dict[str, list[str]]
-    """Scenes (`Sequence.scene_of`) of train, val and test. A name goes before a pattern like "scene07??", and any
+    """Scenes (`Dataset.scene_of`) of train, val and test. A name goes before a pattern like "scene07??", and any
     pattern before "*", which stands for every other scene."""
     download: str
     files: dict[str, str]

@@ -7,16 +7,18 @@ import numpy as np
 import plane
 import pytest
 from PIL import Image
+from shared_data import SHARED
 
 from pipelines.catalog import Catalog
 from pipelines.convert import plan_sequence
-from pipelines.datasets.blended_mvs import DATASET, BlendedMvs
+from pipelines.datasets.blended_mvs import DATASET, BlendedMvs, _camera
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Static
 from pipelines.store.layout import StoreSettings
 from pipelines.truth.clips import spans
 
+REAL = SHARED / "real/blended_mvs/issue34_cam.txt"
 HEIGHT, WIDTH = 24, 32
 INTRINSICS = np.array([[25.5, 0, 16.4], [0, 25.25, 11.6], [0, 0, 1]])
 PID = "5b7a3890fc8fcf6781e2593a"
@@ -305,3 +307,15 @@ def test_refuses_to_open(scene, case):
     damage(scene)
     with pytest.raises(ValueError, match=message):
         only(scene)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real camera file of BlendedMVS is not here: shared/data/real")
+def test_a_real_camera_file():
+    cam_from_world, intrinsics, (nearest, farthest) = _camera(REAL.read_text(), str(REAL))
+    rotation = cam_from_world[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+    assert np.linalg.det(rotation) > 0
+    np.testing.assert_allclose(intrinsics[:2, 2], [384, 288], atol=0.5)  # the middle of 768 x 576, corner origin
+    # Of the four numbers the last is what the other three lead to, and the first plane lies one interval in.
+    assert farthest == 245.569 and abs(58.6333 + 128 * 1.46043515625 - farthest) < 1e-3
+    assert nearest == pytest.approx(58.6333 + 1.46043515625)

@@ -4,19 +4,23 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import implicitron
 import numpy as np
 import plane
 import pytest
 from PIL import Image
+from shared_data import SHARED
 
 from pipelines.catalog import Catalog
 from pipelines.convert import plan_sequence
 from pipelines.datasets.co3d import DATASET, Co3d
+from pipelines.datasets.pytorch3d import Frame
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded, Static
 from pipelines.store.layout import StoreSettings
 
+REAL = SHARED / "real/co3d"
 SEQUENCE = "110_13051_23361"
 NAME = f"apple/{SEQUENCE}"
 SIZES = {"portrait": (40, 24), "landscape": (24, 40), "odd": (41, 25)}  # (H, W)
@@ -433,3 +437,77 @@ def test_refuses_other_folders(tmp_path, folder):
     (folder.parent / "sequence_annotations.jgz").unlink()
     with pytest.raises(ValueError, match=r"missing file apple/sequence_annotations\.jgz"):
         DATASET.find(RawFolder(str(folder.parents[1])))
+
+
+# Real cameras and photos
+
+
+def real_frames() -> list[Frame]:
+    """The cameras that came with 20 real photos, as a list would tell them."""
+    cameras = np.load(REAL / "gt_cameras.npz")
+    told = zip(*(cameras[key].tolist() for key in ("gtR", "gtT", "gtFL")), strict=True)
+    records = [
+        {
+            "sequence_name": "apple",
+            "frame_number": i,
+            "image": {"path": path.name, "size": [1896, 1066]},
+            "viewpoint": {
+                "R": rotation,
+                "T": shift,
+                "focal_length": focal_length,
+                "principal_point": [0, 0],
+                "intrinsics_format": "ndc_isotropic",
+            },
+        }
+        for i, (path, (rotation, shift, focal_length)) in enumerate(
+            zip(sorted((REAL / "images").glob("*.jpg")), told, strict=True)
+        )
+    ]
+    return [Frame.parse(record, "a list", str) for record in records]
+
+
+def matches(first: Frame, second: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) homogeneous pixels of corner origin that show the same, found by their looks alone."""
+    sift = cv2.SIFT_create(1500)
+    points, looks = zip(
+        *(sift.detectAndCompute(cv2.imread(str(REAL / "images" / each.image), 0), None) for each in (first, second)),
+        strict=True,
+    )
+    good = [
+        best for best, next_best in cv2.BFMatcher().knnMatch(*looks, k=2) if best.distance < 0.7 * next_best.distance
+    ]
+    pairs = [(points[0][match.queryIdx].pt, points[1][match.trainIdx].pt) for match in good]
+    uv = np.swapaxes(np.array(pairs), 0, 1) + 0.5  # OpenCV's top-left centre is (0, 0)
+    return tuple(np.concatenate([uv, np.ones((2, uv.shape[1], 1))], axis=2))
+
+
+def pixels_off(uv: np.ndarray, uv_other: np.ndarray, other_from_cam: np.ndarray, k: np.ndarray, k_other: np.ndarray):
+    """Median distance of points from the lines on which a point of the other photo must lie (Hartley & Zisserman 9)."""
+    x, y, z = other_from_cam[:3, 3]
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    lines = uv @ (np.linalg.inv(k_other).T @ cross @ other_from_cam[:3, :3] @ np.linalg.inv(k)).T
+    return np.median(np.abs((lines * uv_other).sum(axis=1)) / np.linalg.norm(lines[:, :2], axis=1))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real cameras and photos of CO3D are not here: shared/data/real")
+@pytest.mark.parametrize("i", [0, 2, 14])
+def test_real_photos_agree_with_their_cameras(i):
+    first, second = real_frames()[i : i + 2]
+    uv, uv_other = matches(first, second)
+    other_from_cam = np.linalg.inv(second.world_from_cam) @ first.world_from_cam
+    ks = first.intrinsics, second.intrinsics
+    assert len(uv) > 80 and pixels_off(uv, uv_other, other_from_cam, *ks) < 1
+    inverted = second.world_from_cam @ np.linalg.inv(first.world_from_cam)
+    assert pixels_off(uv, uv_other, inverted, *ks) > 10  # as it would be if the poses were the other way round
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real records of CO3D are not here: shared/data/real")
+def test_real_records():
+    listed = json.loads((REAL / "frame_annotations_3_records.json").read_text())
+    frames = [Frame.parse(each, "a list", str) for each in listed]
+    assert [frame.number for frame in frames] == [each["frame_number"] for each in listed]
+    first = frames[0]
+    assert first.size == (900, 2000) and first.depth_scale == 1
+    np.testing.assert_allclose(first.intrinsics, [[1781.605, 0, 1000], [0, 1782.496, 450], [0, 0, 1]], atol=1e-3)
+    step = np.linalg.inv(frames[0].world_from_cam) @ frames[1].world_from_cam  # 66 ms of a walk around an apple
+    assert 0 < np.linalg.norm(step[:3, 3]) < 0.05 * np.linalg.norm(first.world_from_cam[:3, 3])

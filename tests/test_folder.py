@@ -1,11 +1,14 @@
 """What a raw folder takes for data, where links lead, and that nothing a file names leads out of it."""
 
+import os
 from pathlib import Path
 
 import pytest
 from odd_names import ODD, upload
 from s3fs import S3FileSystem
 
+from pipelines.audit import audit
+from pipelines.convert import convert
 from pipelines.raw.folder import RawFolder
 
 LEFT_BEHIND = [
@@ -42,6 +45,12 @@ def test_what_systems_leave_behind_is_no_data(raw, name):
     folder(raw / name / "marker")
     assert found(raw) == ["real/a"]
     assert RawFolder(str(raw)).listdir("real/a") == ([], ["marker"])
+
+
+def test_pipes_are_no_files(raw):
+    os.mkfifo(raw / "real/pipe")
+    (raw / "real/link").symlink_to("pipe")
+    assert RawFolder(str(raw)).listdir("real") == (["a"], [])
 
 
 def test_odd_names_are_found_and_read_on_s3(raw, s3_uri):
@@ -116,7 +125,7 @@ def test_what_a_file_names_never_leads_out(raw, path):
     assert folder_of.text("link/marker") == "a"  # along the user's own link it may go
 
 
-def test_a_raw_folder_that_refuses_or_is_none(raw, s3_uri, monkeypatch):
+def test_a_raw_folder_that_refuses_or_is_none(raw, tmp_path, s3_uri, monkeypatch):
     upload(raw, s3_uri)
     for uri in (f"{s3_uri}/nothing", "s3://no-such-bucket/x", str(raw / "real/a/marker"), str(raw / "none"), "none"):
         with pytest.raises(ValueError, match="does not exist or is not a folder: check --raw"):
@@ -124,7 +133,14 @@ def test_a_raw_folder_that_refuses_or_is_none(raw, s3_uri, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     S3FileSystem.clear_instance_cache()
     try:
-        with pytest.raises(ValueError, match=rf"raw folder {s3_uri}: access is denied .*; check AWS_ACCESS_KEY_ID"):
-            RawFolder(s3_uri)
+        out = str(tmp_path / "out")
+        for call in (
+            lambda: RawFolder(s3_uri),
+            lambda: convert("tartanair", raw=s3_uri, store=out),
+            lambda: audit("tartanair", raw=s3_uri, out=out),
+        ):
+            with pytest.raises(ValueError, match=rf"raw folder {s3_uri}: access is denied .*; check AWS_ACCESS_KEY_ID"):
+                call()
+        assert not (tmp_path / "out").exists()
     finally:
         S3FileSystem.clear_instance_cache()

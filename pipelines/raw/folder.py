@@ -66,7 +66,8 @@ class RawFolder(RawFiles):
             if above != folder or name.startswith(".") or name.casefold() in NO_DATA:
                 continue
             kind = self._kind_of_target(posixpath.join(path, name)) if entry.get("islink") else entry["type"]
-            (folders if kind == "directory" else files).append(name)
+            if kind != "other":  # a pipe or socket, from which one could read for ever
+                (folders if kind == "directory" else files).append(name)
         return sorted(folders), sorted(files)
 
     def _entries(self, path: str) -> list[dict[str, Any]]:
