@@ -20,6 +20,7 @@ from train import curves, run_folder, tracking
 from train.averages import SETTLED_STEPS, Averages
 from train.config import PRESETS
 from train.errors import CheckpointFailed
+from train.lease import Lease
 from train.run_folder import Position
 
 FILES = ("model/config.json", "model/weights.safetensors", "optimisers.pt")
@@ -49,7 +50,7 @@ def test_the_newest_whole_checkpoint_is_found_as_it_was(run, tmp_path):
     position = Position(step=40, clips=320, workers=2, clips_per_worker=4, unsent=[{"step": 40}])
     for step in (5, 40):
         local = local_checkpoint(tmp_path / f"checkpoint{step}", replace(position, step=step))
-        stored = run_folder.store(local, fs, f"{folder}/step_{step:07d}")
+        stored = run_folder.store(local, fs, f"{folder}/step_{step:07d}", Lease(folder, 1))
     assert run_folder.newest(fs, folder) == f"{folder}/step_0000040" == stored.path
     for name in FILES:
         assert (place / "step_0000040" / name).read_bytes() == name.encode() * 1000
@@ -62,14 +63,14 @@ def test_a_checkpoint_cut_short_after_any_file_is_none(tmp_path):
     fs, folder = run_folder.open_folder(str(tmp_path / "run"))
     place = Path(folder)
     local = local_checkpoint(tmp_path / "checkpoint", Position(step=20))
-    run_folder.store(local, fs, f"{folder}/step_0000020")
+    run_folder.store(local, fs, f"{folder}/step_0000020", Lease(folder, 1))
     order = []
     for name in ("position.json", "model/config.json", "model/weights.safetensors"):
         half = place / f"step_{40 + len(order):07d}"
         (half / name).mkdir(parents=True)  # a folder where the file should be: it cannot be written
         (half / name / "in_the_way").touch()
         with pytest.raises(CheckpointFailed, match="could not be written"):
-            run_folder.store(local, fs, f"{folder}/{half.name}")
+            run_folder.store(local, fs, f"{folder}/{half.name}", Lease(folder, 1))
         assert not (half / "position.json").is_file()
         order.append({file for file in FILES if (half / file).is_file()})
         assert run_folder.newest(fs, folder) == f"{folder}/step_0000020"
@@ -92,7 +93,9 @@ def test_a_checkpoint_cut_short_after_any_file_is_none(tmp_path):
 def test_ray_trains_list_is_deleted_only_if_it_is_cut_short_or_wrong(tmp_path, content, kept):
     fs, folder = run_folder.open_folder(str(tmp_path / "run"))
     run_folder.mend(fs, folder)  # of a run that has none
-    run_folder.store(local_checkpoint(tmp_path / "checkpoint", Position(step=20)), fs, f"{folder}/step_0000020")
+    run_folder.store(
+        local_checkpoint(tmp_path / "checkpoint", Position(step=20)), fs, f"{folder}/step_0000020", Lease(folder, 1)
+    )
     snapshot = Path(folder, "checkpoint_manager_snapshot.json")
     snapshot.write_text(content)
     run_folder.mend(fs, folder)

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 import ray.train
@@ -20,15 +20,16 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
 from pipelines.store.reader import ClipStore
-from train import curves, run_folder, tracking
+from train import curves, lease, run_folder, tracking
 from train.batches import absolute, check_labels, open_mixture
 from train.champion import register
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, RunFailed, RunStopped
+from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
-from train.run_folder import Position
-from train.start import pinned, starting_weights
+from train.run_folder import Position, Record
+from train.start import pinned, starting_weights, trained_before
 from train.state import MODEL
 from train.validation import HeldOut, Validation
 from train.worker import Loop, train_worker
@@ -56,12 +57,13 @@ def run(config: TrainConfig) -> str:
     print("connecting to MLflow and Ray", flush=True)
     tracking_uri = tracking.connect()
     tracking.check_writable()
-    cluster.connect()
-    start = None if start is None else ray.put(start)  # which holds them from here on
-    run_id = run_folder.claim(config, stores)
-    with tracking.ended(run_id):
-        uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, run_id)
-    run_folder.write_record(config, run_id, model=uri)
+    with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
+        cluster.connect()
+        start = None if start is None else ray.put(start)  # which holds them from here on
+        record = run_folder.claim(config, stores)
+        with tracking.ended(record.run_id):
+            uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, record, held)
+        replace(record, model=uri).save(held.run)
     return uri
 
 
@@ -72,7 +74,8 @@ def run_on_cluster(
     held_out: HeldOut | None,
     start: ray.ObjectRef | None,
     tracking_uri: str,
-    run_id: str,
+    record: Record,
+    held: Lease,
 ) -> str:
     """From the first step, or the last checkpoint, to the registered model, whose URI it returns."""
     if config.min_workers is not None:
@@ -93,7 +96,9 @@ def run_on_cluster(
             plan=plan,
             stores=stores,
             tracking_uri=tracking_uri,
-            run_id=run_id,
+            run_id=record.run_id,
+            trained_on=trained_before(config) | {digest for digests in record.stores.values() for digest in digests},
+            lease=held,
             progress=progress,
             start=start,
             reader_cpus=shares.reader_cpus,
@@ -101,9 +106,9 @@ def run_on_cluster(
         validation = held_out and Validation(
             held_out=held_out,
             pictures=config.validation.pictures,
-            run=f"{absolute(config.out)}/{config.name}",
+            run=held.run,
             tracking_uri=tracking_uri,
-            run_id=run_id,
+            run_id=record.run_id,
             progress=progress,
         )
         trainer = TorchTrainer(
@@ -126,7 +131,8 @@ def run_on_cluster(
             ),
         )
         checkpoint = train(config, trainer, progress)
-        return finish(config, run_id, tracking_uri, checkpoint, validation)
+        held.require_held()
+        return finish(config, record.run_id, tracking_uri, checkpoint, validation)
 
 
 @dataclass(frozen=True)

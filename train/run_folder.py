@@ -1,7 +1,9 @@
 """A run's folder, OUT/NAME, and how a checkpoint gets into it whole or not at all.
 
-    run.json                        config, MLflow run; and, once the run is finished, its model's name in the registry
-    step_0000200/                   a checkpoint
+    run.json                        config, MLflow run, digests of the stores; and, once the run is finished, its
+                                    model's name in the registry
+    commands/                       who trains it (`train/lease.py`)
+    step_0000200/                   a checkpoint; of the second command on this run: step_0000200-2
       model/, optimisers.pt, ...    what `TrainState.save` writes
       position.json                 `Position`; written last: a folder without it is no checkpoint
     checkpoint_manager_snapshot.json    Ray Train's own list of checkpoints
@@ -11,14 +13,14 @@ a checkpoint up to two seconds after it is there, and its list may be cut short 
 """
 
 import json
+import re
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
@@ -26,13 +28,15 @@ from ray.train import Checkpoint
 from pipelines.cluster import require_lasting
 from pipelines.raw.place import is_local, open_place, reachable
 from pipelines.store.reader import ClipStore
-from pipelines.whole import write_file
+from pipelines.whole import read_file, write_file
 from train import tracking
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
+from train.lease import Lease
 from train.state import held_bytes
 
-POSITION, SNAPSHOT = "position.json", "checkpoint_manager_snapshot.json"
+RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_snapshot.json"
+CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 CHUNK_BYTES = 64 << 20
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
 OPERATIONAL = (
@@ -64,35 +68,58 @@ class Position:
         return cls(**json.loads(Path(folder, POSITION).read_text()))
 
 
-def claim(config: TrainConfig, stores: list[ClipStore]) -> str:
-    """The MLflow run of this run: a new one, or, if a run of this name was interrupted, the one it had.
+@dataclass(frozen=True)
+class Record:
+    """run.json: what a run is, and what became of it."""
 
-    ValueError if the run is finished, or was begun with another config.
+    config: dict[str, Any]
+    run_id: str
+    """Of MLflow."""
+    stores: dict[str, list[str]] = field(default_factory=dict)
+    """URI of each store -> the digests it had: more than one if it changed while the run was interrupted."""
+    model: str | None = None
+    """Of the finished run, its name in the registry."""
+
+    def save(self, run: str) -> None:
+        write_file(f"{run}/{RECORD}", json.dumps(asdict(self), indent=1).encode())
+
+
+def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
+    """What is recorded of this run from now on: a new one, or, if a run of this name was interrupted, that one.
+
+    Says which stores are no longer what they were. ValueError if the run is finished, or was begun with another config.
     """
-    try:
-        with fsspec.open(f"{config.out}/{config.name}/run.json") as file:
-            record = json.load(file)
-    except FileNotFoundError:
+    run = f"{config.out}/{config.name}"
+    digests = {store.uri: store.info["digest"] for store in stores}
+    content = read_file(f"{run}/{RECORD}")
+    if content is None:
         run_id = tracking.start_run(config.name, config.to_dict(), stores)
-        write_record(config, run_id)
-        return run_id
-    if "model" in record:
-        raise ValueError(f"run {config.name} in {config.out} is finished ({record['model']}): choose another --name")
-    before, now = (tracking.flatten(entry) for entry in (record["config"], json.loads(json.dumps(config.to_dict()))))
+        record = Record(config.to_dict(), run_id, {uri: [digest] for uri, digest in digests.items()})
+        record.save(run)
+        return record
+    try:
+        record = Record(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run}/{RECORD} is damaged ({error}): choose another --name") from error
+    if record.model is not None:
+        raise ValueError(f"run {config.name} in {config.out} is finished ({record.model}): choose another --name")
+    before, now = (tracking.flatten(entry) for entry in (record.config, json.loads(json.dumps(config.to_dict()))))
     if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
         differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
         raise ValueError(
             f"run {config.name} in {config.out} was begun with another config ({differences}): "
             "use the same to go on with it, or choose another --name"
         )
-    tracking.check_run(record["run_id"], config.name)
-    write_record(config, record["run_id"])
-    return record["run_id"]
-
-
-def write_record(config: TrainConfig, run_id: str, **more: str) -> None:
-    record = {"config": config.to_dict(), "run_id": run_id, **more}
-    write_file(f"{config.out}/{config.name}/run.json", json.dumps(record, indent=1).encode())
+    tracking.check_run(record.run_id, config.name)
+    known = {uri: list(before) for uri, before in record.stores.items()}
+    for uri, digest in digests.items():
+        if uri in known and known[uri][-1] != digest:
+            print(f"warning: store {uri} has changed since the run began: it goes on with other clips than before")
+        if digest not in known.setdefault(uri, []):
+            known[uri].append(digest)
+    record = replace(record, config=config.to_dict(), stores=known)
+    record.save(run)
+    return record
 
 
 def check_room(config: TrainConfig) -> str:
@@ -127,10 +154,26 @@ def open_folder(uri: str) -> tuple[FileSystem, str]:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 
+def checkpoint_name(step: int, command: int) -> str:
+    """Of the folder that the command of that number writes at that step."""
+    return f"step_{step:07d}" + ("" if command == 1 else f"-{command}")
+
+
+def step_of(name: str) -> int:
+    """Of a checkpoint's folder."""
+    return _step_and_command(name)[0]
+
+
+def _step_and_command(name: str) -> tuple[int, int]:
+    step, _, command = name.removeprefix("step_").partition("-")
+    return int(step), int(command or 1)
+
+
 def step_folders(fs: FileSystem, run: str) -> list[str]:
     """Paths of all checkpoints of a run, whole or not, the oldest first."""
     found = fs.get_file_info(FileSelector(run, allow_not_found=True))
-    return sorted(info.path for info in found if info.base_name.startswith("step_") and not info.is_file)
+    steps = [info for info in found if CHECKPOINT.fullmatch(info.base_name) and not info.is_file]
+    return [info.path for info in sorted(steps, key=lambda info: _step_and_command(info.base_name))]
 
 
 def newest(fs: FileSystem, run: str) -> str | None:
@@ -139,12 +182,14 @@ def newest(fs: FileSystem, run: str) -> str | None:
     return next(whole, None)
 
 
-def store(local: Path, fs: FileSystem, path: str) -> Checkpoint:
-    """Copy a checkpoint to `path`, its position.json last. CheckpointFailed, naming the place, if that fails."""
+def store(local: Path, fs: FileSystem, path: str, lease: Lease) -> Checkpoint:
+    """Copy a checkpoint to `path`, its position.json last. CheckpointFailed, naming the place, if that fails;
+    ValueError if the run belongs to another command by now."""
     files = [file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()]
     files.sort(key=lambda name: (name == POSITION, name.endswith("config.json")))  # which says: weights are whole
     try:
         for name in files:
+            lease.require_held()
             fs.create_dir(f"{path}/{name}".rpartition("/")[0])
             pyarrow.fs.copy_files(
                 str(local / name), f"{path}/{name}", destination_filesystem=fs, chunk_size=CHUNK_BYTES

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import D4RT, checkpoints, opend4rt, pretrained
-from pipelines.models import load_model, model_version
+from pipelines.models import load_model, model_version, trained_on
 from train.config import TrainConfig
 
 
@@ -54,6 +54,14 @@ def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
     if kind == "opend4rt":
         return fitted(checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG), config)
     return fitted(load_model(config.init), config)
+
+
+def trained_before(config: TrainConfig) -> frozenset[str]:
+    """Digests of the clip stores behind the weights that `init` names, as far as they say."""
+    kind = (config.init or "").partition(":")[0]
+    if config.init is None or kind in ("videomae", "timm", "opend4rt"):
+        return frozenset()
+    return trained_on(config.init)
 
 
 def fitted(whole: D4RT, config: TrainConfig) -> dict[str, Tensor]:

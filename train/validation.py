@@ -31,7 +31,7 @@ from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_store
 from pipelines.whole import write_file
-from train import curves, tracking
+from train import curves, run_folder, tracking
 from train.batches import absolute
 from train.config import ValidationConfig
 from train.state import MODEL
@@ -136,7 +136,7 @@ class Validation:
             record = json.loads(Path(scratch, SCORES).read_text())
             name = path.rsplit("/", 1)[1]
             curves.log_validation(
-                self.tracking_uri, self.run_id, int(name.removeprefix("step_")), record["scores"], Path(scratch)
+                self.tracking_uri, self.run_id, run_folder.step_of(name), record["scores"], Path(scratch)
             )
 
     def send_all(self) -> None:

@@ -26,6 +26,7 @@ from train.averages import Averages
 from train.batches import stream
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, TrainingDiverged
+from train.lease import Lease
 from train.mixture import MixturePlan
 from train.run_folder import Position
 from train.start import start_model
@@ -42,6 +43,10 @@ class Loop:
     stores: list[ClipStore]
     tracking_uri: str
     run_id: str
+    trained_on: frozenset[str]
+    """Digests of the clip stores behind the weights, those of `config.init` among them."""
+    lease: Lease
+    """Of the command: without it nothing may be written."""
     progress: ray.actor.ActorHandle
     start: ray.ObjectRef | None
     """The weights that `config.init` names: read once, so that all workers and all restarts have the same."""
@@ -60,7 +65,9 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
+    loop.lease.require_held()
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
+    model.trained_on = loop.trained_on
     state = TrainState.create(model, config.optim)
     before = restore(state, config, rank)
     if rank == 0 and before.step:
@@ -107,7 +114,7 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
                 clips_per_worker=config.data.clips_per_worker,
                 unsent=log.unsent() if log else [],
             )
-            report(state, position, rank, config.validates(state.step))
+            report(state, position, loop.lease, rank, config.validates(state.step))
         if stop:
             break
     if log:
@@ -123,7 +130,7 @@ def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
     known = ray.train.get_checkpoint()
     if path and (known is None or known.path != path):  # the worker died before Ray Train heard of it
         found = Checkpoint(path, fs) if rank == 0 else None
-        step = int(path.rpartition("_")[2])
+        step = run_folder.step_of(Path(path).name)
         ray.train.report(
             {"step": step},
             found,
@@ -155,14 +162,14 @@ def going_on(before: Position, world: int, config: TrainConfig) -> str:
     return line
 
 
-def report(state: TrainState, position: Position, rank: int, validation: bool) -> None:
+def report(state: TrainState, position: Position, lease: Lease, rank: int, validation: bool) -> None:
     """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 has the checkpoint.
 
     It is written to a temporary folder, and on its way from there to the run's folder while training goes on.
     `validation`: score it, in a task beside the training workers.
     """
     storage = ray.train.get_context().get_storage()
-    name = f"step_{position.step:07d}"
+    name = run_folder.checkpoint_name(position.step, lease.number)
     place = f"{storage.experiment_fs_path}/{name}"
     checkpoint = None
     if rank == 0:
@@ -174,7 +181,9 @@ def report(state: TrainState, position: Position, rank: int, validation: bool) -
         checkpoint_dir_name=name,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
-        checkpoint_upload_fn=lambda local, _: run_folder.store(Path(local.path), storage.storage_filesystem, place),
+        checkpoint_upload_fn=lambda local, _: run_folder.store(
+            Path(local.path), storage.storage_filesystem, place, lease
+        ),
         validation=validation and rank == 0,  # only with a checkpoint
     )
 
