@@ -8,6 +8,7 @@ pixel conventions fails here.
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -329,6 +330,36 @@ def test_recipes_run_on_a_real_model():
 
 
 # ---- the rigid fit by itself ----
+
+
+def test_numbers_arrays_and_tensors_are_the_same_question():
+    torch.manual_seed(0)
+    model = D4RT(ModelConfig.preset("tiny"))
+    video = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    expected = recipes.tracks(model, video, POINTS, torch.full((len(POINTS),), 1), aspect=1.5).xyz
+    for given in (
+        (video.numpy(), POINTS.double().numpy(), 1),
+        (video.numpy()[::-1][::-1], POINTS.tolist(), np.int64(1)),
+        (video, POINTS, [1] * len(POINTS)),
+        (video, POINTS.numpy(), np.full(len(POINTS), 1, np.int32)),
+    ):
+        torch.testing.assert_close(recipes.tracks(model, *given, aspect=1.5).xyz, expected)
+    for recipe in (recipes.depth, recipes.point_cloud, recipes.cameras):
+        for name, value in vars(recipe(model, video.numpy(), native=video.numpy())).items():
+            torch.testing.assert_close(value, getattr(recipe(model, video, native=video), name), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("points", "t_src", "message"),
+    [
+        (POINTS[0], 0, r"uv_norm has shape \(2,\); it must be \(N, 2\)"),
+        (POINTS, 0.5, "t_src is float32; frames are whole numbers"),
+        (POINTS, [0, 1], r"t_src has shape \(2,\); it must be one frame, or one for each of"),
+    ],
+)
+def test_points_that_cannot_be_asked_are_refused(points, t_src, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.tracks(D4RT(ModelConfig.preset("tiny")), torch.zeros(3, 64, 64, 3, dtype=torch.uint8), points, t_src)
 
 
 def flat(points: Tensor) -> Tensor:

@@ -49,13 +49,24 @@ def register(config: TrainConfig, run_id: str, checkpoint: Checkpoint, validatio
 
     Raises RunFailed if the checkpoint cannot be scored: nothing is registered unseen.
     """
-    alias, tags = config.alias, {}
+    alias, tags = config.alias, {tracking.STEPS: str(config.steps)}
     if validation:
         outcome = judge(config, validation, Path(checkpoint.path).name)
-        alias, tags = config.alias if outcome.won else None, outcome.tags
+        alias, tags = config.alias if outcome.won else None, tags | outcome.tags
+    elif before := tracking.bearer(config.register_as, config.alias):
+        print(unscored(config, *before), flush=True)
     with checkpoint.as_directory() as folder:
         version = tracking.register(Path(folder) / MODEL, config.register_as, alias, run_id, tags)
     return f"models:/{config.register_as}/{version}"
+
+
+def unscored(config: TrainConfig, version: str, tags: dict[str, str]) -> str:
+    """What is to be said when the alias moves away from a version, though nobody compared the two."""
+    steps = f"trained for {int(tags[tracking.STEPS]):,} steps" if tracking.STEPS in tags else "of unknown training"
+    return (
+        f"warning: {config.alias} moves unscored from version {version}, {steps}, to a new one of {config.steps:,} "
+        "steps; with --validation.stores it moves only if the new one is better"
+    )
 
 
 def judge(config: TrainConfig, validation: Validation, checkpoint: str) -> Outcome:

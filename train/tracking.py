@@ -32,6 +32,7 @@ from pipelines.store.reader import ClipStore
 from train.errors import RunStopped
 
 EXPERIMENT = "d4rt"
+CLIP_FRAMES, STEPS = "clip_frames", "steps"  # tags of a version
 PACKAGE = Path(__file__).parent
 REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
@@ -200,6 +201,11 @@ def bearer(name: str, alias: str) -> tuple[str, dict[str, str]] | None:
     return str(number), client.get_model_version(name, str(number)).tags
 
 
+def clip_frames(name: str, number: str) -> str | None:
+    """How many frames a version of a registered model takes at once, as its tag says."""
+    return mlflow.MlflowClient().get_model_version(name, number).tags.get(CLIP_FRAMES)
+
+
 def signature(image_size: int) -> ModelSignature:
     """B clips of T frames, Q queries of each; -1 stands for any."""
 
@@ -254,8 +260,9 @@ def register(
                 registered_model_name=name,
             )
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+    tags = {CLIP_FRAMES: str(model.config.clip_frames)} | (tags or {})
     try:
-        for key, value in (tags or {}).items():
+        for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
         if alias is not None:
             client.set_registered_model_alias(name, alias, number)

@@ -1,11 +1,39 @@
 """What the recipes share: the pixels they ask about, and how they ask the model."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.d4rt import D4RT, Memory
 from model.decoder import Prediction
 from model.queries import Queries
+
+Numbers = Tensor | np.ndarray | Sequence | int
+"""What a caller may give where a tensor is meant."""
+
+
+def frames_of(video: Tensor | np.ndarray | None) -> Tensor | None:
+    """A video as a tensor, without a copy where none is needed."""
+    return video if video is None or isinstance(video, Tensor) else torch.from_numpy(np.ascontiguousarray(video))
+
+
+def points_at(uv_norm: Numbers, t_src: Numbers) -> tuple[Tensor, Tensor]:
+    """Points (N, 2) float32 and the frames (N,) int64 in which they are seen; one frame may stand for all.
+
+    Raises ValueError for other shapes, and for frames that are no whole numbers.
+    """
+    points, frames = torch.as_tensor(uv_norm), torch.as_tensor(t_src)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"uv_norm has shape {tuple(points.shape)}; it must be (N, 2): u and v from 0 to 1")
+    if frames.is_floating_point() or frames.is_complex() or frames.dtype == torch.bool:
+        raise ValueError(f"t_src is {str(frames.dtype).removeprefix('torch.')}; frames are whole numbers, from 0")
+    if frames.ndim > 1 or (frames.ndim == 1 and len(frames) != len(points)):
+        raise ValueError(
+            f"t_src has shape {tuple(frames.shape)}; it must be one frame, or one for each of {len(points)}"
+        )
+    return points.float(), frames.long().expand(len(points))
 
 
 def pixel_centres(height: int, width: int, stride: int = 1) -> Tensor:

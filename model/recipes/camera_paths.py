@@ -2,11 +2,12 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
+from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
 from model.recipes.camera_fit import fit_rigid_robust, focal_lengths
 from model.recipes.results import CameraPath
 
@@ -17,7 +18,7 @@ MIN_GRID = 4
 @torch.inference_mode()
 def cameras(
     model: D4RT,
-    video: Tensor,
+    video: Tensor | np.ndarray,
     *,
     grid: int = 8,
     reference: int | Literal["sliding"] = 0,
@@ -27,7 +28,7 @@ def cameras(
     square_pixels: bool = False,
     aspect: float | None = None,
     memory: Memory | None = None,
-    native: Tensor | None = None,
+    native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> CameraPath:
     """Pose and intrinsics of every frame, from a grid x grid of points.
@@ -42,6 +43,7 @@ def cameras(
         shared_focal: one focal length for the clip (median over its frames) instead of one per frame.
         square_pixels: fx = fy in pixels of the raw frames, whose width / height is the aspect.
     """
+    video, native = frames_of(video), frames_of(native)
     memory, patch_video = prepare(model, video, aspect, memory, native)
     num_frames, (height, width) = memory.num_frames, output_size(video, native, height, width)
     if grid < MIN_GRID:

@@ -1,29 +1,31 @@
 """Depth maps of the frames of a clip."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
+from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
 from model.recipes.results import Depth
 
 
 @torch.inference_mode()
 def depth(
     model: D4RT,
-    video: Tensor,
+    video: Tensor | np.ndarray,
     *,
     height: int | None = None,
     width: int | None = None,
     aspect: float | None = None,
     memory: Memory | None = None,
-    native: Tensor | None = None,
+    native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> Depth:
     """Depth of every pixel of every frame, at any resolution: by default that of `native`, else of `video`.
 
     Pixel (x, y) of the output is asked at ((x + 0.5) / width, (y + 0.5) / height).
     """
+    video, native = frames_of(video), frames_of(native)
     memory, patch_video = prepare(model, video, aspect, memory, native)
     height, width = output_size(video, native, height, width)
     uv_norm = pixel_centres(height, width)

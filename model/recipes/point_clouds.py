@@ -1,24 +1,25 @@
 """Point clouds: the pixels of all frames in one camera."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
+from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
 from model.recipes.results import PointCloud
 
 
 @torch.inference_mode()
 def point_cloud(
     model: D4RT,
-    video: Tensor,
+    video: Tensor | np.ndarray,
     *,
     t_cam: int = 0,
     stride: int = 1,
     min_confidence_percentile: float = 10.0,
     aspect: float | None = None,
     memory: Memory | None = None,
-    native: Tensor | None = None,
+    native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> PointCloud:
     """The pixels of all frames as points in the camera of frame `t_cam`, each at the time it was seen.
@@ -30,6 +31,7 @@ def point_cloud(
         raise ValueError(f"stride ({stride}) must be at least 1 pixel")
     if not 0 <= min_confidence_percentile < 100:
         raise ValueError(f"min_confidence_percentile ({min_confidence_percentile}) must be in [0, 100)")
+    video, native = frames_of(video), frames_of(native)
     memory, patch_video = prepare(model, video, aspect, memory, native)
     frames = (video if native is None else native)[:, stride // 2 :: stride, stride // 2 :: stride].cpu()
     uv_norm = pixel_centres(*output_size(video, native, None, None), stride=stride)

@@ -2,31 +2,34 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.d4rt import D4RT, Memory
-from model.recipes.asking import prepare
+from model.recipes.asking import Numbers, frames_of, points_at, prepare
 from model.recipes.results import Tracks
 
 
 @torch.inference_mode()
 def tracks(
     model: D4RT,
-    video: Tensor,
-    uv_norm: Tensor,
-    t_src: Tensor,
+    video: Tensor | np.ndarray,
+    uv_norm: Numbers,
+    t_src: Numbers,
     *,
     aspect: float | None = None,
     t_cam: int | Literal["target"] = "target",
     memory: Memory | None = None,
-    native: Tensor | None = None,
+    native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> Tracks:
-    """Follow N points, each seen at `uv_norm` (N, 2) in frame `t_src` (N,), through the clip (paper 2.1).
+    """Follow N points, each seen at `uv_norm` (N, 2) in frame `t_src` (N,), or one for all, through the clip (2.1).
 
     t_cam: "target" gives positions in each frame's own camera; a frame number gives "world" positions in its camera.
     """
+    uv_norm, t_src = points_at(uv_norm, t_src)
+    video, native = frames_of(video), frames_of(native)
     memory, patch_video = prepare(model, video, aspect, memory, native)
     times = torch.arange(memory.num_frames, device=model.device)[None]  # (1, T)
     answers = model.decode_times(
