@@ -17,6 +17,8 @@ from model import D4RT, ModelConfig, checkpoints
 from pipelines.models import load_model, model_version, tracking_uri, trained_on
 from train import tracking
 from train.__main__ import main
+from train.champion import unscored
+from train.config import PRESETS
 
 TINY = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=1)
 
@@ -119,6 +121,17 @@ def test_no_version_without_its_alias_is_left_behind(workplace, monkeypatch):
     assert not mlflow.MlflowClient().search_model_versions("name = 'd4rt'")
     tracking.register("checkpoint", "d4rt", "champion")
     assert model_version("models:/d4rt@champion") == "models:/d4rt/2"
+
+
+def test_an_alias_that_moves_unscored_says_from_where(workplace):
+    config = replace(PRESETS["tiny"][1], steps=60)
+    tracking.register("checkpoint", "d4rt", "champion", tags={tracking.STEPS: "500000"})
+    version, tags = tracking.bearer("d4rt", "champion")
+    assert unscored(config, version, tags) == (
+        "warning: champion moves unscored from version 1, trained for 500,000 steps, to a new one of 60 steps; with "
+        "--validation.stores it moves only if the new one is better"
+    )
+    assert tracking.clip_frames("d4rt", "1") == "4"
 
 
 def test_several_first_starts_beside_one_fresh_database(workplace):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +15,10 @@ import psutil
 import pyarrow.fs
 import pytest
 from mlflow_server import MlflowServer
+from plane_store import write_plane_store
 from upath import UPath
 
+from pipelines.store.reader import ClipStore
 from train import curves, run_folder, tracking
 from train.averages import SETTLED_STEPS, Averages
 from train.config import PRESETS
@@ -154,6 +157,26 @@ def test_a_worker_ends_with_its_node_whatever_it_waits_for():
         finally:
             with suppress(psutil.Error):
                 worker.kill()
+
+
+def test_a_run_that_goes_on_says_which_store_is_another_one_now(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    config = replace(PRESETS["tiny"][1], out=str(tmp_path / "runs"), name="mine")
+    tracking.connect()
+
+    def claimed(seed: int) -> run_folder.Record:
+        shutil.rmtree(tmp_path / "planes", ignore_errors=True)
+        return run_folder.claim(config, [ClipStore(write_plane_store(tmp_path / "planes", clips=2, seed=seed))])
+
+    begun, again = claimed(0), claimed(0)
+    assert begun == again and not capsys.readouterr().out
+    changed = claimed(1)
+    assert f"warning: store {tmp_path}/planes has changed since the run began" in capsys.readouterr().out
+    (before,), (now,) = begun.stores.values(), changed.stores.values()
+    assert len(set(now)) == 2 and now[:1] == before
+    replace(changed, model="models:/d4rt/1").save(f"{config.out}/{config.name}")
+    with pytest.raises(ValueError, match=r"run mine in .* is finished \(models:/d4rt/1\)"):
+        claimed(1)
 
 
 # --- MLflow ----------------------------------------------------------------------------------------------------------

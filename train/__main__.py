@@ -47,6 +47,7 @@ def register(
 def train(argv: list[str]) -> None:
     dry_run = DRY_RUN in argv
     config = cli([word for word in argv if word != DRY_RUN])
+    print(f"run {config.name}: loading PyTorch, Ray and MLflow", flush=True)
     if dry_run:
         from train.preflight import preflight
 

@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> str:
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
     failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
     """
-    print(f"run {config.name}: reading stores and weights", flush=True)
+    print("reading stores and weights", flush=True)
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None

@@ -16,6 +16,8 @@ import json
 import re
 import shutil
 import tempfile
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from train.state import held_bytes
 RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_snapshot.json"
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 CHUNK_BYTES = 64 << 20
+OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
 OPERATIONAL = (
     *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
@@ -205,6 +208,24 @@ def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:
         if path not in kept:
             with suppress(FileNotFoundError):  # S3 may list a folder in which there are no files
                 fs.delete_dir(path)
+
+
+def wait_for(files: Iterable[str], say: Callable[[str], object]) -> None:
+    """Until each of these files can be asked for: an outage of S3 costs a restart, and not one after the other.
+
+    ValueError, in the words of the place, if one stays away for `OUTAGE_SECONDS`.
+    """
+    end = time.monotonic() + OUTAGE_SECONDS
+    for file in files:
+        while True:
+            try:
+                read_file(file)
+                break
+            except ValueError as error:
+                if time.monotonic() > end:
+                    raise
+                say(f"waiting up to {OUTAGE_SECONDS / 60:.0f} minutes: {error}")
+                time.sleep(ASK_AGAIN_SECONDS)
 
 
 def mend(fs: FileSystem, run: str) -> None:

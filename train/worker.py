@@ -65,6 +65,8 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
+    needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
+    run_folder.wait_for(needed, loop.progress.add.remote if rank == 0 else str)
     loop.lease.require_held()
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     model.trained_on = loop.trained_on
