@@ -75,6 +75,5 @@ def test_a_short_outage_of_s3_is_waited_out(s3_uri, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 0, said
-    assert "going on from the checkpoint of step" in said
     model = load_model(f"{s3_uri}/runs/cut/step_{STEPS:07d}")
     assert model.trained_on == {ClipStore(f"{s3_uri}/planes").info["digest"]}

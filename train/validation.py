@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import ray
 import ray.train
 import torch
@@ -30,7 +29,7 @@ from pipelines.evaluation.scores import ask, measure, require_fit, summarise
 from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_store
-from pipelines.whole import write_file
+from pipelines.whole import listed, read_file, write_file
 from train import curves, run_folder, tracking
 from train.batches import absolute
 from train.config import ValidationConfig
@@ -109,9 +108,7 @@ class Validation:
     def scores(self, checkpoint: str) -> dict[str, Any]:
         """Of the checkpoint of that name, e.g. step_0000200: of all clips and of each dataset."""
         folder = f"{self.run}/validation/{checkpoint}"
-        fs, path = fsspec.core.url_to_fs(folder)
-        fs.invalidate_cache()
-        if not fs.exists(f"{path}/{SCORES}"):
+        if read_file(f"{folder}/{SCORES}") is None:
             began = time.perf_counter()
             scores, sheets = self.held_out.score(
                 load_model(f"{self.run}/{checkpoint}/{MODEL}", device()), self.pictures
@@ -126,25 +123,23 @@ class Validation:
             self.send(folder)
         except tracking.UNREACHABLE as error:
             self.progress.add.remote(f"MLflow did not take the scores of {checkpoint} ({error}): sent again at the end")
-        return json.loads(fs.cat_file(f"{path}/{SCORES}"))["scores"]
+        return json.loads(read_file(f"{folder}/{SCORES}"))["scores"]
 
     def send(self, folder: str) -> None:
         """The files of a scored checkpoint to MLflow, and its curves, once."""
-        fs, path = fsspec.core.url_to_fs(folder)
         with tempfile.TemporaryDirectory() as scratch:
-            fs.get(f"{path}/", f"{scratch}/", recursive=True)
+            for name in listed(folder):
+                Path(scratch, name).write_bytes(read_file(f"{folder}/{name}"))
             record = json.loads(Path(scratch, SCORES).read_text())
-            name = path.rsplit("/", 1)[1]
-            curves.log_validation(
-                self.tracking_uri, self.run_id, run_folder.step_of(name), record["scores"], Path(scratch)
-            )
+            step = run_folder.step_of(folder.rpartition("/")[2])
+            curves.log_validation(self.tracking_uri, self.run_id, step, record["scores"], Path(scratch))
 
     def send_all(self) -> None:
         """What MLflow did not take at its time."""
-        fs, path = fsspec.core.url_to_fs(f"{self.run}/validation")
-        fs.invalidate_cache()
-        for scores in sorted(fs.glob(f"{path}/*/{SCORES}")):
-            self.send(fs.unstrip_protocol(scores.rsplit("/", 1)[0]))
+        for checkpoint in listed(f"{self.run}/validation"):
+            folder = f"{self.run}/validation/{checkpoint}"
+            if SCORES in listed(folder):
+                self.send(folder)
 
 
 def score_checkpoint(validation: Validation, checkpoint: str) -> dict[str, Any]:
