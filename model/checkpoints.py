@@ -24,7 +24,7 @@ from model.config import ModelConfig
 from model.d4rt import D4RT
 from model.opend4rt import load_opend4rt, save_opend4rt
 from model.pretrained import load_timm, load_videomae
-from model.weights import check_state, read_safetensors, usable, what_it_is
+from model.weights import check_state, read_safetensors, readable, usable, what_it_is
 
 __all__ = [
     "folder_of",
@@ -102,12 +102,13 @@ def folder_of(place: str | Path) -> Path:
     Raises ValueError, saying what it is, for a file.
     """
     place = Path(place)
-    if place.is_file():
-        raise ValueError(
-            f"{place} is a file ({what_it_is(place)}); a checkpoint is the folder with {CONFIG} and {WEIGHTS}"
-        )
     inner = place / MODEL
-    return inner if (inner / CONFIG).is_file() and not (place / CONFIG).is_file() else place
+    with readable(place):
+        if place.is_file():
+            raise ValueError(
+                f"{place} is a file ({what_it_is(place)}); a checkpoint is the folder with {CONFIG} and {WEIGHTS}"
+            )
+        return inner if (inner / CONFIG).is_file() and not (place / CONFIG).is_file() else place
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -115,7 +116,8 @@ def read_config(path: Path) -> ModelConfig:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
     try:
-        values = json.loads(path.read_text())
+        with readable(path):
+            values = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):

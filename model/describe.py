@@ -33,7 +33,7 @@ PRECISIONS = {"float32": False, "bfloat16 autocast": True}
 
 def find_config(target: str) -> ModelConfig:
     """The config of a preset, or in a checkpoint folder. A folder named like a preset is meant by `./name`."""
-    if target not in PRESETS and (Path(target).exists() or "/" in target):
+    if target not in PRESETS and ("/" in target or Path(target).exists()):
         return read_config(folder_of(target) / CONFIG)
     try:
         return ModelConfig.preset(target)

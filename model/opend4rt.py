@@ -27,7 +27,7 @@ from torch import Tensor
 
 from model.config import OPEND4RT, RGB, TUBELET, ModelConfig
 from model.d4rt import D4RT
-from model.weights import check_state, read_tensors, usable
+from model.weights import check_state, read_tensors, readable, usable
 
 CHECKPOINT, CONFIG = "opend4rt.ckpt", "model.yaml"
 HEADS = ("xyz", "uv", "visibility", "displacement", "normal", "confidence")
@@ -177,10 +177,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Their yaml holds many more words, which their code does not read either. ValueError, naming file and field, for a
     file that is not YAML and for a size that is not a number.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; give the model.yaml that belongs to the checkpoint")
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        with readable(path):
+            if not Path(path).is_file():
+                raise ValueError(f"{path} does not exist; give the model.yaml that belongs to the checkpoint")
+            document = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):

@@ -3,7 +3,8 @@
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ SIGNATURES = (  # the first bytes of a file, what it then is
     (b"{", "JSON"),
 )
 HTML = re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE)
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """ValueError, naming the path, for whatever the disk refuses inside."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror or error}): check its name, owner and mode"
+        ) from error
 
 
 def what_it_is(path: Path) -> str:
@@ -64,12 +76,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     damaged, holds more than plain data (nothing in it is executed), or holds no weights.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the file with the weights")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the file with the weights")
-    with path.open("rb") as file:
-        head = file.read(64)
+    with readable(path):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the file with the weights")
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; give the file with the weights")
+        with path.open("rb") as file:
+            head = file.read(64)
     payload: Any = read_safetensors(path) if is_safetensors(head) else _read_torch(path, head)
     for _ in range(MAX_NESTED):
         if _is_state(payload) or not isinstance(payload, Mapping):
@@ -95,7 +108,8 @@ def _is_state(payload: Any) -> bool:
 def read_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Raises ValueError, saying what the file is, if it is not safetensors, or cut short."""
     try:
-        return load_file(path, device=str(device))
+        with readable(path):
+            return load_file(path, device=str(device))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error}): it is {what_it_is(path)}") from None
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from model import D4RT, ModelConfig, checkpoints
+from model import D4RT, ModelConfig, checkpoints, describe
 from model.__main__ import main
 from model.config import OPEND4RT
 from model.weights import read_tensors
@@ -110,6 +110,16 @@ def test_what_is_no_weights_is_called_what_it_is(content, words, name, tmp_path,
         checkpoints.load(folder)
     with pytest.raises(ValueError, match=f"{name} is a file .*a checkpoint is the folder"):
         checkpoints.load(path)
+
+
+def test_what_the_disk_refuses_is_said_in_words():
+    """A name that is too long stands for all of it: what may not be read, a root may."""
+    name = "a" * 300
+    for read in (read_tensors, checkpoints.load, checkpoints.trained_on):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .File name too long"):
+            read(name)
+    with pytest.raises(ValueError, match=r"cannot be read .File name too long"):
+        describe.find_config(f"./{name}")
 
 
 def test_the_content_counts_and_not_the_suffix(tmp_path):
