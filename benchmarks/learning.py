@@ -42,7 +42,8 @@ from torch import nn
 from model import D4RT
 from pipelines.catalog import Catalog, load_mixture
 from pipelines.datasets import DATASETS, open_sequence
-from pipelines.evaluation.scores import ask, measure, summarise
+from pipelines.evaluation.scores import ask, measure
+from pipelines.evaluation.tally import Tally
 from pipelines.raw.folder import RawFolder
 from pipelines.store.layout import ClipData, StoreSettings
 from pipelines.synthesize.job import write_sequence
@@ -185,13 +186,13 @@ def step_with_mean_per_worker(state: TrainState, batch: QueryBatch, config: Trai
 def held_out_error(model: D4RT, clips: ByDataset) -> float:
     """Median relative error over all queries whose point is known, as `evaluate clips` defines it."""
     model.eval()
-    scores = []
+    errors = []
     for clip in (clip for several in clips.values() for clip in several):
         truth = {name: clip.queries[0][name] for name in clip.queries.dtype.names}
         answers = ask(model, clip.video, clip.row["aspect"], truth)
-        scores.append(measure(truth, answers, clip.world_from_cam, is_metric=clip.row["is_metric"]))
+        errors.append(measure(truth, answers, clip.world_from_cam, is_metric=clip.row["is_metric"]))
     model.train()
-    return summarise(scores)["median_relative_error"]["all"]
+    return Tally.of(errors).scores()["median_relative_error"]["all"]
 
 
 def train(name: str, clips: ByDataset, unseen: dict[Draw, ByDataset], steps: int) -> dict[str, Any]:

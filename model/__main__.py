@@ -1,10 +1,11 @@
-"""`python -m model COMMAND`: how large a model is, and a model for other runtimes. Bad input ends with exit code 2."""
+"""`python -m model COMMAND`: how large a model is, and a model for other runtimes."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from model import checkpoints, describe, onnx_export
+from model.command_line import exit_code
+from model.config import PRESETS
 
 
 def main(argv: list[str]) -> int:
@@ -12,7 +13,7 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     described = commands.add_parser("describe", help="parameters, FLOP and memory of a model")
-    described.add_argument("model", help=f"a preset ({', '.join(describe.PRESETS)}) or a checkpoint folder")
+    described.add_argument("model", help=f"a preset ({', '.join(PRESETS)}) or a checkpoint folder")
     described.add_argument("--frames", type=int, nargs="+", help="of the clips (default: 16, 32, 48, or the longest)")
     described.add_argument("--queries", type=int, default=2048, help="of a training step (default: %(default)s)")
 
@@ -24,22 +25,23 @@ def main(argv: list[str]) -> int:
     exported.add_argument("--to", choices=("onnx", "opend4rt"), default="onnx", help="form (default: %(default)s)")
     exported.add_argument("--frames", type=int, help="of every clip an ONNX model is asked (default: its longest)")
 
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "describe":
-            config = describe.find_config(arguments.model)
-            print(describe.table(config, arguments.frames, arguments.queries))
-        else:
-            onnx_export.require_new(arguments.out)
-            if arguments.to == "onnx":
-                onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
-            else:
-                checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
-            print(f"wrote {arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
-    except (ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: answer(parser.parse_args(argv)), ImportError)
+
+
+def answer(arguments: argparse.Namespace) -> None:
+    """What was asked for; PyTorch, which takes seconds, is imported only now."""
+    from model import checkpoints, describe, onnx_export
+
+    if arguments.command == "describe":
+        config = describe.find_config(arguments.model)
+        print(describe.table(config, arguments.frames, arguments.queries))
+        return
+    onnx_export.require_new(arguments.out)
+    if arguments.to == "onnx":
+        onnx_export.export(arguments.checkpoint, arguments.out, arguments.frames)
+    else:
+        checkpoints.save_opend4rt(checkpoints.load(arguments.checkpoint), arguments.out)
+    print(f"wrote {arguments.out}: {', '.join(sorted(path.name for path in arguments.out.iterdir()))}")
 
 
 if __name__ == "__main__":

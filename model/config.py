@@ -13,10 +13,11 @@
 patches of 16. Derive a variant with `dataclasses.replace(ModelConfig.preset("base"), clip_frames=16)`.
 """
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
+
+from model.command_line import unknown
 
 PositionLayout = Literal["flat", "resampled"]
 Compat = Literal["opend4rt"]
@@ -112,9 +113,7 @@ class ModelConfig:
     def preset(cls, name: str) -> Self:
         """One of `tiny`, `small`, `base`, `large`, `huge`, `giant`; ValueError with a suggestion for any other name."""
         if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown model preset {name!r}; {hint}Known presets: {', '.join(PRESETS)}")
+            raise ValueError(unknown("model preset", name, PRESETS))
         return cls(**PRESETS[name])
 
     def to_dict(self) -> dict:

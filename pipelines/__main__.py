@@ -1,33 +1,34 @@
-"""`python -m pipelines COMMAND`: every job that is not training. Bad input ends with exit code 2 and one message."""
+"""`python -m pipelines COMMAND`: every job that is not training. Each is imported when it is called."""
 
 import sys
+from importlib import import_module
 
 import tyro
 
-from pipelines.audit import audit
-from pipelines.convert import convert
-from pipelines.evaluate import evaluate
-from pipelines.infer import infer
-from pipelines.inspect import inspect
-from pipelines.synthesize.job import synthesize
+from model.command_line import choose, exit_code
 
-COMMANDS = {
-    "synthesize": synthesize,
-    "audit": audit,
-    "convert": convert,
-    "inspect": inspect,
-    "infer": infer,
-    "evaluate": evaluate,
+COMMANDS = {  # the function of that name, where it is, and what it does
+    "synthesize": ("pipelines.synthesize.job", "analytic scenes with exact truth, in a dataset's raw layout"),
+    "audit": ("pipelines.audit", "do depth and cameras of a raw dataset fit together as they are read?"),
+    "convert": ("pipelines.convert", "a raw dataset to a clip store"),
+    "inspect": ("pipelines.inspect", "what a clip store holds, in numbers and pictures"),
+    "infer": ("pipelines.infer", "videos to tracks, depth, point clouds and cameras"),
+    "evaluate": ("pipelines.evaluate", "a model scored on held-out clips"),
 }
 
 
-def main() -> None:
-    try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m pipelines", description=__doc__)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(argv: list[str]) -> None:
+    name = choose(
+        argv,
+        "command",
+        {name: line for name, (_, line) in COMMANDS.items()},
+        prog="python -m pipelines",
+        about="From raw datasets to clip stores, and from a trained model to results and scores.",
+        more="COMMAND --help lists its options.",
+    )
+    module, _ = COMMANDS[name]
+    tyro.cli(getattr(import_module(module), name), prog=f"python -m pipelines {name}", args=argv[1:])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

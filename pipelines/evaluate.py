@@ -12,71 +12,18 @@ The scores are defined at the top of `pipelines/evaluation/scores.py`.
 |              | depth                                                                                          |
 """
 
-import io
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
-import ray.data
-import torch
-from PIL import Image
-from tqdm import tqdm
-
-from model import D4RT
-from pipelines.cluster import connect
-from pipelines.evaluation.error_sheet import error_sheet
-from pipelines.evaluation.scores import ask, constant_depth, measure, require_fit, summarise, table
-from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
-from pipelines.store.reader import ClipStore, evenly, open_store
+from pipelines.store.reader import ClipStore, evenly
 from pipelines.whole import require_new, result_folder
 
+# Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
+
 METRICS = "metrics.json"
-METHODS = ("trained", "untrained", "guess")
 PICTURES = 2  # clips drawn
-
-Row = dict[str, Any]
-
-
-class Score:
-    """The actor: {"store", "clip", "picture"} -> the "errors" of the three methods, and the "picture" if asked for."""
-
-    def __init__(self, model: str, registry: str) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        trained = load_model(model, device, registry=registry)
-        torch.manual_seed(0)
-        self.models = {"trained": trained, "untrained": D4RT(trained.config).to(device).eval()}
-
-    def __call__(self, row: Row) -> Row:
-        try:
-            clip = open_store(row["store"])[row["clip"]]
-            video, truth = clip.video, clip.all_queries()
-        except ValueError as error:  # a damaged store
-            return {"store": row["store"], "errors": b"", "picture": b"", "clip": row["clip"], "reason": str(error)}
-        answers = {name: ask(model, video, clip.aspect, truth) for name, model in self.models.items()}
-        answers["guess"] = constant_depth(truth, clip.intrinsics, video.shape[1])
-        errors, picture = io.BytesIO(), io.BytesIO()
-        measured = {
-            method: measure(truth, given, clip.world_from_cam, is_metric=clip.is_metric)
-            for method, given in answers.items()
-        }
-        np.savez(
-            errors,
-            **{
-                f"{method}.{name}": values.astype(np.float32)
-                for method, parts in measured.items()
-                for name, values in parts.items()
-            },
-        )
-        if row["picture"]:
-            Image.fromarray(error_sheet(self.models["trained"], clip)).save(picture, "png")
-        return {
-            "store": row["store"],
-            "clip": row["clip"],
-            "errors": errors.getvalue(),
-            "picture": picture.getvalue(),
-            "reason": "",
-        }
+CLIPS_PER_ROW = 8  # scored between two steps of the progress bar
 
 
 def evaluate(
@@ -103,49 +50,64 @@ def evaluate(
         raise ValueError("no clip store given: name at least one after --data")
     out = out.rstrip("/")
     require_new(out)
+    stores = [ClipStore(uri) for uri in dict.fromkeys(data)]
+
+    from pipelines import jobs
+    from pipelines.evaluation.clip_scorer import METHODS, ClipScorer
+    from pipelines.evaluation.scores import require_fit, score_table
+    from pipelines.evaluation.tally import Tally
+    from pipelines.models import load_model, model_digest, model_version, tracking_uri
+
     version = model_version(model)
     loaded = load_model(version)
-    stores = [ClipStore(uri) for uri in dict.fromkeys(data)]
     for store in stores:
         require_fit(store, loaded.config)
     about = {"uri": model, "version": version, "digest": model_digest(loaded), "config": loaded.config.to_dict()}
     del loaded
-    rows = [{"store": store.uri, "clip": i} for store in stores for i in evenly(len(store), clips)]
-    rows = [row | {"picture": number < PICTURES} for number, row in enumerate(rows)]
-    connect()
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Score, fn_constructor_kwargs={"model": version, "registry": tracking_uri()}, **actor_options(len(rows))
-    )
-    scored = []
-    for result in tqdm(results.iter_rows(), total=len(rows), desc="evaluate clips", unit="clip"):
-        if result["reason"]:
-            raise ValueError(result["reason"])
-        scored.append(result)
-    places = [(row["store"], row["clip"]) for row in rows]
-    scored.sort(key=lambda result: places.index((result["store"], result["clip"])))
+
+    def nothing() -> dict[str, Tally]:
+        return {method: Tally() for method in METHODS}
+
+    overall, by_store = nothing(), {store.uri: nothing() for store in stores}
+    pictures: dict[int, bytes] = {}
+    scorer = {"model": version, "registry": tracking_uri()}
+    rows = list(parts(stores, clips))
+    for outcome in jobs.run_models(ClipScorer, scorer, rows, label="evaluate clips", unit=f"{CLIPS_PER_ROW} clips"):
+        if outcome.failed:
+            raise ValueError(outcome.reason)  # a damaged store
+        for method, tally in outcome.result["tallies"].items():
+            overall[method].merge(tally)
+            by_store[outcome.row["store"]][method].merge(tally)
+        pictures |= {outcome.row["first"] + i: png for i, png in enumerate(outcome.result["pictures"])}
+
     metrics = {
         "schema": 1,
         "benchmark": benchmark,
         "model": about,
         "data": {store.uri: store.info["digest"] for store in stores},
-        "clips": len(rows),
-        "scores": _scores(scored),
-        "stores": {store.uri: _scores([row for row in scored if row["store"] == store.uri]) for store in stores},
+        "clips": sum(len(row["clips"]) for row in rows),
+        "scores": {method: tally.scores() for method, tally in overall.items()},
+        "stores": {
+            uri: {method: tally.scores() for method, tally in tallies.items()} for uri, tallies in by_store.items()
+        },
     }
     with result_folder(out, last=METRICS) as folder:
-        for number, result in enumerate(scored[:PICTURES]):
-            Path(folder, f"clip_{number}.png").write_bytes(result["picture"])
-        Path(folder, METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    print(f"{table(metrics['scores'])}\n{out}: {METRICS} and {min(PICTURES, len(rows))} pictures")
+        for number, png in pictures.items():
+            (folder / f"clip_{number}.png").write_bytes(png)
+        (folder / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    print(f"{score_table(metrics['scores'])}\n{out}: {METRICS} and {len(pictures)} pictures")
     return metrics
 
 
-def _scores(rows: list[Row]) -> dict[str, Any]:
-    """Method -> its scores."""
-    errors = [dict(np.load(io.BytesIO(row["errors"]), allow_pickle=False)) for row in rows]
+def parts(stores: list[ClipStore], clips: int | None) -> Iterator[dict[str, Any]]:
+    """What is scored, some clips of a store at a time: {"store", "clips", "first", "pictures"}.
 
-    def of(method: str) -> list[dict[str, np.ndarray]]:
-        prefix = f"{method}."
-        return [{name.removeprefix(prefix): clip[name] for name in clip if name.startswith(prefix)} for clip in errors]
-
-    return {method: summarise(of(method)) for method in METHODS}
+    `first` is the number of the part's first clip among all that are scored, and `pictures` how many of it are drawn.
+    """
+    first = 0
+    for store in stores:
+        chosen = [int(number) for number in evenly(len(store), clips)]
+        for begin in range(0, len(chosen), CLIPS_PER_ROW):
+            part = chosen[begin : begin + CLIPS_PER_ROW]
+            yield {"store": store.uri, "clips": part, "first": first, "pictures": max(0, PICTURES - first)}
+            first += len(part)

@@ -6,7 +6,7 @@
 | sheet_NNN.png | one clip, up to eight of its frames, three times: queries with where they go; which of    |
 |               | them lie near an edge or on something that moves; the depth of the points                 |
 
-The queries are counted by a Ray Data job, one row per clip.
+The queries are counted by a Ray Data job.
 """
 
 import json
@@ -17,32 +17,28 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow.compute
-import ray.data
 from jaxtyping import Float, Int64
-from tqdm import tqdm
 
-from pipelines.cluster import connect
-from pipelines.pictures.contact_sheet import contact_sheet
-from pipelines.pictures.drawing import save
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import Clip, ClipStore, evenly, open_store
 from pipelines.whole import require_new, result_folder
 
+# Ray and Matplotlib take a second to import and are not needed to print help or refuse a typing error: see below.
+
 SUMMARY = "summary.json"
+CLIPS_PER_ROW = 64  # counted between two steps of the progress bar
 DEPTH_EDGES = 10 ** np.linspace(-3, 5, 8 * 20 + 1)  # of the depth histogram: 12 % wide, millimetres to 100 km
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 TIMES = ("t_src", "t_tgt", "t_cam")
 
-Row = dict[str, Any]
 
-
-def count_clip(row: Row, *, store: str) -> Row:
-    """{"clip": number} -> its "counts" as JSON, or the "reason" why it cannot be read."""
-    try:
-        counts = count_queries(open_store(store)[row["clip"]])
-    except ValueError as error:
-        return {"counts": "{}", "reason": str(error)}
-    return {"counts": json.dumps({name: count.tolist() for name, count in counts.items()}), "reason": ""}
+def count_clips(row: dict[str, Any], *, store: str) -> Counter[str]:
+    """The counts of the clips from number "first" to before "last". ValueError for one that cannot be read."""
+    totals: Counter[str] = Counter()
+    for number in range(row["first"], row["last"]):
+        for name, count in count_queries(open_store(store)[number]).items():
+            totals[name] = totals[name] + count
+    return totals
 
 
 def count_queries(clip: Clip) -> dict[str, Int64[np.ndarray, "n"]]:
@@ -92,26 +88,32 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
         raise ValueError(f"store {store} has no clips: run convert with another --split or more raw data")
     out = (out or f"{opened.uri}-inspect").rstrip("/")
     require_new(out)
-    connect()
-    rows = ray.data.from_items([{"clip": i} for i in range(len(opened))], override_num_blocks=min(len(opened), 256))
-    counted = rows.map(partial(count_clip, store=opened.uri)).iter_rows()
+
+    from pipelines import jobs
+    from pipelines.pictures.contact_sheet import contact_sheet
+    from pipelines.pictures.drawing import save
+
+    firsts = range(0, len(opened), CLIPS_PER_ROW)
+    rows = [{"first": first, "last": min(first + CLIPS_PER_ROW, len(opened))} for first in firsts]
+    work = partial(count_clips, store=opened.uri)
     totals: Counter[str] = Counter()
-    for row in tqdm(counted, total=len(opened), desc="inspect", unit="clip"):
-        if row["reason"]:
-            raise ValueError(row["reason"])
-        for name, count in json.loads(row["counts"]).items():
-            totals[name] = totals[name] + np.array(count)
-    summary = summarise(opened, totals)
+    for outcome in jobs.run_tasks(work, rows, label="inspect", unit=f"{CLIPS_PER_ROW} clips"):
+        if outcome.failed:
+            raise ValueError(outcome.reason)  # a damaged store
+        for name, count in outcome.result.items():
+            totals[name] = totals[name] + count
+
+    summary = store_summary(opened, totals)
     with result_folder(out, last=SUMMARY) as folder:
         chosen = evenly(len(opened), clips)
         for number, i in enumerate(chosen):
             save(folder / f"sheet_{number:03}.png", contact_sheet(opened[i]))
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-    print(table(summary))
+    print(summary_text(summary))
     print(f"{out}: {SUMMARY} and {len(chosen)} contact sheets")
 
 
-def summarise(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:
+def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:
     """The content of summary.json. Shares are of all queries unless said otherwise; no such queries give None."""
 
     def total(name: str) -> int:
@@ -173,7 +175,7 @@ def bytes_per_clip(store: ClipStore) -> dict[str, float]:
     return {name: size / len(store) for name, size in sorted(sizes.items())} | {"total": sizes.total() / len(store)}
 
 
-def table(summary: dict[str, Any]) -> str:
+def summary_text(summary: dict[str, Any]) -> str:
     """The summary as text."""
 
     def percent(value: float | None) -> str:

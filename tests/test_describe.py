@@ -193,7 +193,7 @@ def test_a_folder_named_like_a_preset_is_meant_by_its_path(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gaint"], "unknown model preset 'gaint'; did you mean 'giant'"),
+        (["gaint"], "unknown model preset 'gaint': did you mean 'giant'"),
         (["no/such/folder"], r"no/such/folder/config.json does not exist"),
         (["tiny", "--frames", "5"], r"--frames \[5\] must be from 1 to 4"),
         (["tiny", "--frames", "0"], r"--frames \[0\] must be from 1 to 4"),

@@ -10,7 +10,8 @@ from plane_store import write_plane_store
 
 from model import D4RT, ModelConfig, Queries, checkpoints, recipes
 from pipelines.evaluate import evaluate
-from pipelines.evaluation.scores import Answers, ask, constant_depth, measure, summarise
+from pipelines.evaluation.scores import Answers, ask, constant_depth, measure
+from pipelines.evaluation.tally import Tally
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.store.reader import ClipStore
 
@@ -43,7 +44,7 @@ def errors(truth, given, world_from_cam=STILL, is_metric=True) -> dict[str, np.n
 
 
 def score(truth, given, world_from_cam=STILL, is_metric=True) -> dict:
-    return summarise([errors(truth, given, world_from_cam, is_metric)])
+    return Tally.of([errors(truth, given, world_from_cam, is_metric)]).scores()
 
 
 def test_perfect_answers_have_no_error_at_any_scale():
@@ -71,7 +72,7 @@ def test_known_offsets_give_known_errors():
     np.testing.assert_allclose(found["hits"], [0.5, 1, 1, 0, 1])
     np.testing.assert_allclose(found["depth"], [0.1, 0, 0, 0, 0.05 / 8], atol=1e-6)
     np.testing.assert_allclose(found["distance"], [0.4, 0, 0, 2, 0.05], atol=1e-6)
-    found = summarise([found])
+    found = Tally.of([found]).scores()
     assert found["median_relative_error"]["all"] == pytest.approx(0.05 / 8, abs=1e-6)
     assert found["apd"] == {"all": pytest.approx(0.7), "moving": None}
     assert found["epe"] == {"all": pytest.approx(2.45 / 5), "moving": None}

@@ -432,7 +432,7 @@ def test_shapes_that_disagree_are_refused(model):
 
 def test_preset_names_and_suggestions():
     assert ModelConfig.preset("giant").encoder_layers == 40
-    with pytest.raises(ValueError, match="unknown model preset 'gaint'; did you mean 'giant'"):
+    with pytest.raises(ValueError, match="unknown model preset 'gaint': did you mean 'giant'"):
         ModelConfig.preset("gaint")
 
 

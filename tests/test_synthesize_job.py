@@ -65,12 +65,12 @@ def test_scannet_rooms_have_two_scans():
 
 def test_files_may_carry_the_name_of_their_folder(tmp_path):
     """Also though a sequence appears whole or not at all."""
-    row = write_sequence({"dataset": "scannet", "root": str(tmp_path), "index": 2}, frames=1, size="small", seed=0)
+    written = write_sequence({"dataset": "scannet", "root": str(tmp_path), "index": 2}, frames=1, size="small", seed=0)
     scans = tmp_path / "scans"
     assert [path.name for path in scans.iterdir()] == ["scene0001_00"]
     files = sorted((scans / "scene0001_00").iterdir())
     assert [path.name for path in files] == ["scene0001_00.sens", "scene0001_00.txt"]
-    assert row["bytes"] == sum(path.stat().st_size for path in files)
+    assert written == sum(path.stat().st_size for path in files)
 
 
 def test_different_datasets_seeds_and_indices_give_different_scenes():

@@ -16,7 +16,8 @@ from ray.train import Checkpoint
 from test_train import at_checkpoint, kill_worker
 
 from model import D4RT, ModelConfig, checkpoints
-from pipelines.evaluation.scores import ask, measure, summarise
+from pipelines.evaluation.scores import ask, measure
+from pipelines.evaluation.tally import Tally
 from pipelines.store.reader import ClipStore
 from train import tracking
 from train.champion import contest, register
@@ -109,8 +110,8 @@ def test_the_last_checkpoint_is_scored_on_the_same_clips_as_ever(champion, workp
             answers = ask(model, clip.video, clip.aspect, truth)
             errors = measure(truth, answers, clip.world_from_cam, is_metric=True)
             measured.setdefault(name, []).append(errors)
-    expected = {"all": summarise(measured["left"] + measured["right"])}
-    expected |= {name: summarise(clips) for name, clips in measured.items()}
+    expected = {"all": Tally.of(measured["left"] + measured["right"]).scores()}
+    expected |= {name: Tally.of(clips).scores() for name, clips in measured.items()}
     found = scores_of(champion)
     assert found.keys() == expected.keys()
     for name, scores in expected.items():

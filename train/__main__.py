@@ -1,10 +1,4 @@
-"""What `python -m train` does:
-
-PRESET ...             trains and registers
-PRESET ... --dry-run   only checks that all is there
-register ...           registers a checkpoint folder
-diagnose ...           looks into a checkpoint
-"""
+"""`python -m train PRESET`: a run, from stores to a registered model; or `register`, `diagnose`."""
 
 import sys
 from pathlib import Path
@@ -12,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from train.config import DRY_RUN, check_registry_names, cli
+from model.command_line import choose, exit_code
+from train.config import PRESETS, check_registry_names, parse
 from train.errors import RunFailed
 
-# Ray and MLflow take seconds to import and are not needed to print help or refuse a typing error: see below.
+# Ray, PyTorch and MLflow take seconds to import and are not needed to print help or refuse a typing error: see below.
 
 
 def register(
@@ -44,9 +39,21 @@ def register(
     announce(f"models:/{name}/{version}", name, alias)
 
 
+def diagnose(*, model: str, data: list[str], clips: int = 8) -> None:
+    """Look into a model with a few clips: its heads, its confidence, its gradients, and what is bad about them.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
+        data: Clip stores, folders or s3:// URIs; each is looked at by itself.
+        clips: Clips per store, at most.
+    """
+    from train.diagnose import look_into
+
+    look_into(model, data, clips)
+
+
 def train(argv: list[str]) -> None:
-    dry_run = DRY_RUN in argv
-    config = cli([word for word in argv if word != DRY_RUN])
+    config, dry_run = parse(argv)
     print(f"run {config.name}: loading PyTorch, Ray and MLflow", flush=True)
     if dry_run:
         from train.preflight import preflight
@@ -70,23 +77,30 @@ def announce(uri: str, name: str, alias: str) -> None:
     print(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT --num-frames {frames}")
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if argv[:1] == ["register"]:
-            tyro.cli(register, prog="python -m train register", args=argv[1:])
-        elif argv[:1] == ["diagnose"]:
-            from train.diagnose import diagnose
+OTHERS = {
+    "register": (register, "a checkpoint into the MLflow model registry"),
+    "diagnose": (diagnose, "what a model has learnt, and what is wrong with it"),
+}
 
-            tyro.cli(diagnose, prog="python -m train diagnose", args=argv[1:])
-        else:
-            train(argv)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+def run_command(argv: list[str]) -> None:
+    name = choose(
+        argv,
+        "preset",
+        {name: line for name, (line, _) in PRESETS.items()} | {name: line for name, (_, line) in OTHERS.items()},
+        prog="python -m train",
+        about="Train D4RT on clip stores and register the result. Presets, and what else can be done:",
+        more="PRESET --help lists all that can be changed. With --dry-run it is only checked that all is there.",
+    )
+    if name in PRESETS:
+        train(argv)
+    else:
+        command, _ = OTHERS[name]
+        tyro.cli(command, prog=f"python -m train {name}", args=argv[1:])
+
+
+def main(argv: list[str]) -> int:
+    return exit_code(lambda: run_command(argv), RunFailed)
 
 
 if __name__ == "__main__":

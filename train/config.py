@@ -5,12 +5,10 @@
 are recipes for a CPU, of about an hour and of a few minutes; `opend4rt-refine` is the one that OpenD4RT published.
 """
 
-import difflib
 import math
 import re
-import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import tyro
@@ -29,8 +27,7 @@ class DataConfig:
 
     mixture: dict[str, float] = field(default_factory=dict)
     """Clip store (path or s3:// URI) to sampling weight; weights need not sum to one. On the command line, repeatable:
-    --data.mixture.STORE WEIGHT; or --mixture NAME --stores FOLDER takes the weights of catalogs/mixtures/NAME.yaml for
-    the stores FOLDER/DATASET."""
+    --data.mixture.STORE WEIGHT; or see --mixture."""
     queries: int = 2048
     """Queries per clip and step, drawn from the stored sample; at most what the stores hold."""
     clips_per_worker: int = 8
@@ -221,54 +218,55 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
 }
 
 MIXTURE_FLAG = "--data.mixture"
-FILE_FLAGS = ("--mixture", "--stores")
-DRY_RUN = "--dry-run"
-DRY_RUN_HELP = f"With {DRY_RUN}, only check that all is there: stores, weights, shapes, memory, disk, MLflow."
 
 
-def cli(argv: list[str]) -> TrainConfig:
-    """`PRESET [--field value ...]`. Ends the process with exit code 2 and a suggestion if that cannot be understood."""
-    if argv and not argv[0].startswith("-") and argv[0] not in PRESETS:
-        near = difflib.get_close_matches(argv[0], PRESETS, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        print(f"unknown preset {argv[0]!r}: {hint}Known presets: {', '.join(PRESETS)}", file=sys.stderr)
-        sys.exit(2)
-    if not argv or argv[0] not in PRESETS:  # a bare call, or --help: tyro lists the presets and ends the process
-        about = "Train D4RT on clip stores and register the result. Also: register --help, diagnose --help"
-        about = f"{about}. {DRY_RUN_HELP}"
-        return tyro.extras.overridable_config_cli(PRESETS, prog="python -m train", description=about, args=argv)
-    preset, (about, default) = argv[0], PRESETS[argv[0]]
-    config = tyro.cli(
-        TrainConfig,
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TrainConfig):
+    """A run, and what only the command line has."""
+
+    mixture: str | None = None
+    """Instead of --data.mixture: the weights of catalogs/mixtures/NAME.yaml, or of a file, for the stores in `stores`;
+    such as nine."""
+    stores: str | None = None
+    """Folder or s3:// URI whose clip stores bear the names of the datasets in `mixture`."""
+    dry_run: bool = False
+    """Only check that all is there: stores, weights, shapes, memory, disk, MLflow."""
+
+    def config(self, preset: str) -> TrainConfig:
+        """The run that they ask for, named after the preset and the time if it has no name."""
+        values = {field.name: getattr(self, field.name) for field in fields(TrainConfig)}
+        mixture = _mixture_in(self.mixture, self.stores) | self.data.mixture
+        name = self.name or f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return TrainConfig(**values | {"data": replace(self.data, mixture=mixture), "name": name})
+
+
+def parse(argv: list[str]) -> tuple[TrainConfig, bool]:
+    """`PRESET [--field value ...]` to the run, and whether it is only tried out: `--dry-run`.
+
+    Ends the process with exit code 2 and a suggestion if an option cannot be understood.
+    """
+    preset = argv[0]
+    about, default = PRESETS[preset]
+    arguments = tyro.cli(
+        Arguments,
         prog=f"python -m train {preset}",
-        description=f"{about} {DRY_RUN_HELP}",
-        default=default,
-        args=_gather_mixture(_expand_file(argv[1:])),
+        description=f"Train D4RT on clip stores and register the result. {about}",
+        default=Arguments(**vars(default)),
+        args=_gather_mixture(argv[1:]),
     )
-    return config if config.name else replace(config, name=f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return arguments.config(preset), arguments.dry_run
 
 
-def _expand_file(argv: list[str]) -> list[str]:
-    """Turn `--mixture NAME --stores FOLDER` into `--data.mixture.FOLDER/DATASET WEIGHT` for every dataset in it."""
-    given, kept = {}, []
-    words = iter(argv)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in FILE_FLAGS:
-            given[flag] = value if equals else next(words, "")
-        else:
-            kept.append(word)
-    if not given:
-        return kept
-    if len(given) == 1 or not all(given.values()):
+def _mixture_in(mixture: str | None, stores: str | None) -> dict[str, float]:
+    """Store to weight, of a mixture file and the folder its stores are in."""
+    if not mixture and not stores:
+        return {}
+    if not mixture or not stores:
         raise ValueError(
             "--mixture and --stores go together: --mixture nine --stores s3://bucket/clips trains on the stores "
             "s3://bucket/clips/DATASET with the weights of catalogs/mixtures/nine.yaml"
         )
-    mixture, stores = (given[flag] for flag in FILE_FLAGS)
-    for dataset, weight in load_mixture(mixture).items():
-        kept += [f"{MIXTURE_FLAG}.{stores.rstrip('/')}/{dataset}", f"{weight:g}"]
-    return kept
+    return {f"{stores.rstrip('/')}/{dataset}": weight for dataset, weight in load_mixture(mixture).items()}
 
 
 def _gather_mixture(argv: list[str]) -> list[str]:

@@ -44,14 +44,8 @@ Row = tuple[str, str, str]
 """Name, numbers, and in words what is bad about them, empty if nothing is."""
 
 
-def diagnose(*, model: str, data: list[str], clips: int = 8) -> dict[str, list[Row]]:
-    """Look into a model with a few clips: its heads, its confidence, its gradients. Returns what it prints, by store.
-
-    Args:
-        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
-        data: Clip stores, folders or s3:// URIs; each is looked at by itself.
-        clips: Clips per store, at most.
-    """
+def look_into(model: str, data: list[str], clips: int) -> dict[str, list[Row]]:
+    """What `diagnose` prints, by store."""
     if clips < 1:
         raise ValueError(f"--clips {clips} must be at least 1")
     loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,6 @@ import json
 import tempfile
 import time
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from PIL import Image
 
 from model import D4RT, ModelConfig
 from pipelines.evaluation.error_sheet import error_sheet
-from pipelines.evaluation.scores import ask, measure, require_fit, summarise
+from pipelines.evaluation.scores import ask, measure, require_fit
+from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_store
@@ -36,7 +36,7 @@ from train.config import ValidationConfig
 from train.state import MODEL
 
 SCORES = "scores.json"
-DEFINITION = 1  # raised when the same answers would get other scores
+DEFINITION = 2  # raised when the same answers would get other scores
 JPEG_QUALITY = 85  # a picture has about 300 kB
 
 
@@ -71,17 +71,17 @@ class HeldOut:
     def score(self, model: D4RT, pictures: int = 0) -> tuple[dict[str, Any], list[Picture]]:
         """(the scores of "all" clips and of each dataset, sheets of so many clips). ValueError for a damaged store."""
         drawn, sheets = evenly(len(self.clips), pictures), []
-        measured: dict[str, list[dict[str, Any]]] = {}
+        tallies = {"all": Tally()}
         for number, (uri, index) in enumerate(self.clips):
             clip = open_store(uri)[index]
             video, truth = clip.video, clip.all_queries()
             answers = ask(model, video, clip.aspect, truth)
             errors = measure(truth, answers, clip.world_from_cam, is_metric=clip.is_metric)
-            measured.setdefault(clip.dataset, []).append(errors)
+            for name in ("all", clip.dataset):
+                tallies.setdefault(name, Tally()).add(errors)
             if number in drawn:
                 sheets.append(error_sheet(model, clip))
-        every = list(chain.from_iterable(measured.values()))
-        return {name: summarise(clips) for name, clips in {"all": every, **measured}.items()}, sheets
+        return {name: tally.scores() for name, tally in tallies.items()}, sheets
 
 
 @dataclass(frozen=True, kw_only=True)

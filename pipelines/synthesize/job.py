@@ -9,10 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-import ray.data
-from tqdm import tqdm
-
-from pipelines.cluster import connect
+from model import ModelConfig
 from pipelines.datasets import DATASETS, DatasetKey
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
@@ -31,8 +28,8 @@ def scene_for(dataset: str, seed: int, index: int, *, frames: int, size: Size) -
     return ALL[dataset].scene(scene_seed, num_frames=frames, size=size)
 
 
-def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
-    """Write {"dataset", "root", "index"} and add how many "bytes" it has. A sequence appears whole or not at all."""
+def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> int:
+    """Write {"dataset", "root", "index"}, whole or not at all, and say how many bytes it has."""
     layout = ALL[row["dataset"]]
     target = Path(row["root"], layout.folder(row["index"]))
     if not target.exists():  # it does when Ray runs a task twice
@@ -42,7 +39,7 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> Row:
         layout.write(scene, hidden / target.name)  # whose name the files may carry
         os.replace(hidden / target.name, target)
         hidden.rmdir()
-    return row | {"bytes": sum(path.stat().st_size for path in target.rglob("*") if path.is_file())}
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 def synthesize(
@@ -76,15 +73,22 @@ def synthesize(
     roots = roots or {dataset: str(Path(out).absolute())}
     rows = [{"dataset": name, "root": root, "index": i} for name, root in roots.items() for i in range(scenes)]
     written = dict.fromkeys(roots, 0)
-    connect()
-    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), 256)).map(
-        partial(write_sequence, frames=frames, size=size, seed=seed)
-    )
-    with tqdm(total=len(rows), desc=f"synthesize {dataset}", unit="sequence") as bar:
-        for row in results.iter_rows():
-            written[row["dataset"]] += row["bytes"]
-            bar.update()
+
+    from pipelines import jobs  # with Ray, which takes a second and is not needed to print help
+
+    work = partial(write_sequence, frames=frames, size=size, seed=seed)
+    for outcome in jobs.run_tasks(work, rows, label=f"synthesize {dataset}", unit="sequence"):
+        if outcome.failed:
+            raise ValueError(f"{outcome.row['root']}: {outcome.reason}")
+        written[outcome.row["dataset"]] += outcome.result
+
     for name, root in roots.items():
-        print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next:")
         key = name if name in LAYOUTS else name.rpartition("_")[0]
-        print(f"  python -m pipelines convert {key} --raw {root} --store clips/{name} --frames {frames}")
+        print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next, for the preset tiny:")
+        print(f"  python -m pipelines convert {key} --raw {root} --store clips/{name} --split all {for_tiny(frames)}")
+
+
+def for_tiny(frames: int) -> str:
+    """Options of `convert` that make clips of such sequences which the preset `tiny` takes."""
+    config = ModelConfig.preset("tiny")
+    return f"--frames {min(frames, config.clip_frames)} --image-size {config.image_size} --queries 512"

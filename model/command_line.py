@@ -1,0 +1,60 @@
+"""How every command of this project ends, and how it finds what was meant. At the bottom, so that all may import it.
+
+| what happens                             | the user sees           | exit code |
+|------------------------------------------|-------------------------|-----------|
+| ValueError: what was given is wrong      | `error: ` and its words | 2         |
+| a failure that the command knows         | `error: ` and its words | 1         |
+| Ctrl-C                                   |                         | 130       |
+| nobody reads the output any more: `head` |                         | 141       |
+
+130 and 141 are what a shell gives for SIGINT and SIGPIPE. Anything else is a mistake of ours, with a traceback.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+HELP = ("-h", "--help")
+
+
+def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
+    """Do it and say how it ended. `failures`: errors that are not about what was given, but can be said in words."""
+    try:
+        try:
+            command()
+        finally:
+            sys.stdout.flush()  # here, where a reader that is gone can be told; also after --help, which is SystemExit
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and must not stumble again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, *failures) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    return 0
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of `known`."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}Known {kind}s: {', '.join(known)}"
+
+
+def choose(argv: list[str], kind: str, names: dict[str, str], *, prog: str, about: str, more: str) -> str:
+    """The first word, if it is one of `names`, each with a line about it; ValueError, with a suggestion, if not.
+
+    Without a word, or for --help, they are listed, and the process ends.
+    """
+    word = argv[0] if argv else None
+    if word is None or word in HELP:
+        width = max(map(len, names))
+        listed = "\n".join(f"  {name:{width}}  {line}" for name, line in names.items())
+        print(f"usage: {prog} {kind.upper()} [OPTIONS]\n\n{about}\n\n{listed}\n\n{more}")
+        sys.exit(0 if word else 2)
+    if word not in names:
+        raise ValueError(unknown(kind, word, names))
+    return word
