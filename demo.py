@@ -3,24 +3,19 @@
 Every step is a public command; here they share one process, so that Ray starts once. Everything lands in demo-output/.
 """
 
+import argparse
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from matplotlib import pyplot
-
+from model.command_line import exit_code
 from pipelines.catalog import load_mixture
-from pipelines.convert import convert
 from pipelines.datasets import DatasetKey
-from pipelines.evaluate import evaluate
-from pipelines.infer import infer
-from pipelines.inspect import inspect
-from pipelines.synthesize.job import synthesize
 from train.config import PRESETS, DataConfig
-from train.loop import run
 
 OUT = Path("demo-output")
 # Rooms to learn from, about as many sequences of each dataset as its weight in the mixture, and unseen ones to be
@@ -58,6 +53,14 @@ def store(split: str, dataset: str) -> str:
 
 
 def main() -> None:
+    # They take seconds to import and are not needed to print help.
+    from pipelines.convert import convert
+    from pipelines.evaluate import evaluate
+    from pipelines.infer import infer
+    from pipelines.inspect import inspect
+    from pipelines.synthesize.job import synthesize
+    from train.loop import run
+
     shutil.rmtree(OUT, ignore_errors=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{OUT.absolute()}/mlflow.db")
 
@@ -122,6 +125,7 @@ def main() -> None:
 def draw_curve() -> None:
     """The run's loss over its steps, as MLflow has it, to loss.png."""
     import mlflow  # after `train`, which sets what it reads when imported
+    from matplotlib import pyplot
 
     (training,) = mlflow.search_runs(experiment_names=["d4rt"], output_format="list")
     client = mlflow.MlflowClient()
@@ -135,5 +139,6 @@ def draw_curve() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m demo", description=__doc__).parse_args()
     STARTED = time.perf_counter()
-    main()
+    sys.exit(exit_code(main))

@@ -11,11 +11,9 @@ from functools import partial
 from typing import Any, Literal
 
 import fsspec
-import ray.data
 from tqdm import tqdm
 
 from pipelines.catalog import Catalog
-from pipelines.cluster import connect
 from pipelines.datasets import DATASETS, DatasetKey, open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded
@@ -163,6 +161,11 @@ def convert(
     if _is_done(store, names):
         print(f"{store} is complete: nothing to do")
         return
+
+    import ray.data  # which takes a second and is not needed to print help or refuse a typing error
+
+    from pipelines.cluster import connect
+
     connect()
     plan = (
         ray.data.from_items([{"sequence": name} for name in names], override_num_blocks=min(len(names), 256))

@@ -10,87 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 import fsspec
-import numpy as np
-import ray.data
-import torch
 from tqdm import tqdm
 
-from model import D4RT, recipes
-from pipelines.cluster import connect
 from pipelines.datasets import DatasetKey
-from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
-from pipelines.results.files import FIELDS, TASKS, Arrays, write_results
-from pipelines.results.sources import Selection, Source, Video, find_sources, read_video
-from pipelines.truth.clips import resize
-from pipelines.whole import require_new, result_folder
+from pipelines.results.files import RESULT, TASKS
+from pipelines.results.sources import Selection, Source, find_sources
+from pipelines.whole import require_new
 
-RESULT = "result.json"
-MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
-
-Row = dict[str, Any]
-
-
-def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
-    """Task -> the arrays of its .npz file (see the table above). The video is encoded once for all tasks."""
-    size = model.config.image_size
-    height, width = video.frames.shape[1:3]
-    clip = torch.from_numpy(np.stack([resize(frame, size) for frame in video.frames]))
-    with torch.inference_mode():
-        aspect = torch.tensor([width / height], device=model.device)
-        memory = model.encode(clip[None].to(model.device), aspect)
-    shared: dict[str, Any] = {"memory": memory}
-    results = {}
-    if "tracks" in tasks:
-        points = recipes.pixel_centres(grid, grid)
-        t_src = torch.zeros(len(points), dtype=torch.int64)
-        own = recipes.tracks(model, clip, points, t_src, t_cam="target", **shared)
-        world = recipes.tracks(model, clip, points, t_src, t_cam=0, **shared)
-        results["tracks"] = {
-            "points": points,
-            "t_src": t_src,
-            "xyz": world.xyz,
-            "xyz_cam": own.xyz,
-            "uv_norm": own.uv_norm,
-            "visible": own.visible,
-            "confidence": own.confidence,
-        }
-    if "depth" in tasks:
-        shrink = size / max(height, width)
-        results["depth"] = vars(
-            recipes.depth(model, clip, height=round(height * shrink), width=round(width * shrink), **shared)
-        )
-    if "points" in tasks:
-        stride = 1
-        while len(clip) * (size // stride) ** 2 > MAX_POINTS:
-            stride += 1
-        results["points"] = vars(recipes.point_cloud(model, clip, stride=stride, **shared))
-    if "cameras" in tasks:
-        path = recipes.cameras(model, clip, height=height, width=width, **shared)
-        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
-    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
-
-
-class Reconstruct:
-    """The actor: loads the model once, then turns one video after the other into a folder."""
-
-    def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_model(model, self.device, registry=registry)
-        self.selection, self.out, self.about = selection, out, about
-
-    def __call__(self, row: Row) -> Row:
-        source = Source(row["uri"], row["dataset"], row["sequence"])
-        request = self.about["request"]
-        try:
-            video = read_video(source, self.selection)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
-            with result_folder(f"{self.out}/{source.name}", last=RESULT) as folder:
-                write_results(folder, video, results, self.about | {"source": asdict(source)})
-        except Exception as error:  # whatever it is, it becomes this video's reason
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return {"name": source.name, "reason": reason}
-        return {"name": source.name, "reason": ""}
+# Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
 
 def infer(
@@ -121,6 +48,9 @@ def infer(
     chosen = _parse_tasks(tasks)
     if grid < 1:
         raise ValueError(f"--grid {grid} must be at least 1")
+
+    from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
+
     version = model_version(model)
     loaded = load_model(version)
     selection = Selection(start=start, step=step, num_frames=num_frames, longest=loaded.config.clip_frames)
@@ -144,6 +74,11 @@ def infer(
         print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
     failed = {}
     if todo:
+        import ray.data
+
+        from pipelines.cluster import connect
+        from pipelines.results.reconstruct import Reconstruct
+
         connect()
         results = ray.data.from_items([asdict(source) for source in todo], override_num_blocks=len(todo)).map(
             Reconstruct,

@@ -1,6 +1,7 @@
 """The `clips` benchmark: its definitions on arrays with known answers, and the job on stores with known answers."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -173,6 +174,57 @@ def test_without_a_known_point_cameras_have_no_scale():
     assert found["pose"] == {"rotation_degrees": 0, "translation": None}
 
 
+def errors_of(rng: np.random.Generator, queries: int) -> dict[str, np.ndarray]:
+    """Errors such as `measure` gives, of all sizes, some of them 0 or infinite."""
+    drawn = {name: rng.lognormal(-2, 2, queries) for name in ("relative", "distance", "depth")}
+    drawn |= {name: rng.lognormal(0, 1, 5) for name in ("rotation", "translation")}
+    drawn |= {name: (rng.random(queries) < 0.3).astype(float) for name in ("hits", "moving", "visible")}
+    drawn["relative"][:2] = 0, np.inf
+    return drawn
+
+
+def test_a_tally_has_the_scores_of_all_queries_together():
+    rng = np.random.default_rng(0)
+    clips = [errors_of(rng, 700) for _ in range(30)]
+    every = {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
+    moving = every["moving"] > 0
+    found = Tally.of(clips).scores()
+    assert found["median_relative_error"] == {
+        "all": pytest.approx(np.median(every["relative"]), rel=1e-3),
+        "moving": pytest.approx(np.median(every["relative"][moving]), rel=1e-3),
+    }
+    assert found["pose"] == {
+        "rotation_degrees": pytest.approx(np.median(every["rotation"]), rel=1e-3),
+        "translation": pytest.approx(np.median(every["translation"]), rel=1e-3),
+    }
+    assert found["epe"]["moving"] == pytest.approx(every["distance"][moving].mean(), rel=1e-12)
+    assert found["depth_abs_rel"] == pytest.approx(every["depth"].mean(), rel=1e-12)
+    assert found["queries"] == {"all": 30 * 700, "moving": moving.sum()} and found["not_finite"] == 30
+
+
+def test_the_order_and_the_grouping_of_clips_do_not_show():
+    """Not in the last bit: tasks end in any order."""
+    rng = np.random.default_rng(1)
+    clips = [errors_of(rng, 300) for _ in range(20)]
+    expected = Tally.of(clips).scores()
+    for _ in range(5):
+        rng.shuffle(clips)
+        parts = [Tally.of(clips[begin : begin + 3]) for begin in range(0, 20, 3)]
+        merged = Tally()
+        for part in parts:
+            merged.merge(part)
+        assert merged.scores() == expected
+
+
+def test_a_tally_does_not_grow_with_the_clips_it_has_seen():
+    rng = np.random.default_rng(2)
+    tally, sizes = Tally(), []
+    for _ in range(400):
+        tally.add(errors_of(rng, 2048))
+        sizes.append(len(pickle.dumps(tally)))
+    assert sizes[-1] < 1.3 * sizes[len(sizes) // 4] and sizes[-1] < 1e6
+
+
 # --- the job ----------------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +264,7 @@ def test_the_guess_scores_what_follows_from_the_rays(metrics, store):
         relative.append(error / np.linalg.norm(g, axis=1))
         hits.append([(error <= threshold).mean() for threshold in (0.1, 0.3, 0.5, 1.0)])
     guess = metrics["scores"]["guess"]
-    assert guess["median_relative_error"]["all"] == pytest.approx(np.median(relative), rel=1e-4)
+    assert guess["median_relative_error"]["all"] == pytest.approx(np.median(relative), rel=1e-3)
     assert guess["apd"]["all"] == pytest.approx(np.mean(hits), abs=1e-3)
     visible = np.mean([store[i].all_queries()["visible"].mean() for i in range(len(store))])
     assert guess["visibility_accuracy"] == pytest.approx(visible)

@@ -377,7 +377,7 @@ def test_a_run_that_diverges_ends_at_once(workplace, ray_cluster, capsys):
 
 def test_command_line_overrides_a_preset():
     words = "tiny --steps 200 --data.mixture.s3://bucket/my_store 1 --data.mixture.stores/b=0.5 --optim.lr 0.01"
-    given, dry_run = parse(words.split())
+    given, _ = parse(words.split())
     assert given.data.mixture == {"s3://bucket/my_store": 1.0, "stores/b": 0.5}
     assert (given.steps, given.optim.lr, given.model) == (200, 0.01, ModelConfig.preset("tiny"))
     assert given.name.startswith("tiny-")

@@ -14,7 +14,7 @@ Per clip, over all queries of all samples whose xyz is known; p is the answer, g
                     position c, in the unit of EPE and with the s of the points; a camera not found is infinitely wrong
 
 Reported over the queries and cameras of all clips together: the median relative error, mean EPE, APD, depth AbsRel and
-visibility, and the medians of rotation and translation. Medians are true to 0.05 % (`tally.py` says why).
+visibility, and the medians of rotation and translation. Medians are true to 0.1 % (`tally.py` says why).
 """
 
 from dataclasses import dataclass

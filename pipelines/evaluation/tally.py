@@ -1,22 +1,21 @@
 """Errors of any number of clips, in a size that does not grow with them; tallies of parts are merged, in any order.
 
-Means are exact: sums are kept as fractions, so that the order of clips does not show. Medians are true to 0.05 %: values
-are counted by sign-less float32 with 10 bits of fraction, and a value is taken as the middle of its bin, which is 0.1 %
-wide. 0 and infinity are counted as themselves.
+Means are exact: sums are kept as fractions, so that the order of clips does not show. Medians are true to 0.1 %: values
+are counted in bins that are so wide. Where no other value is that near, they are exact too.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 
 MEDIANS = ("relative", "relative moving", "rotation", "translation")
 MEANS = ("hits", "hits moving", "distance", "distance moving", "depth", "visible")
 
-DROPPED_BITS = 13  # of the 23 bits of a float32's fraction
+REST_BITS = 13  # of the 23 bits of a float32's fraction; the other ten make bins 0.1 % wide
 
 
 @dataclass
@@ -43,11 +42,17 @@ class Mean:
 
 @dataclass
 class Median:
-    """The median of any number of values from 0 to infinity: how many there are in each bin that is not empty."""
+    """The median of any number of values from 0 to infinity.
+
+    The bits of float32 ascend as its values do: the first of them number the bins, in ascending order and without the
+    empty ones, and a bin stands for the mean of its values. All that is kept are whole numbers, so merging is exact.
+    """
 
     bins: Int64[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """In ascending order, which is that of the values."""
     counts: Int64[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """How many values are in each."""
+    rests: Int64[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The sum of their other bits."""
 
     @property
     def count(self) -> int:
@@ -55,32 +60,32 @@ class Median:
 
     @property
     def infinite(self) -> int:
-        return int(self.counts[np.isinf(middles(self.bins))].sum())
+        return int(self.counts[np.isinf(self.means())].sum())
 
     def add(self, values: Float[np.ndarray, "n"]) -> None:
-        bits = values.astype(np.float32).view(np.int32).astype(np.int64)  # which ascend as the values do
-        self.merge(Median(*np.unique(bits >> DROPPED_BITS, return_counts=True)))
+        bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+        self.merge(Median(bits >> REST_BITS, np.ones_like(bits), bits & (1 << REST_BITS) - 1))
 
     def merge(self, other: "Median") -> None:
         bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
-        counts = np.zeros(len(bins), np.int64)
-        np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
-        self.bins, self.counts = bins, counts
+        for name in ("counts", "rests"):
+            sums = np.zeros(len(bins), np.int64)
+            np.add.at(sums, places, np.concatenate([getattr(self, name), getattr(other, name)]))
+            setattr(self, name, sums)
+        self.bins = bins
+
+    def means(self) -> Float32[np.ndarray, "n"]:
+        """Of each bin."""
+        bits = (self.bins << REST_BITS) + np.rint(self.rests / self.counts).astype(np.int64)
+        return bits.astype(np.int32).view(np.float32)
 
     def value(self) -> float | None:
         """The mean of the two in the middle; None if there are no values, or infinite ones in the middle."""
         if not self.count:
             return None
         ranks = [(self.count - 1) // 2, self.count // 2]
-        middle = middles(self.bins[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]).mean()
+        middle = self.means()[np.searchsorted(np.cumsum(self.counts), ranks, side="right")].astype(float).mean()
         return float(middle) if np.isfinite(middle) else None
-
-
-def middles(bins: Int64[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """The value that stands for each bin."""
-    first = (bins << DROPPED_BITS).astype(np.int32).view(np.float32)
-    middle = ((bins << DROPPED_BITS) + (1 << DROPPED_BITS - 1)).astype(np.int32).view(np.float32)
-    return np.where((first == 0) | np.isinf(first), first, middle).astype(np.float64)
 
 
 @dataclass
@@ -91,7 +96,7 @@ class Tally:
     means: dict[str, Mean] = field(default_factory=lambda: {name: Mean() for name in MEANS})
 
     @classmethod
-    def of(cls, clips: Iterable[Mapping[str, Float[np.ndarray, "n"]]]) -> Self:
+    def of(cls, clips: Iterable[Mapping[str, Float[np.ndarray, "n"]]]) -> "Tally":
         """The errors of each of these clips, as `measure` gives them."""
         tally = cls()
         for errors in clips:

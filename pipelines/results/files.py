@@ -36,10 +36,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from pipelines.geometry import xyzw_from_rotation
-from pipelines.pictures.drawing import camera_figure, depth_frames, position_colours, track_frames
-from pipelines.pictures.video_file import write_video
 from pipelines.results.sources import Video
 
+RESULT = "result.json"
 SCHEMA = 1
 TASKS = ("tracks", "depth", "points", "cameras")
 UNIT = "model units"
@@ -74,6 +73,10 @@ Arrays = dict[str, np.ndarray]
 
 def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:
     """All files of the table, pictures included, into an empty local folder; `about` goes into result.json."""
+    # With Matplotlib, which those who only need the table above do not wait for.
+    from pipelines.pictures.drawing import camera_figure, depth_frames, position_colours, track_frames
+    from pipelines.pictures.video_file import write_video
+
     for task, arrays in results.items():
         np.savez(folder / f"{task}.npz", **arrays)
     if "tracks" in results:
@@ -118,7 +121,7 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
         "files": files,
         "all_files": sorted(file.name for file in folder.iterdir()),
     }
-    (folder / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
 
 
 def ply(

@@ -1,0 +1,91 @@
+"""What every command has in common: help at once and complete, and an end in words whatever happens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "ray", "mlflow", "matplotlib", "timm")
+
+OPTIONS = {
+    "pipelines": ["synthesize", "audit", "convert", "inspect", "infer", "evaluate"],
+    "pipelines synthesize": ["--out", "--scenes", "--frames", "--size", "--seed"],
+    "pipelines audit": ["--raw", "--out", "--sequences"],
+    "pipelines convert": ["--raw", "--store", "--split", "--frames", "--image-size", "--queries", "--max-failed-share"],
+    "pipelines inspect": ["--out", "--clips"],
+    "pipelines infer": ["--model", "--video", "--out", "--tasks", "--dataset", "--num-frames", "--grid"],
+    "pipelines evaluate": ["--model", "--data", "--out", "--clips"],
+    "train": ["tiny", "giant", "register", "diagnose", "--dry-run"],
+    "train tiny": ["--dry-run", "--mixture", "--stores", "--data.mixture", "--steps", "--init", "--validation.stores"],
+    "train register": ["--checkpoint", "--opend4rt", "--name", "--alias"],
+    "train diagnose": ["--model", "--data", "--clips"],
+    "model": ["describe", "export"],
+    "model describe": ["--frames", "--queries"],
+    "model export": ["--out", "--to", "--frames"],
+    "demo": ["demo-output"],
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_comes_at_once_and_is_complete(command):
+    """Within a second and 150 MB, of which Python itself takes 10; what is heavy is not even imported."""
+    script = f"""
+import resource, runpy, sys
+sys.argv = {["-m", *command.split()[1:], "--help"]!r}
+try:
+    runpy.run_module({command.split()[0]!r}, run_name="__main__", alter_sys=True)
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = [name for name in {HEAVY!r} if name in sys.modules]
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss, heavy, file=sys.stderr)
+"""
+    done = run([sys.executable, "-c", script], env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    for option in OPTIONS[command]:
+        assert option in done.stdout
+    seconds, kilobytes, heavy = done.stderr.split(maxsplit=2)
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 1.5 and int(kilobytes) < 150_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pipelines convort", "unknown command 'convort': did you mean 'convert'?"),
+        ("train tyni", "unknown preset 'tyni': did you mean 'tiny'?"),
+        ("train diagnos", "did you mean 'diagnose'?"),
+        ("model describe gaint", "unknown model preset 'gaint': did you mean 'giant'?"),
+        ("demo --quick", "unrecognized arguments: --quick"),
+        ("pipelines evaluate clips --model M --data nowhere --out scores", "no store.json in nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(words, message, tmp_path):
+    done = run([sys.executable, "-m", *words.split()])
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["pipelines --help", "pipelines convert --help", "train tiny --help"])
+def test_a_reader_that_leaves_early_is_no_error(command):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_ctrl_c_ends_without_a_traceback():
+    script = """
+import os, signal, sys
+from model.command_line import exit_code
+sys.exit(exit_code(lambda: os.kill(os.getpid(), signal.SIGINT)))
+"""
+    done = run([sys.executable, "-c", script])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def run(command: list[str], **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
