@@ -49,7 +49,9 @@ def infer(
     if grid < 1:
         raise ValueError(f"--grid {grid} must be at least 1")
 
-    from pipelines.models import actor_options, load_model, model_digest, model_version, tracking_uri
+    from pipelines import jobs
+    from pipelines.models import load_model, model_digest, model_version, tracking_uri
+    from pipelines.results.reconstruct import Reconstruct
 
     version = model_version(model)
     loaded = load_model(version)
@@ -72,32 +74,16 @@ def infer(
     todo = [source for source in sources if not _is_done(f"{out}/{source.name}", source, about["request"])]
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
+
+    work = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
+    rows = [{"source": source} for source in todo]
     failed = {}
-    if todo:
-        import ray.data
-
-        from pipelines.cluster import connect
-        from pipelines.results.reconstruct import Reconstruct
-
-        connect()
-        results = ray.data.from_items([asdict(source) for source in todo], override_num_blocks=len(todo)).map(
-            Reconstruct,
-            fn_constructor_kwargs={
-                "model": version,
-                "registry": tracking_uri(),
-                "selection": selection,
-                "out": out,
-                "about": about,
-            },
-            **actor_options(len(todo)),
-        )
-        with tqdm(total=len(todo), desc="infer", unit="video") as bar:
-            for result in results.iter_rows():
-                if result["reason"]:
-                    failed[result["name"]] = result["reason"]
-                else:
-                    tqdm.write(f"{out}/{result['name']}")
-                bar.update()
+    for outcome in jobs.run_models(Reconstruct, work, rows, label="infer", unit="video"):
+        name = outcome.row["source"].name
+        if outcome.failed:
+            failed[name] = outcome.reason
+        else:
+            tqdm.write(f"{out}/{name}")
     if failed:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
         raise ValueError(f"{len(failed)} of {len(sources)} videos failed, the others are in {out}\n{listed}")

@@ -15,8 +15,6 @@ from pipelines.whole import result_folder
 
 MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
 
-Row = dict[str, Any]
-
 
 def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
     """Task -> the arrays of its .npz file (the table is in `files.py`). The video is encoded once for all tasks."""
@@ -59,23 +57,18 @@ def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) ->
 
 
 class Reconstruct:
-    """The actor: loads the model once, then turns one video after the other into a folder."""
+    """For an actor: loads the model once, then turns {"source"} into a folder."""
 
     def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, self.device, registry=registry)
         self.selection, self.out, self.about = selection, out, about
 
-    def __call__(self, row: Row) -> Row:
-        source = Source(row["uri"], row["dataset"], row["sequence"])
+    def __call__(self, row: dict[str, Any]) -> None:
+        source: Source = row["source"]
         request = self.about["request"]
-        try:
-            video = read_video(source, self.selection)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
-            with result_folder(f"{self.out}/{source.name}", last=RESULT) as folder:
-                write_results(folder, video, results, self.about | {"source": asdict(source)})
-        except Exception as error:  # whatever it is, it becomes this video's reason
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return {"name": source.name, "reason": reason}
-        return {"name": source.name, "reason": ""}
+        video = read_video(source, self.selection)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
+        with result_folder(f"{self.out}/{source.name}", last=RESULT) as folder:
+            write_results(folder, video, results, self.about | {"source": asdict(source)})
