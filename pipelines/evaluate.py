@@ -62,6 +62,8 @@ def evaluate(
     loaded = load_model(version)
     for store in stores:
         require_fit(store, loaded.config)
+    if seen := [store.uri for store in stores if store.info["digest"] in loaded.trained_on]:
+        print(f"warning: the model was trained on {', '.join(seen)}: these scores say nothing about other scenes")
     about = {"uri": model, "version": version, "digest": model_digest(loaded), "config": loaded.config.to_dict()}
     del loaded
 
@@ -85,6 +87,7 @@ def evaluate(
         "benchmark": benchmark,
         "model": about,
         "data": {store.uri: store.info["digest"] for store in stores},
+        "trained_on": seen,
         "clips": sum(len(row["clips"]) for row in rows),
         "scores": {method: tally.scores() for method, tally in overall.items()},
         "stores": {

@@ -303,6 +303,17 @@ def test_several_stores_are_scored_together_and_apart(metrics, store, checkpoint
     assert set(found["data"]) == {store.uri, other}
 
 
+def test_scores_on_clips_of_training_come_with_a_warning(metrics, ray_cluster, store, tmp_path, capsys):
+    assert metrics["trained_on"] == []
+    held_out = write_plane_store(tmp_path / "held-out", clips=1, queries=100, seed=5)
+    model = D4RT(ModelConfig.preset("tiny"))
+    model.trained_on = frozenset({store.info["digest"]})
+    checkpoint = str(checkpoints.save(model, tmp_path / "model"))
+    found = evaluate("clips", model=checkpoint, data=[held_out, store.uri], out=str(tmp_path / "out"), clips=1)
+    assert found["trained_on"] == [store.uri]
+    assert f"warning: the model was trained on {store.uri}: these scores" in capsys.readouterr().out
+
+
 def test_what_cannot_be_scored_is_refused(ray_cluster, store, checkpoint, tmp_path):
     long = write_plane_store(tmp_path / "long", clips=1, frames=6, queries=32)
     for data, options, message in (
