@@ -21,10 +21,13 @@ lint: $(VENV)/ready
 # uv installs in a minute what takes pip five; it is itself installed by pip. Ray starts many Python processes, each of
 # which would compile all that it imports where bytecode is not written on the way.
 $(VENV)/ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): some 200 packages, a minute or two"
+	@$(PYTHON) --version
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[jobs,dev]"
 	touch $@
+	@echo "$(VENV) is ready; to call its python by that name in this shell: . $(BIN)/activate"
 
 clean:
 	rm -rf $(VENV) demo-output
