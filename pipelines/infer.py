@@ -1,23 +1,27 @@
 """`python -m pipelines infer --model M --video V --out OUT`: videos to tracks, depth, point clouds and cameras.
 
-A Ray Data job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the
-results of a video and appears whole; `pipelines/results/files.py` has the table of its files. Running the job again
-does what is missing. A video that fails is listed with its reason, the others go on.
+A Ray job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the results
+of a video and appears whole; `pipelines/results/files.py` has the table of its files. What can be known to be wrong is
+said, all of it, before a cluster is up. Running the job again does what is missing: a video is known by its content,
+wherever it lies. One that fails is listed with its reason, the others go on.
 """
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-import fsspec
 from tqdm import tqdm
 
 from pipelines.datasets import DatasetKey
-from pipelines.results.files import RESULT, TASKS
-from pipelines.results.sources import Selection, Source, find_sources
-from pipelines.whole import require_new
+from pipelines.problems import Problems
+from pipelines.raw.place import open_place, reachable
+from pipelines.results.files import FILES, RESULT, TASKS, is_answered
+from pipelines.results.sources import Selection, Source, check_video, find_sources, video_digest
+from pipelines.whole import read_file, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
+
+READERS = 8  # videos that are looked at together, before the work
 
 
 def infer(
@@ -25,7 +29,7 @@ def infer(
     model: str,
     video: list[str],
     out: str,
-    tasks: str = "tracks,depth,cameras",
+    tasks: str = ",".join(TASKS),
     dataset: DatasetKey | None = None,
     start: int = 0,
     step: int = 1,
@@ -45,48 +49,56 @@ def infer(
         num_frames: Take so many frames; by default all, which the model must be able to take at once.
         grid: Points to track along each side of the first frame.
     """
-    chosen = _parse_tasks(tasks)
-    if grid < 1:
-        raise ValueError(f"--grid {grid} must be at least 1")
-
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
     from pipelines.results.reconstruct import Reconstruct
 
-    version = model_version(model)
-    loaded = load_model(version)
-    selection = Selection(start=start, step=step, num_frames=num_frames, longest=loaded.config.clip_frames)
-    sources = find_sources(video, dataset)
+    problems, out = Problems(), out.rstrip("/")
+    chosen, sources, loaded = [], [], None
+    with problems.noted():
+        chosen = _parse_tasks(tasks)
+    if grid < 1:
+        problems.reasons.append(f"--grid {grid} must be at least 1")
+    with problems.noted():
+        _require_folder(out)
+    with problems.noted():
+        sources = find_sources(video, dataset)
+    with problems.noted():
+        version = model_version(model)
+        loaded = load_model(version)
+    if loaded is not None:
+        with problems.noted():
+            options = {"start": start, "step": step, "num_frames": num_frames}
+            selection = Selection(**options, longest=loaded.config.clip_frames)
+    problems.refuse()
+
     digest = model_digest(loaded)
+    request = {"model_digest": digest, "tasks": chosen, **options, "grid": grid}
     about = {
-        "request": {
-            "model_digest": digest,
-            "tasks": chosen,
-            "start": start,
-            "step": step,
-            "num_frames": num_frames,
-            "grid": grid,
-        },
+        "request": request,
         "model": {"uri": model, "version": version, "digest": digest, "config": loaded.config.to_dict()},
     }
     del loaded
-    out = out.rstrip("/")
-    todo = [source for source in sources if not _is_done(f"{out}/{source.name}", source, about["request"])]
+    todo = _undone(sources, selection, out, request)
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
 
-    work = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
-    rows = [{"source": source} for source in todo]
+    arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
     failed = {}
-    for outcome in jobs.run_models(Reconstruct, work, rows, label="infer", unit="video"):
-        name = outcome.row["source"].name
+    for outcome in jobs.run_models(
+        Reconstruct, arguments, [asdict(source) for source in todo], label="infer", unit="video"
+    ):
+        source = Source(**outcome.row)
         if outcome.failed:
-            failed[name] = outcome.reason
-        else:
-            tqdm.write(f"{out}/{name}")
+            failed[source.name] = outcome.reason
+            continue
+        tqdm.write(f"{out}/{source.name}")
+        for note in outcome.result:
+            tqdm.write(f"  note on {source}: {note}")
     if failed:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
-        raise ValueError(f"{len(failed)} of {len(sources)} videos failed, the others are in {out}\n{listed}")
+        others = f", the others are in {out}" if len(failed) < len(sources) else ""
+        raise ValueError(f"{len(failed)} of {len(sources)} videos failed{others}\n{listed}")
 
 
 def _parse_tasks(tasks: str) -> list[str]:
@@ -96,20 +108,32 @@ def _parse_tasks(tasks: str) -> list[str]:
     return [task for task in TASKS if task in chosen]
 
 
-def _is_done(uri: str, source: Source, request: dict[str, Any]) -> bool:
-    """Whether this very request was answered there. ValueError if there is anything else."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    fs.invalidate_cache()
-    if not fs.exists(f"{path}/{RESULT}"):
-        require_new(uri)
-        return False
-    there = json.loads(fs.cat_file(f"{path}/{RESULT}"))
-    there = there.get("request", {}) | {"source": there.get("source")}
-    asked = request | {"source": asdict(source)}
-    if differences := [
-        f"{key} was {there.get(key)!r}, now {asked[key]!r}" for key in asked if there.get(key) != asked[key]
-    ]:
-        raise ValueError(
-            f"{uri} holds results of another request ({'; '.join(differences)}): remove it, or use another --out"
-        )
-    return True
+def _require_folder(out: str) -> None:
+    """ValueError if there is a file where the folder of all results would be."""
+    fs, path = open_place(out)
+    with reachable(f"--out {out}"):
+        if fs.exists(path) and not fs.isdir(path):
+            raise ValueError(f"--out {out} is a file: give a folder")
+
+
+def _undone(sources: list[Source], selection: Selection, out: str, request: dict[str, Any]) -> list[Source]:
+    """Those without results of this request. ValueError, for all of them at once, where that cannot be answered."""
+    problems = Problems()
+
+    def is_done(source: Source) -> bool:
+        uri = f"{out}/{source.name}"
+        done = True
+        with problems.noted():
+            if read_file(f"{uri}/{RESULT}") is None:
+                done = False
+                check_video(source, selection)
+                require_new(uri, FILES)
+            else:
+                is_answered(uri, request | {"video": video_digest(source, selection)})
+        return done
+
+    with ThreadPoolExecutor(READERS) as pool:
+        answers = tqdm(pool.map(is_done, sources), total=len(sources), desc="check", unit="video", delay=2)
+        todo = [source for source, done in zip(sources, answers, strict=True) if not done]
+    problems.refuse()
+    return todo

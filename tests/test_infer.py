@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -20,9 +23,13 @@ from pipelines.geometry import rotation_from_xyzw, xyzw_from_rotation
 from pipelines.infer import infer
 from pipelines.models import load_model, model_version
 from pipelines.pictures.video_file import write_video
-from pipelines.results.sources import find_sources
+from pipelines.raw.place import open_place
+from pipelines.results.files import FILES
+from pipelines.results.reconstruct import Reconstruct
+from pipelines.results.sources import Selection, Source, find_sources
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.truth.clips import resize
+from pipelines.whole import read_file, write_file
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -84,21 +91,33 @@ def test_a_checkpoint_on_s3_is_loaded(model, checkpoint, s3_uri):
 # --- the job ----------------------------------------------------------------------------------------------------------
 
 
+def damaged(content: bytes) -> bytes:
+    """A video whose header and first frame are well, and a later one is not."""
+    with av.open(io.BytesIO(content)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    at = content.index(packets[3]) + len(packets[3]) // 2
+    return content[:at] + b"\xa5" * 40 + content[at + 40 :]
+
+
 @pytest.fixture(scope="module")
 def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
-    """Two good videos and a broken one, all tasks."""
+    """Two good videos and a damaged one, all tasks."""
     root = tmp_path_factory.mktemp("infer")
     write_video(root / "moving.mp4", textured(8), 10.0)
-    (root / "broken.mp4").write_text("no video at all " * 100)
+    snow = np.random.default_rng(0).integers(0, 256, (5, 96, 128, 3), dtype=np.uint8)
+    write_video(root / "damaged.mp4", snow, 10.0)
+    (root / "damaged.mp4").write_bytes(damaged((root / "damaged.mp4").read_bytes()))
     folder = write_images(root / "images", [])
     for k, frame in enumerate(textured(4, 48, 40, seed=1)):
         Image.fromarray(frame).save(folder / f"{k}.png")
-    with pytest.raises(ValueError, match=r"1 of 3 videos failed(?s:.)*broken: .*broken\.mp4 cannot be read as a video"):
+    reason = (
+        r"1 of 3 videos failed, the others are in (?s:.)*damaged: .*damaged\.mp4 cannot be read .*frame \d is damaged"
+    )
+    with pytest.raises(ValueError, match=reason):
         infer(
             model=checkpoint,
-            video=[str(root / "moving.mp4"), str(root / "broken.mp4"), str(folder)],
+            video=[str(root / "moving.mp4"), str(root / "damaged.mp4"), str(folder)],
             out=str(root / "out"),
-            tasks="tracks, depth,points,cameras",
             num_frames=4,
             grid=5,
         )
@@ -107,9 +126,7 @@ def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
 
 def test_only_whole_folders_appear(results):
     assert sorted(os.listdir(results)) == ["images", "moving"]
-    expected = ["cameras.npz", "cameras.png", "cameras.txt", "depth.mp4", "depth.npz", "points.npz", "points.ply"]
-    expected += ["result.json", "tracks.mp4", "tracks.npz"]
-    assert sorted(os.listdir(results / "moving")) == expected
+    assert sorted(os.listdir(results / "moving")) == sorted(FILES)
 
 
 def test_result_json_describes_every_array(results, checkpoint):
@@ -177,11 +194,21 @@ def test_the_point_cloud_file_holds_the_points(results):
         np.testing.assert_array_equal(vertices["frame"], points["frame"])
 
 
-def test_pictures_have_a_frame_per_frame(results):
-    assert read(results / "moving" / "tracks.mp4").frames.shape[0] == 4
-    depth = read(results / "moving" / "depth.mp4").frames
-    assert depth.shape[0] == 4 and depth.shape[2] > 2 * 480  # frame and depth, enlarged for viewing
+def test_pictures_have_a_frame_per_frame_and_last_two_seconds(results):
+    tracks, depth = read(results / "moving" / "tracks.mp4"), read(results / "moving" / "depth.mp4")
+    assert len(tracks.frames) == len(depth.frames) == 4
+    assert tracks.fps == depth.fps == 2
+    assert depth.frames.shape[2] > 2 * 480  # frame and depth, enlarged for viewing
     assert min(Image.open(results / "moving" / "cameras.png").size) > 400
+    assert Image.open(results / "moving" / "points.png").width > 3 * 400
+
+
+def test_pixels_are_square_and_separate_answers_are_said_to_be(results):
+    with np.load(results / "images" / "cameras.npz") as cameras:
+        intrinsics = cameras["intrinsics"]
+    np.testing.assert_allclose(intrinsics[:, 0, 0], intrinsics[:, 1, 1], rtol=1e-6)
+    document = json.loads((results / "images" / "result.json").read_text())
+    assert "separate answers" in document["agreement"] and document["video"]["notes"] == []
 
 
 def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_path):
@@ -191,6 +218,12 @@ def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_p
     assert (results / "moving" / "result.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"another request .*grid was 5, now 6.*another --out"):
         infer(**request, num_frames=4, grid=6)
+    for count, folder in ((0, "elsewhere"), (1, "another")):  # a video is what it contains, wherever it lies
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "moving.mp4", textured(8, seed=count), 10.0)
+    infer(**request | {"video": [str(tmp_path / "elsewhere" / "moving.mp4")]}, num_frames=4, grid=5)
+    with pytest.raises(ValueError, match=r"moving holds results of another request \(video was .*remove it"):
+        infer(**request | {"video": [str(tmp_path / "another" / "moving.mp4")]}, num_frames=4, grid=5)
     (tmp_path / "moving").mkdir()
     (tmp_path / "moving" / "diary.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists already and is not overwritten"):
@@ -201,12 +234,11 @@ def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):
     layout = LAYOUTS["tartanair"]
     for index in range(2):
         layout.write(scene_for("tartanair", 0, index, frames=4, size="small"), tmp_path / layout.folder(index))
-    infer(model=checkpoint, video=[str(tmp_path)], out=s3_uri, dataset="tartanair", tasks="cameras")
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(s3_uri)
     names = [source.name for source in find_sources([str(tmp_path)], "tartanair")]
     assert len(names) == 2
+    write_file(f"{s3_uri}/{names[0]}/cameras.npz", b"half an upload of one that was killed")
+    infer(model=checkpoint, video=[str(tmp_path)], out=s3_uri, dataset="tartanair", tasks="cameras")
+    fs, path = open_place(s3_uri)
     for name in names:
         assert "/" not in name
         document = json.loads(fs.cat_file(f"{path}/{name}/result.json"))
@@ -224,6 +256,43 @@ def test_a_real_video(ray_cluster, checkpoint, tmp_path):
     assert overlay.shape == (4, 540, 960, 3)
     raw = read(CAMEL, start=10, step=20, num_frames=4).frames
     assert np.median(np.abs(overlay.astype(int) - raw)) < 6  # the frames themselves, with dots on them
+
+
+def test_the_same_answer_of_another_is_as_good(checkpoint, tmp_path, s3_uri):
+    """Ray may repeat a row, and a scheduler a job that it takes for dead."""
+    write_video(tmp_path / "moving.mp4", textured(4), 10.0)
+    source = Source(str(tmp_path / "moving.mp4"))
+    request = {"tasks": ["cameras"], "grid": 5}
+    for out in (str(tmp_path / "out"), s3_uri):
+        for grid, outcome in (
+            (5, nullcontext()),
+            (5, nullcontext()),
+            (6, pytest.raises(ValueError, match="another re")),
+        ):
+            about = {"request": request | {"grid": grid}}
+            worker = Reconstruct(checkpoint, "", Selection(longest=4), out, about)
+            with outcome:
+                worker(asdict(source))
+        assert json.loads(read_file(f"{out}/moving/result.json"))["request"]["grid"] == 5
+
+
+def test_all_that_is_wrong_is_said_at_once_before_the_work(checkpoint, tmp_path):
+    write_video(tmp_path / "long.mp4", textured(9), 10.0)
+    (tmp_path / "text.mp4").write_text("no video at all " * 100)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "out").touch()
+    names = ["long", "text", "empty"]
+    request = {"model": checkpoint, "video": [str(tmp_path / f"{name}.mp4") for name in names]}
+    wrong = {"tasks": "depth,normals", "grid": 0, "out": str(tmp_path / "out"), "num_frames": 9}
+    with pytest.raises(ValueError, match="6 things are wrong, and nothing was done") as error:
+        infer(**request | {"video": ["nowhere.mp4", "neither.mp4"]} | wrong)
+    for part in ("'normals'", "--grid 0", "out is a file", "--num-frames 9", "nowhere.mp4 does", "neither.mp4 does"):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match="3 things are wrong, and nothing was done") as error:
+        infer(**request, out=str(tmp_path / "results"))
+    for part in ("long.mp4 has 9 frames, this model takes 4", "text.mp4 cannot be read", "empty.mp4 is empty"):
+        assert part in str(error.value)
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_wrong_request_is_one_message(checkpoint, tmp_path):

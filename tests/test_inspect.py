@@ -10,7 +10,8 @@ from PIL import Image
 from plane_store import write_plane_store
 
 from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
-from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot, enlarged, track_frames
+from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot, enlarged
+from pipelines.pictures.results import track_frames
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
 

@@ -249,24 +249,26 @@ def test_a_camera_about_which_nothing_is_known_is_nan(scene):
 
 
 def test_intrinsics_are_found_while_the_camera_moves_and_zooms(scene):
-    pixels = recipes.cameras(scene, VIDEO, width=RAW_WIDTH, height=RAW_HEIGHT, grid=9).intrinsics
+    pixels = recipes.cameras(scene, VIDEO, aspect=2.0, width=RAW_WIDTH, height=RAW_HEIGHT, grid=9).intrinsics
     expected = torch.zeros(FRAMES, 3, 3)
     expected[:, 0, 0], expected[:, 1, 1] = (scene.focal * torch.tensor([96.0, 48.0])).float().unbind(-1)
     expected[:, 0, 2], expected[:, 1, 2], expected[:, 2, 2] = 48, 24, 1
     torch.testing.assert_close(pixels, expected)
     torch.testing.assert_close(recipes.cameras(scene, VIDEO, native=NATIVE).intrinsics, expected)
-    square = recipes.cameras(scene, VIDEO).intrinsics[:, [0, 1], [0, 1]]
+    square = recipes.cameras(scene, VIDEO, aspect=2.0).intrinsics[:, [0, 1], [0, 1]]
     torch.testing.assert_close(square, (scene.focal * SIZE).float())
 
 
 def test_one_focal_for_the_clip_and_square_pixels(scene):
-    options = {"width": RAW_WIDTH, "height": RAW_HEIGHT}
+    options = {"width": RAW_WIDTH, "height": RAW_HEIGHT, "aspect": 2.0}
     focal = recipes.cameras(scene, VIDEO, shared_focal=True, **options).intrinsics[:, [0, 1], [0, 1]]
     middle = scene.focal.median(dim=0).values * torch.tensor([96.0, 48.0])
     torch.testing.assert_close(focal, middle.float().expand(FRAMES, 2))
     uneven = replace(scene, focal=scene.focal * torch.tensor([1.0, 1.05], dtype=torch.float64))
-    fx, fy = recipes.cameras(uneven, VIDEO, square_pixels=True, aspect=2.0, **options).intrinsics[0, [0, 1], [0, 1]]
+    fx, fy = recipes.cameras(uneven, VIDEO, **options).intrinsics[0, [0, 1], [0, 1]]
     assert fx == fy and 0.8 * 96 * 0.999 < fx < 0.8 * 96 * 1.051
+    free = recipes.cameras(uneven, VIDEO, square_pixels=False, **options).intrinsics[0, [0, 1], [0, 1]]
+    torch.testing.assert_close(free, (uneven.focal[0] * torch.tensor([96.0, 48.0])).float())
 
 
 def test_camera_options_out_of_range_are_refused(scene):

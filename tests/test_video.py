@@ -32,7 +32,7 @@ def clip_file(tmp_path_factory) -> Path:
 
 
 def read(path: Path | str, longest: int = 48, **options: int):
-    return read_video(Source(str(path)), Selection(longest=longest, **options))
+    return read_video(Source(str(path)), Selection(longest=longest, **options), 64)
 
 
 def test_a_written_video_comes_back(clip_file):
@@ -94,6 +94,41 @@ def test_images_are_read_in_natural_order(tmp_path):
         Image.fromarray(np.full((8, 12, 3), k, np.uint8)).save(tmp_path / f"view{k}.png")
     (tmp_path / "notes.txt").write_text("not an image")
     assert read(tmp_path).frames[:, 0, 0, 0].tolist() == [1, 2, 9, 10]
+
+
+def test_images_of_all_usual_kinds_are_read_as_they_are_seen(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    grey = np.repeat(rgb[..., :1], 3, axis=-1)
+    palette = Image.fromarray(rgb[..., 0] % 4, "P")
+    palette.putpalette(list(range(12)))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: the first row is the right side
+    images = {
+        "grey": (Image.fromarray(rgb[..., 0]), grey, {}),
+        "grey16": (Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), grey, {}),
+        "palette": (palette, np.arange(12, dtype=np.uint8).reshape(4, 3)[rgb[..., 0] % 4], {}),
+        "alpha": (Image.fromarray(np.dstack([rgb, rgb[..., 0]])), rgb, {}),
+        "turned": (Image.fromarray(rgb), np.rot90(rgb, -1), {"exif": turned}),
+        "black_and_white": (Image.fromarray(rgb[..., 0] > 99), (grey > 99) * np.uint8(255), {}),
+    }
+    for name, (image, expected, options) in images.items():
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            image.save(tmp_path / name / f"{k}.png", **options)
+        video = read(tmp_path / name)
+        np.testing.assert_array_equal(video.frames[1], expected)
+        assert len(video.notes) == (name == "alpha")
+    (tmp_path / "print").mkdir()
+    for k in range(2):
+        Image.fromarray(rgb).convert("CMYK").save(tmp_path / "print" / f"{k}.jpg")
+    with pytest.raises(ValueError, match=r"print/0\.jpg is a JPEG of mode CMYK.*save it as RGB"):
+        read(tmp_path / "print")
+
+
+def test_extreme_shapes_are_read(tmp_path):
+    write_video(tmp_path / "strip.mp4", np.full((3, 8, 2000, 3), 99, np.uint8), 10.0)
+    video = read(tmp_path / "strip.mp4")
+    assert video.size == (8, 2000) and video.frames.shape == (3, 5, 1280, 3) and video.clip.shape == (3, 64, 64, 3)
 
 
 def write_images(folder: Path, shapes: list[tuple[int, int]]) -> Path:

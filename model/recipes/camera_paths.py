@@ -25,7 +25,7 @@ def cameras(
     width: int | None = None,
     height: int | None = None,
     shared_focal: bool = False,
-    square_pixels: bool = False,
+    square_pixels: bool = True,
     aspect: float | None = None,
     memory: Memory | None = None,
     native: Tensor | np.ndarray | None = None,
@@ -41,7 +41,7 @@ def cameras(
             which suits large camera motion; the world is then frame 0.
         width, height: frame size in pixels that `intrinsics` refer to; by default of `native`, else of `video`.
         shared_focal: one focal length for the clip (median over its frames) instead of one per frame.
-        square_pixels: fx = fy in pixels of the raw frames, whose width / height is the aspect.
+        square_pixels: fx = fy in pixels of the raw frames, whose width / height is the aspect; else each is free.
     """
     video, native = frames_of(video), frames_of(native)
     memory, patch_video = prepare(model, video, aspect, memory, native)

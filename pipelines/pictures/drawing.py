@@ -1,25 +1,21 @@
-"""Drawing what results look like: tracks, depth, cameras, and the tiles of contact sheets.
+"""Marks, colours and tiles that pictures are made of.
 
 Images are RGB uint8. Positions are `uv_norm`, from 0 to 1 over the image. Small images are enlarged before anything is
 drawn on them, so that lines and letters stay readable.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Colour = tuple[int, int, int]
 
 LONG_SIDE = 480  # smaller images are enlarged by a whole factor to at least this
-TRAIL = 8  # frames
 SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
 TEXT = 15  # height of a line of text, in pixels
 DARK, LIGHT = (24, 24, 28), (235, 235, 235)
@@ -33,6 +29,14 @@ def enlarged(image: Picture, long_side: int = LONG_SIDE) -> Picture:
     if factor <= 1:
         return image
     return cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+
+
+def fitted(image: Picture, long_side: int) -> Picture:
+    """The image with this long side; if it is more than eight times as long as wide, it is widened to an eighth."""
+    height, width = image.shape[:2]
+    factor = long_side / max(height, width)
+    narrowest = long_side // 8
+    return stretched(image, max(narrowest, round(width * factor)), max(narrowest, round(height * factor)))
 
 
 def stretched(image: Picture, width: int, height: int) -> Picture:
@@ -165,96 +169,3 @@ def colour_bar(height: int, low: float, high: float) -> Picture:
 
 def save(path: Path, image: Picture) -> None:
     Image.fromarray(image).save(path)
-
-
-# --- pictures of results ---------------------------------------------------------------------------------------------
-
-
-def track_frames(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    uv_norm: Float[np.ndarray, "N T 2"],
-    visible: Bool[np.ndarray, "N T"],
-    colours: UInt8[np.ndarray, "N 3"],
-) -> Iterator[Picture]:
-    """Each frame with its points: discs where visible, rings where hidden, and where they were, fading."""
-    for t, frame in enumerate(frames):
-        image = enlarged(frame).copy()
-        radius = max(3.0, max(image.shape) / 320)
-        for age in range(min(TRAIL, t), 0, -1):
-            layer = image.copy()
-            for n in np.flatnonzero(visible[:, t - age] & visible[:, t - age + 1]):
-                line(layer, uv_norm[n, t - age], uv_norm[n, t - age + 1], colour_of(colours[n]), round(radius * 0.7))
-            fade = 0.8 * (1 - (age - 1) / TRAIL)
-            image = cv2.addWeighted(layer, fade, image, 1 - fade, 0)
-        for n in np.argsort(visible[:, t], kind="stable"):  # visible ones on top
-            dot(image, uv_norm[n, t], colour_of(colours[n]), radius, hollow=not visible[n, t])
-        yield image
-
-
-def depth_frames(
-    frames: UInt8[np.ndarray, "T H W 3"], depth: Float[np.ndarray, "T h w"], unit: str
-) -> Iterator[Picture]:
-    """Each frame beside its depth, in one colour scale for the whole clip, which is written above it."""
-    low, high = depth_range(depth)
-    for frame, z in zip(frames, depth, strict=True):
-        image = enlarged(frame)
-        size = image.shape[1::-1]
-        colours = cv2.resize(depth_colours(z, low, high), size, interpolation=cv2.INTER_NEAREST)
-        scale = f"depth in {unit}: {low:.3g} to {high:.3g} (2nd to 98th percentile of the clip)"
-        title = caption(2 * image.shape[1] + 6 + 78, scale)
-        yield np.concatenate([title, beside([image, colours, colour_bar(size[1], low, high)])])
-
-
-def camera_figure(
-    world_from_cam: Float[np.ndarray, "T 4 4"],
-    intrinsics: Float[np.ndarray, "T 3 3"],
-    image_size: tuple[int, int],
-    unit: str,
-) -> Figure:
-    """The path of the camera from above and from the side, with what it sees of either. `image_size` is (H, W)."""
-    known = np.isfinite(world_from_cam).all(axis=(1, 2)) & np.isfinite(intrinsics).all(axis=(1, 2))
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    figure.suptitle(f"camera path, {known.sum()} of {len(known)} frames; world = camera of frame 0; {unit}")
-    views = (("from above", 0, 2, "x, right", "z, forward"), ("from the side", 2, 1, "z, forward", "y, down"))
-    centres = world_from_cam[known, :3, 3]
-    extent = np.ptp(centres, axis=0).max(initial=0)
-    size = 0.2 * extent if extent > 1e-6 else 0.1
-    for axes, (title, across, up, across_label, up_label) in zip(figure.subplots(1, 2), views, strict=True):
-        axes.set(title=title, xlabel=across_label, ylabel=up_label)
-        _draw_path(axes, world_from_cam[known], intrinsics[known], image_size, (across, up), size)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.grid(alpha=0.3)
-        if up == 1:
-            axes.invert_yaxis()  # y points down
-    return figure
-
-
-def _draw_path(
-    axes: Axes,
-    world_from_cam: Float[np.ndarray, "T 4 4"],
-    intrinsics: Float[np.ndarray, "T 3 3"],
-    image_size: tuple[int, int],
-    pair: tuple[int, int],
-    size: float,
-) -> None:
-    if not len(world_from_cam):
-        axes.text(0.5, 0.5, "no camera was found", transform=axes.transAxes, ha="center")
-        return
-    height, width = image_size
-    centres = world_from_cam[:, :3, 3]
-    axes.plot(*centres[:, pair].T, color="0.6", linewidth=1, zorder=1)
-    for t in np.unique(np.linspace(0, len(centres) - 1, 12).round().astype(int)):
-        colour = _viridis(t / max(len(centres) - 1, 1))
-        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
-        rays = np.concatenate([corners, np.ones((4, 1))], axis=1) @ np.linalg.inv(intrinsics[t]).T
-        ends = size * rays / max(1, np.abs(rays).max()) @ world_from_cam[t, :3, :3].T + centres[t]
-        for a, b in zip(ends, np.roll(ends, 1, axis=0), strict=True):
-            axes.plot(*np.stack([a, b, centres[t], a])[:, pair].T, color=colour, linewidth=0.8)
-    for t, name in ((0, "first"), (len(centres) - 1, "last")):
-        colour = _viridis(float(t > 0))
-        axes.plot(*centres[t, list(pair)], "o", color=colour, markersize=6, label=name, zorder=3)
-    axes.legend(loc="best")
-
-
-def _viridis(share: float) -> tuple[float, ...]:
-    return colormaps["viridis"](0.9 * share)

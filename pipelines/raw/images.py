@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import OpenEXR
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipelines.raw.limits import MAX_PIXELS
 
@@ -48,6 +48,33 @@ def decode_rgb(content: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
     return decode_image(
         content, where, ("PNG RGB", "PNG RGBA", "JPEG RGB", "MPO RGB"), "an 8-bit RGB image", cv2.IMREAD_COLOR_RGB
     )
+
+
+def decode_shown(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
+    """RGB of a user's image as it is meant to be seen, turned as its EXIF says, and notes on what is lost of it.
+
+    Grey, palettes, black and white, and 16 bits are taken too. ValueError that names the image for anything else.
+    """
+    notes = []
+    try:
+        with header_of(io.BytesIO(content)) as image:
+            kind = f"{image.format} of mode {image.mode}"
+            fits = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B", "I")
+            if "A" in image.mode or "transparency" in image.info:
+                notes.append("parts of it are transparent: they are shown as if they were not")
+            if fits:
+                image = ImageOps.exif_transpose(image)
+                wide = image.mode.startswith("I")  # 16 bits of grey, which Pillow would cut at 255
+                pixels = np.asarray(image if wide else image.convert("RGB"))
+    except NO_IMAGE as error:
+        raise unreadable(where, "an image", error) from None
+    if not fits:
+        raise ValueError(f"{where} is a {kind}, whose colours are not those of a screen: save it as RGB, PNG or JPEG")
+    if wide:
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"{where} has values beyond 16 bits: save it with 8 or 16 bits per channel")
+        pixels = np.repeat((pixels / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
+    return pixels, notes
 
 
 def decode_exr(content: bytes, where: str, channel: str) -> Float[np.ndarray, "H W"]:

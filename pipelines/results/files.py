@@ -23,9 +23,13 @@
 |             |         | `residual`       | (T,) float32      | of the pose fit, relative to the depth             |
 | cameras.txt | cameras | TUM format       |                   | source frame number, tx ty tz, qx qy qz qw         |
 
+`xyz`, `xyz_cam`, `depth` and the cameras are separate answers of the model, not one computed from the other, and differ
+a little: `xyz_cam` moved into the world by `world_from_cam` is near `xyz`, but not equal.
+
 World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
-is the model's image size. Pictures: tracks.mp4, depth.mp4, cameras.png.
+is the model's image size; fx = fy, as pixels are square. Pictures: tracks.mp4, depth.mp4, points.png, cameras.png; they
+are at most about 1280 pixels wide, and what lasts less than 2 seconds is shown more slowly.
 """
 
 import json
@@ -37,11 +41,22 @@ from jaxtyping import Float, Float32
 
 from pipelines.geometry import xyzw_from_rotation
 from pipelines.results.sources import Video
+from pipelines.whole import read_file
 
-RESULT = "result.json"
 SCHEMA = 1
 TASKS = ("tracks", "depth", "points", "cameras")
 UNIT = "model units"
+SECONDS = 2.0  # that a video to look at lasts at least; a shorter one is shown more slowly
+SEPARATE = (
+    "xyz, xyz_cam, depth and the cameras are separate answers of the model, not one computed from the other, and "
+    "differ a little: xyz_cam moved into the world by world_from_cam is near xyz, but not equal"
+)
+RESULT = "result.json"
+"""Written last: where it is, all other files are."""
+FILES = (
+    *(RESULT, "tracks.npz", "tracks.mp4", "depth.npz", "depth.mp4", "points.npz", "points.ply", "points.png"),
+    *("cameras.npz", "cameras.txt", "cameras.png"),
+)
 
 FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame)
     "tracks.npz": {
@@ -74,24 +89,28 @@ Arrays = dict[str, np.ndarray]
 def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:
     """All files of the table, pictures included, into an empty local folder; `about` goes into result.json."""
     # With Matplotlib, which those who only need the table above do not wait for.
-    from pipelines.pictures.drawing import camera_figure, depth_frames, position_colours, track_frames
+    from pipelines.pictures.drawing import position_colours, save
+    from pipelines.pictures.results import camera_figure, cloud_picture, depth_frames, track_frames
     from pipelines.pictures.video_file import write_video
 
+    fps = min(video.fps, len(video.frames) / SECONDS)
     for task, arrays in results.items():
         np.savez(folder / f"{task}.npz", **arrays)
     if "tracks" in results:
         tracks = results["tracks"]
         colours = position_colours(tracks["points"])
         pictures = track_frames(video.frames, tracks["uv_norm"], tracks["visible"], colours)
-        write_video(folder / "tracks.mp4", pictures, video.fps)
+        write_video(folder / "tracks.mp4", pictures, fps)
     if "depth" in results:
-        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], UNIT), video.fps)
+        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], UNIT), fps)
     if "points" in results:
-        (folder / "points.ply").write_bytes(ply(**results["points"]))
+        points = results["points"]
+        (folder / "points.ply").write_bytes(ply(**points))
+        save(folder / "points.png", cloud_picture(points["xyz"], points["rgb"], video.size, UNIT))
     if "cameras" in results:
         cameras = results["cameras"]
         (folder / "cameras.txt").write_text(tum(video.frame_numbers, cameras["world_from_cam"]))
-        figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.frames.shape[1:3], UNIT)
+        figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.size, UNIT)
         figure.savefig(folder / "cameras.png", dpi=110)
     files = {
         f"{task}.npz": {
@@ -105,7 +124,7 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
         }
         for task, arrays in results.items()
     }
-    height, width = video.frames.shape[1:3]
+    height, width = video.size
     document = {
         "schema": SCHEMA,
         **about,
@@ -115,13 +134,36 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
             "fps": video.fps,
             "width": width,
             "height": height,
+            "notes": list(video.notes),
         },
         "unit": f"{UNIT}: scale-free, one unknown factor for the whole video",
         "world": "camera of the first frame; x right, y down, z forward",
+        "agreement": SEPARATE,
         "files": files,
         "all_files": sorted(file.name for file in folder.iterdir()),
     }
     (folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def is_answered(uri: str, request: dict[str, Any]) -> bool:
+    """Whether there is an answer to this very request. ValueError if there is one to another."""
+    content = read_file(f"{uri}/{RESULT}")
+    if content is None:
+        return False
+    try:
+        there = json.loads(content).get("request", {})
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"{uri}/{RESULT} is not of this project, or damaged: remove {uri}, or use another --out"
+        ) from None
+    differences = [
+        f"{key} was {there.get(key)!r}, now {request[key]!r}" for key in request if there.get(key) != request[key]
+    ]
+    if differences:
+        raise ValueError(
+            f"{uri} holds results of another request ({'; '.join(differences)}): remove it, or use another --out"
+        )
+    return True
 
 
 def ply(

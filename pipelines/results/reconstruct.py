@@ -1,26 +1,23 @@
-"""The work of `infer`: a model answers for one video after the other, and writes what it says."""
+"""A model and a video to a folder of results. Needs PyTorch; `pipelines/infer.py` runs it."""
 
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from model import D4RT, recipes
 from pipelines.models import load_model
-from pipelines.results.files import FIELDS, RESULT, Arrays, write_results
+from pipelines.results.files import FIELDS, FILES, RESULT, Arrays, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
-from pipelines.truth.clips import resize
-from pipelines.whole import result_folder
+from pipelines.whole import ExistsAlready, result_folder
 
 MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
 
 
 def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
-    """Task -> the arrays of its .npz file (the table is in `files.py`). The video is encoded once for all tasks."""
+    """Task -> the arrays of its .npz file (see `results/files.py`). The video is encoded once for all tasks."""
     size = model.config.image_size
-    height, width = video.frames.shape[1:3]
-    clip = torch.from_numpy(np.stack([resize(frame, size) for frame in video.frames]))
+    height, width = video.size
+    clip = torch.from_numpy(video.clip)
     with torch.inference_mode():
         aspect = torch.tensor([width / height], device=model.device)
         memory = model.encode(clip[None].to(model.device), aspect)
@@ -42,9 +39,8 @@ def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) ->
         }
     if "depth" in tasks:
         shrink = size / max(height, width)
-        results["depth"] = vars(
-            recipes.depth(model, clip, height=round(height * shrink), width=round(width * shrink), **shared)
-        )
+        shape = {"height": max(1, round(height * shrink)), "width": max(1, round(width * shrink))}
+        results["depth"] = vars(recipes.depth(model, clip, **shape, **shared))
     if "points" in tasks:
         stride = 1
         while len(clip) * (size // stride) ** 2 > MAX_POINTS:
@@ -57,18 +53,24 @@ def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) ->
 
 
 class Reconstruct:
-    """For an actor: loads the model once, then turns {"source"} into a folder."""
+    """Loads the model once, then turns one video after the other into a folder; gives notes on the video."""
 
     def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, self.device, registry=registry)
         self.selection, self.out, self.about = selection, out, about
 
-    def __call__(self, row: dict[str, Any]) -> None:
-        source: Source = row["source"]
-        request = self.about["request"]
-        video = read_video(source, self.selection)
+    def __call__(self, row: dict[str, Any]) -> tuple[str, ...]:
+        source = Source(**row)
+        uri = f"{self.out}/{source.name}"
+        video = read_video(source, self.selection, self.model.config.image_size)
+        request = self.about["request"] | {"video": video.digest}
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
-        with result_folder(f"{self.out}/{source.name}", last=RESULT) as folder:
-            write_results(folder, video, results, self.about | {"source": asdict(source)})
+        try:
+            with result_folder(uri, last=RESULT, leftovers=FILES) as folder:
+                write_results(folder, video, results, self.about | {"request": request, "source": row})
+        except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
+            if not is_answered(uri, request):
+                raise
+        return video.notes

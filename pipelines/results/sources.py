@@ -1,26 +1,22 @@
-"""Reading the frames of a user's video, and writing videos to look at.
-
-A video is a file that FFmpeg can read, a folder of images, or a sequence of a raw dataset; local or s3://.
-"""
+"""Which videos there are, which of their frames are wanted, and reading these."""
 
 import posixpath
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import av
-import fsspec
+import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from pipelines.datasets import DATASETS
+from pipelines.problems import Problems
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import open_place, reachable
+from pipelines.results.footage import Footage, open_footage
+from pipelines.truth.clips import resize
 
-IMAGES = (".png", ".jpg", ".jpeg")
-IMAGE_FPS = 10.0  # images do not say how fast they were taken; only the speed of the pictures depends on it
-
-av.logging.set_level(None)  # what FFmpeg prints about a damaged file is in the exception too
+SHOWN_SIDE = 1280  # pixels; more are not wanted in pictures
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,10 @@ class Source:
         """What to call its results: the file's name without suffix, the folder's, or the sequence's."""
         if self.sequence is not None:
             return self.sequence.replace("/", "__")
-        fs, path = fsspec.core.url_to_fs(self.uri)
-        last = posixpath.basename(path.rstrip("/"))
-        return last if fs.isdir(path) else posixpath.splitext(last)[0]
+        fs, path = open_place(self.uri)
+        last = posixpath.basename(path)
+        with reachable(self.uri):
+            return last if fs.isdir(path) else posixpath.splitext(last)[0]
 
     def __str__(self) -> str:
         return self.uri if self.sequence is None else f"{self.sequence} in {self.uri}"
@@ -65,6 +62,11 @@ class Selection:
         if self.num_frames is not None and not 2 <= self.num_frames <= self.longest:
             raise ValueError(f"--num-frames {self.num_frames} must be from 2 to {self.longest}, what this model takes")
 
+    @property
+    def first(self) -> int:
+        """How many of a video's first frames have to be known, to choose or to refuse."""
+        return self.start + (self.num_frames or self.longest + 1) * self.step - self.step + 1
+
     def of(self, total: int, video: str) -> range:
         """The frames chosen of a video with `total`; ValueError naming the video if that cannot be done."""
         if total < 2:
@@ -86,112 +88,110 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """Chosen frames as they are in the source."""
+    """Chosen frames, RGB, upright, with square pixels."""
 
     name: str
-    frames: UInt8[np.ndarray, "T H W 3"]
-    """RGB, upright, with square pixels."""
+    clip: UInt8[np.ndarray, "T S S 3"]
+    """As the model sees them."""
+    frames: UInt8[np.ndarray, "T h w 3"]
+    """As pictures show them: native, or smaller where the long side would be over `SHOWN_SIDE`."""
+    size: tuple[int, int]
+    """(H, W) of the source."""
     frame_numbers: Int64[np.ndarray, "T"]
     """Counted from 0 in the source; of a raw sequence, what its files call them."""
     fps: float
     """Of the chosen frames."""
+    digest: str
+    """Of the content of these frames in the source."""
+    notes: tuple[str, ...]
+    """What a user should know of the source."""
 
 
 def find_sources(videos: list[str], dataset: str | None) -> list[Source]:
     """One Source per video; with a dataset, per sequence found in these raw folders.
 
-    ValueError if there is none, if one is missing, or if two would have results of the same name.
+    ValueError, with all problems at once, if there is none, if one is missing, or if two would have the same results.
     """
     if not videos:
         raise ValueError("no video given: name at least one after --video")
-    sources = []
+    problems, sources, first = Problems(), [], {}
     for uri in videos:
-        if dataset is not None:
-            sources += [Source(uri, dataset, name) for name in DATASETS[dataset].find(RawFolder(uri))]
-            continue
-        fs, path = fsspec.core.url_to_fs(uri)
-        if not fs.exists(path):
-            raise ValueError(f"video {uri} does not exist: check --video")
-        sources.append(Source(uri))
-    first: dict[str, Source] = {}
+        with problems.noted():
+            sources += _sources_in(uri, dataset)
     for source in sources:
-        if (other := first.setdefault(source.name, source)) is not source:
-            raise ValueError(f"{other} and {source} would both be written to {source.name}/: rename one")
+        other = first.setdefault(source.name, source)
+        if other is not source:
+            problems.reasons.append(f"{other} and {source} would both be written to {source.name}/: rename one")
+    problems.refuse()
     return sources
 
 
-def read_video(source: Source, selection: Selection) -> Video:
-    """The chosen frames of a video.
-
-    ValueError, naming the source, for what is no video, damaged, too short or too long, or changes its size.
-    """
-    if source.dataset is not None:
-        sequence = DATASETS[source.dataset].open(RawFolder(source.uri), source.sequence)
-        chosen = selection.of(len(sequence), str(source))
-        frames, fps = [sequence.image(t) for t in chosen], IMAGE_FPS
-        numbers = sequence.frame_numbers[list(chosen)]
-    else:
-        fs, path = fsspec.core.url_to_fs(source.uri)
-        read = _read_images if fs.isdir(path) else _read_file
-        frames, chosen, fps = read(source.uri, selection)
-        numbers = np.array(chosen)
-    for number, frame in zip(numbers, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise ValueError(
-                f"{source}: frame {number} is {frame.shape[:2]} (H, W), the first is {frames[0].shape[:2]}: the frames "
-                "of a video must have one size"
-            )
-    return Video(
-        name=source.name, frames=np.stack(frames), frame_numbers=numbers.astype(np.int64), fps=fps / selection.step
-    )
-
-
-def _read_images(uri: str, selection: Selection) -> tuple[list[np.ndarray], range, float]:
-    folder = RawFolder(uri)
-    names = sorted((name for name in folder.listdir()[1] if name.lower().endswith(IMAGES)), key=_natural)
-    if not names:
-        raise ValueError(f"no .png or .jpg images in {uri}: give a video file or a folder of images, or its --dataset")
-    chosen = selection.of(len(names), uri)
-    return [folder.rgb(names[i]) for i in chosen], chosen, IMAGE_FPS
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """frame9 before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _read_file(uri: str, selection: Selection) -> tuple[list[np.ndarray], range, float]:
-    limit = selection.num_frames or selection.longest + 1
-    frames, total = [], 0
-    with _opened(uri) as container:
-        stream = container.streams.video[0]
-        fps = float(stream.average_rate or IMAGE_FPS)
-        for frame in container.decode(stream):
-            if total in range(selection.start, total + 1, selection.step):
-                frames.append(_rgb(frame, float(stream.sample_aspect_ratio or 1)))
-            total += 1
-            if len(frames) == limit:
-                break
-    if len(frames) > selection.longest:  # refused; how long it is can be told without decoding it
-        with _opened(uri) as container:
-            total = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
-    return frames, selection.of(total, uri), fps
+def _sources_in(uri: str, dataset: str | None) -> list[Source]:
+    if dataset is not None:
+        return [Source(uri, dataset, name) for name in DATASETS[dataset].find(RawFolder(uri))]
+    fs, path = open_place(uri)
+    with reachable(uri):
+        there = fs.exists(path)
+    if not there:
+        raise ValueError(f"video {uri} does not exist: check --video")
+    return [Source(uri)]
 
 
 @contextmanager
-def _opened(uri: str) -> Iterator[av.container.InputContainer]:
-    try:
-        with fsspec.open(uri, "rb") as file, av.open(file) as container:
-            if not container.streams.video:
-                raise ValueError(f"{uri} has no video stream: not a video, or truncated; give another --video")
-            yield container
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{uri} cannot be read as a video ({error.strerror}): not a video, or truncated; convert or copy it again"
-        ) from None
+def _opened(source: Source, selection: Selection) -> Iterator[tuple[Footage, range]]:
+    """A source and the numbers of the chosen frames. ValueError, naming the source, if they cannot be chosen."""
+    with open_footage(source.uri, source.dataset, source.sequence, first=selection.first) as footage:
+        if selection.num_frames is None and len(footage) >= selection.first:
+            with open_footage(source.uri, source.dataset, source.sequence) as whole:  # refused: it tells how long it is
+                selection.of(len(whole), str(source))
+        yield footage, selection.of(len(footage), str(source))
 
 
-def _rgb(frame: av.VideoFrame, pixel_aspect: float) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB as it is meant to be shown: with square pixels, and turned as the file says."""
-    pixels = frame.to_ndarray(format="rgb24", width=round(frame.width * pixel_aspect))
-    return np.rot90(pixels, round(frame.rotation / 90))
+def check_video(source: Source, selection: Selection) -> None:
+    """ValueError, naming the source, for all that can be known of it without decoding more than a frame."""
+    with _opened(source, selection) as (footage, chosen):
+        footage.frame(chosen[0])
+
+
+def video_digest(source: Source, selection: Selection) -> str:
+    """Of the content of the chosen frames, as `Video.digest` has it."""
+    with _opened(source, selection) as (footage, chosen):
+        return footage.digest(chosen)
+
+
+def read_video(source: Source, selection: Selection, image_size: int) -> Video:
+    """The chosen frames of a video, resized one after the other.
+
+    ValueError, naming the source, for what is no video, damaged, too short or too long, or changes its size.
+    """
+    clip, frames, first = [], [], None
+    with _opened(source, selection) as (footage, chosen):
+        for t in chosen:
+            frame = footage.frame(t)
+            first = first or frame.shape
+            if frame.shape != first:
+                raise ValueError(
+                    f"{source}: frame {footage.number(t)} is {frame.shape[:2]} (H, W), the first is {first[:2]}: the "
+                    "frames of a video must have one size"
+                )
+            clip.append(resize(frame, image_size))
+            frames.append(_shrunk(frame))
+        return Video(
+            name=source.name,
+            clip=np.stack(clip),
+            frames=np.stack(frames),
+            size=first[:2],
+            frame_numbers=np.array([footage.number(t) for t in chosen], np.int64),
+            fps=footage.fps / selection.step,
+            digest=footage.digest(chosen),
+            notes=tuple(footage.notes),
+        )
+
+
+def _shrunk(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    height, width = frame.shape[:2]
+    factor = SHOWN_SIDE / max(height, width)
+    if factor >= 1:
+        return frame
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
