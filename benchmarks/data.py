@@ -23,9 +23,11 @@ from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import RigidInstances
+from pipelines.store.index import finish
 from pipelines.store.layout import StoreSettings
+from pipelines.store.marks import Origin
 from pipelines.store.reader import ClipStore, decode_jpeg
-from pipelines.store.writer import encode_jpeg, write_group, write_index
+from pipelines.store.writer import encode_jpeg, write_group
 from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
 from pipelines.truth.clips import build_clip, resize, spans
@@ -61,10 +63,11 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
         seed=0,
     )
 
-    def convert() -> list[dict]:
+    def convert() -> str:
         sequence = layout.open(RawFolder(str(raw)), name)
         clips = [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)[:CLIPS]]
-        return write_group(str(folder / dataset / "store"), "group", settings, clips)
+        origin = Origin(sequence=name, first=0, frames=(), labels={}, files={})
+        return write_group(str(folder / dataset / "store"), origin, settings, clips)
 
     sequence = layout.open(RawFolder(str(raw)), name)
     none = np.zeros(0, int)
@@ -74,8 +77,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
             resize(sequence.image(t), settings.image_size)
             sequence.depth(t), sequence.instance(t), sequence.normal(t, none, none)
 
-    rows = convert()
-    write_index(str(folder / dataset / "store"), settings, rows, {})
+    finish(str(folder / dataset / "store"), settings, [convert()], {})
     ours, plain = cpu_seconds(convert, RUNS), cpu_seconds(decode_and_resize, RUNS)
     return {
         "frames_per_second": CLIPS * FRAMES / ours,

@@ -21,8 +21,10 @@ from pathlib import Path
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS, open_sequence
 from pipelines.raw.folder import RawFolder
+from pipelines.store.index import finish
 from pipelines.store.layout import StoreSettings
-from pipelines.store.writer import write_group, write_index
+from pipelines.store.marks import Origin
+from pipelines.store.writer import write_group
 from pipelines.synthesize.job import write_sequence
 from pipelines.truth.clips import build_clip, spans
 from train.config import PRESETS, DataConfig, TrainConfig
@@ -48,7 +50,7 @@ def write_store(path: Path, config: TrainConfig) -> str:
         video="jpeg",
         seed=0,
     )
-    catalog, rows = Catalog.load("tartanair"), []
+    catalog, groups = Catalog.load("tartanair"), []
     for index in range(SCENES):
         raw = path / f"raw{index}"
         write_sequence(
@@ -57,8 +59,9 @@ def write_store(path: Path, config: TrainConfig) -> str:
         (name,) = DATASETS["tartanair"].find(RawFolder(str(raw)))
         sequence = open_sequence("tartanair", str(raw), name)
         clips = [build_clip(sequence, span, catalog, settings) for span in spans(sequence, settings)]
-        rows += write_group(str(path / "store"), f"group{index}", settings, clips)
-    write_index(str(path / "store"), settings, rows, {})
+        origin = Origin(sequence=name, first=index, frames=(), labels={}, files={})
+        groups.append(write_group(str(path / "store"), origin, settings, clips))
+    finish(str(path / "store"), settings, groups, {})
     return str(path / "store")
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pyarrow.compute
 from jaxtyping import Float, Int64
 
 from pipelines.query_table import FLAG_BITS, VALID_BITS
@@ -123,8 +122,9 @@ def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -
         return total(name) / total(of) if total(of) else None
 
     info, settings = store.info, store.settings
-    columns = {name: store.index[name].to_numpy() for name in ("stride", "aspect")}
-    psnr = store.index["psnr"].drop_null().to_numpy()
+    columns = {name: store.column(name) for name in ("stride", "aspect")}
+    psnr = store.column("psnr")
+    psnr = psnr[np.isfinite(psnr)]
     frames = settings.frames
     return {
         "schema": 1,
@@ -132,7 +132,7 @@ def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -
         "digest": info["digest"],
         "dataset": settings.dataset,
         "split": settings.split,
-        "is_metric": bool(pyarrow.compute.all(store.index["is_metric"]).as_py()),
+        "is_metric": bool(store.column("is_metric").all()),
         "clips": len(store),
         "frames_per_clip": frames,
         "image_size": settings.image_size,
@@ -158,7 +158,7 @@ def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -
         "aspect": sorted(set(columns["aspect"].round(3).tolist())),
         "strides": {str(stride): count for stride, count in sorted(Counter(columns["stride"].tolist()).items())},
         "bytes_per_clip": bytes_per_clip(store),
-        "clips_per_sequence": dict(sorted(Counter(store.index["sequence"].to_pylist()).items())),
+        "clips_per_sequence": dict(sorted(Counter(store.column("sequence").tolist()).items())),
         "failed": info.get("failed", {}),
         "skipped": info.get("skipped", {}),
         "noted": info.get("noted", {}),

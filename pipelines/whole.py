@@ -106,7 +106,7 @@ def delete_folder(uri: str) -> None:
     fs, path = open_place(uri)
     with reachable(uri):
         if is_local(fs):
-            shutil.rmtree(path, ignore_errors=not os.path.isdir(path))
+            shutil.rmtree(path, onerror=_unless_gone)
             return
         try:
             entries = fs.ls(path, detail=True)
@@ -116,7 +116,14 @@ def delete_folder(uri: str) -> None:
             if entry["type"] == "directory":
                 delete_folder(f"s3://{entry['name']}")
             else:
-                fs.rm_file(entry["name"])
+                with suppress(FileNotFoundError):
+                    fs.rm_file(entry["name"])
+
+
+def _unless_gone(_call: object, _path: str, raised: tuple) -> None:
+    """Another process may delete the same folder."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
 
 
 def json_value(value: Any) -> Any:

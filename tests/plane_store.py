@@ -1,10 +1,14 @@
 """A clip store whose answers are known in closed form: tilted planes, seen by a camera that moves without turning."""
 
+from pathlib import Path
+
 import numpy as np
 
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
+from pipelines.store.index import finish
 from pipelines.store.layout import ClipData, StoreSettings
-from pipelines.store.writer import write_group, write_index
+from pipelines.store.marks import Origin
+from pipelines.store.writer import write_group
 
 
 def write_plane_store(
@@ -34,9 +38,17 @@ def write_plane_store(
         seed=seed,
     )
     rng = np.random.default_rng(seed)
-    rows = write_group(str(uri), "planes", settings, [plane_clip(settings, rng, i, known) for i in range(clips)])
-    write_index(str(uri), settings, rows, {})
+    made = [plane_clip(settings, rng, i, known) for i in range(clips)]
+    origin = Origin(sequence="planes", first=0, frames=(tuple(range(frames)),) * clips, labels={}, files={})
+    finish(str(uri), settings, [write_group(str(uri), origin, settings, made)], {})
     return str(uri)
+
+
+def cut_chunks(store: str, array: str) -> None:
+    """Damage every clip: the files that hold this array lose their second half."""
+    for file in Path(store).glob(f"data/*/*.zarr/{array}/c/**/*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int, known: tuple[str, ...]) -> ClipData:
@@ -91,7 +103,6 @@ def plane_clip(settings: StoreSettings, rng: np.random.Generator, number: int, k
         world_from_cam=poses,
         frame_index=np.arange(frames),
         row={
-            "id": f"plane{number:04}@0x1",
             "sequence": f"plane{number:04}",
             "start": 0,
             "stride": 1,

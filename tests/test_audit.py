@@ -157,14 +157,14 @@ def test_the_command_reports_and_convert_refuses(raw, tmp_path, capsys):
 
     store = str(tmp_path / "store")
     capsys.readouterr()
-    with pytest.raises(ValueError, match="1 of 2 sequences failed"):
+    with pytest.raises(ValueError, match="1 of 2 failed"):
         convert("tartanair", raw=source, store=store, **SMALL)
     assert "--allow-misfit" in capsys.readouterr().out
     convert("tartanair", raw=source, store=store, allow_misfit=True, **SMALL)
-    index = ClipStore(store).index
-    found = dict(zip(index["sequence"].to_pylist(), index["audit"].to_pylist(), strict=True))
+    opened = ClipStore(store)
+    found = dict(zip(opened.column("sequence"), opened.column("audit"), strict=True))
     assert found == outcomes
-    margin = dict(zip(index["sequence"].to_pylist(), index["audit_margin"].to_pylist(), strict=True))
+    margin = dict(zip(opened.column("sequence"), opened.column("audit_margin"), strict=True))
     assert margin["room0000/Easy/P000"] < 1 / 1.5 and margin["room0000/Easy/P002"] > 1.5
 
 

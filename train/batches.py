@@ -81,7 +81,7 @@ def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) 
     """ValueError, naming store and dataset, for a store without a single label that the loss makes use of."""
     for store in stores:
         # The index knows of points; a clip with too few of them has no scale.
-        points = config.queries * max(store.index["share_valid"].to_pylist(), default=0)
+        points = config.queries * max(store.column("share_valid").tolist(), default=0)
         scale = points >= MIN_POINTS
         terms = {"xyz": (loss.l3d or loss.ldepth) and scale, "uv_tgt": loss.l2d, "visible": loss.lvis}
         terms["displacement"] = loss.ldisp and (scale or loss.displacement_norm == "metric")

@@ -37,6 +37,9 @@ class RawFolder(RawFiles):
         """uri: a local path or s3://bucket/prefix. ValueError if it is not a folder."""
         self._fs, self._root = open_place(uri)
         self.uri = str(uri).rstrip("/") or "/"
+        self.used: dict[str, str] = {}
+        """Every file that was read or looked for through this object, and its `version` before that."""
+        self._listed: dict[str, dict[str, str]] = {}  # of folders on S3, name -> version
         with reachable(f"raw folder {self.uri}"):
             try:
                 is_folder = self._fs.info(self._root)["type"] == "directory"
@@ -183,6 +186,7 @@ class RawFolder(RawFiles):
         return [f"{folder}/{name}" for name in wanted]
 
     def exists(self, path: str) -> bool:
+        self.version(path)
         with self._reachable(path):
             return self._fs.exists(self._path(path))
 
@@ -204,8 +208,30 @@ class RawFolder(RawFiles):
         return self._of_file(self._fs.size, path)
 
     def version(self, path: str) -> str:
-        """A text that changes with the file; ValueError if it is missing."""
-        return str(self._of_file(self._fs.ukey, path))
+        """A text that changes with the file: size and time of change, on S3 size and ETag; "absent" if there is none.
+
+        Told once for each file, as it was when this object met it first.
+        """
+        if path not in self.used:
+            self.used[path] = self._local_version(path) if is_local(self._fs) else self._remote_version(path)
+        return self.used[path]
+
+    def _local_version(self, path: str) -> str:
+        try:
+            found = os.stat(self._path(path))
+        except ABSENT:
+            return "absent"
+        return f"{found.st_size}-{found.st_mtime_ns}"
+
+    def _remote_version(self, path: str) -> str:
+        """Each folder is listed once: to ask about every file would be as many requests as reading them."""
+        folder, name = posixpath.split(path)
+        if folder not in self._listed:
+            self._listed[folder] = {
+                posixpath.basename(entry["name"]): f"{entry['size']}-{entry.get('ETag', '')}"
+                for entry in self._entries(folder or ".")
+            }
+        return self._listed[folder].get(name, "absent")
 
     def sizes(self, paths: Iterable[str]) -> list[int]:
         """Bytes of each file, listing each folder once; ValueError that names the first one missing."""
@@ -224,6 +250,8 @@ class RawFolder(RawFiles):
     def texts(self, paths: list[str]) -> list[str]:
         """Many small text files, fetched together: over a network, one after the other would take minutes."""
         where = [self._path(path) for path in paths]
+        for path in paths:
+            self.version(path)
         contents = self._fs.cat_ranges(where, None, None, on_error="return")
         texts = []
         for path, content in zip(paths, contents, strict=True):
@@ -238,6 +266,7 @@ class RawFolder(RawFiles):
     def _of_file(self, call: Callable[..., Any], path: str, *given: Any, **options: Any) -> Any:
         """What a call of the filesystem gives for a file; ValueError if it is missing."""
         where = self._path(path)
+        self.version(path)
         with self._reachable(path):
             try:
                 return call(where, *given, **options)

@@ -145,7 +145,7 @@ def build_clip(
             "start": span.start,
             "stride": span.stride,
             "crop": None if crop[1] is None else list(astuple(crop[1])),
-            "id": f"{sequence.name}@{span.start}x{span.stride}" + (f"#{crop[0]}" if crop[0] else ""),
+            "crop_number": crop[0],
             "aspect": width / height,
             "is_metric": catalog.is_metric,
             "share_valid": float(xyz_known.mean()),

@@ -1,0 +1,146 @@
+"""Marks: which groups of a store are published, and what each was made from. `store/layout.py` has the protocol."""
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipelines.raw.folder import RawFolder
+from pipelines.store.layout import CONVERSION, SCHEMA, StoreSettings, escaped
+from pipelines.whole import create_if_absent, delete_folder, listed, read_file
+
+ABANDONED_SECONDS = 24 * 3600  # after which nobody works any more on a group that was never published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a group is made from: its name follows from this and the settings."""
+
+    sequence: str
+    first: int
+    """Place of its first clip among those of the sequence."""
+    frames: tuple[tuple[int, ...], ...]
+    """Of each clip, counted within the sequence."""
+    labels: dict[str, Any]
+    """What else decides the labels: facts of the catalog."""
+    files: dict[str, str]
+    """Every raw file that was read, or looked for, and its `RawFolder.version` before that."""
+
+    def name(self, settings: StoreSettings) -> str:
+        """Like "hospital_2FEasy_2FP037/000008-1f0e..."."""
+        told = json.dumps([CONVERSION, asdict(settings), asdict(self)], sort_keys=True)
+        source = hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+        return f"{escaped(self.sequence)}/{self.first:06d}-{source}"
+
+    def is_of(self, other: "Origin") -> bool:
+        """Whether both are of the same clips with the same labels, whatever became of the raw files."""
+        return replace(self, files={}) == replace(other, files={})
+
+    def is_unchanged(self, raw: RawFolder) -> bool:
+        return all(raw.version(path) == version for path, version in self.files.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A published group."""
+
+    origin: Origin
+    group: str
+    """NAME-ID below data/, without .zarr."""
+    rows: list[dict[str, Any]]
+    """Of the index."""
+
+
+def begin(store: str, settings: StoreSettings) -> None:
+    """Say what the store will hold, or see that it says the same. ValueError if it does not, or cannot be written."""
+    if (found := read_file(f"{store}/store.json")) is not None and f'"schema": {SCHEMA},'.encode() not in found:
+        raise ValueError(f"{store} holds a store of another schema than {SCHEMA}: convert into another --store")
+
+    content = json.dumps(asdict(settings), indent=1).encode()
+    if create_if_absent(f"{store}/settings.json", content):
+        if create_if_absent(f"{store}/settings.json", content):
+            raise ValueError(
+                f"{store}: this server replaces files where it was told to create them only if they are absent, so "
+                "that two jobs could damage each other's clips; use a server with conditional writes (If-None-Match)"
+            )
+        return
+
+    there = _json(store, "settings.json")
+    if differences := settings.differences(there):
+        raise ValueError(
+            f"store {store} was begun with other settings ({'; '.join(differences)}): "
+            "use the same settings to go on with it, or another --store"
+        )
+
+
+def published(store: str, sequence: str) -> dict[str, Mark]:
+    """Name -> mark of all groups of a sequence, also of those whose raw files have changed since."""
+    folder = escaped(sequence)
+    names = [f"{folder}/{file.removesuffix('.json')}" for file in listed(f"{store}/groups/{folder}") if _is_mark(file)]
+    return {name: load(store, name) for name in names}
+
+
+def is_published(store: str, name: str) -> bool:
+    return read_file(f"{store}/groups/{name}.json") is not None
+
+
+def load(store: str, name: str) -> Mark:
+    """The mark of a group. ValueError if it is not there, or damaged."""
+    document = _json(store, f"groups/{name}.json")
+    try:
+        origin = document["origin"]
+        origin = Origin(**origin | {"frames": tuple(tuple(frames) for frames in origin["frames"])})
+        return Mark(origin=origin, group=document["group"], rows=document["rows"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{store}/groups/{name}.json is no mark of a group ({error!r}): delete it and run convert again"
+        ) from None
+
+
+def new_group(name: str) -> str:
+    """A name below data/ for a writer's own folder; it tells when it was begun."""
+    return f"{name}-{int(time.time()):x}{uuid.uuid4().hex[:8]}"
+
+
+def publish(store: str, name: str, mark: Mark) -> bool:
+    """Create the mark, which makes the group one of the store.
+
+    False if another writer published it, whose folder counts: this one's is then deleted.
+    """
+    content = json.dumps({"group": mark.group, "origin": asdict(mark.origin), "rows": mark.rows}).encode()
+    if create_if_absent(f"{store}/groups/{name}.json", content):
+        return True
+    if load(store, name).group == mark.group:  # the server had done it, but its answer was lost
+        return True
+    delete_folder(f"{store}/data/{mark.group}.zarr")
+    return False
+
+
+def sweep(store: str, sequences: list[str]) -> None:
+    """Delete the folders that will never count: of groups which another writer published, and of abandoned ones."""
+    for folder in map(escaped, sequences):
+        marked = {file.removesuffix(".json") for file in listed(f"{store}/groups/{folder}") if _is_mark(file)}
+        for entry in listed(f"{store}/data/{folder}"):
+            group = entry.removesuffix(".zarr")
+            name, _, begun = group.rpartition("-")
+            if name in marked:
+                lost = load(store, f"{folder}/{name}").group != f"{folder}/{group}"
+            else:
+                lost = int(begun[:-8], 16) < time.time() - ABANDONED_SECONDS
+            if lost:
+                delete_folder(f"{store}/data/{folder}/{entry}")
+
+
+def _is_mark(file: str) -> bool:
+    return file.endswith(".json")  # not what a writer that was killed left beside it
+
+
+def _json(store: str, name: str) -> Any:
+    content = read_file(f"{store}/{name}")
+    try:
+        return json.loads(content or b"")
+    except ValueError as error:
+        what = "missing" if content is None else f"damaged ({error})"
+        raise ValueError(f"{store}/{name} is {what}: delete it and run convert again") from None
