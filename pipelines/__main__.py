@@ -11,6 +11,7 @@ COMMANDS = {  # the function of that name, where it is, and what it does
     "synthesize": ("pipelines.synthesize.job", "analytic scenes with exact truth, in a dataset's raw layout"),
     "audit": ("pipelines.audit", "do depth and cameras of a raw dataset fit together as they are read?"),
     "convert": ("pipelines.convert", "a raw dataset to a clip store"),
+    "status": ("pipelines.status", "what is done of a store, a run or results, and what failed"),
     "inspect": ("pipelines.inspect", "what a clip store holds, in numbers and pictures"),
     "infer": ("pipelines.infer", "videos to tracks, depth, point clouds and cameras"),
     "evaluate": ("pipelines.evaluate", "a model scored on held-out clips"),

@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.store.index import finish
 from pipelines.store.layout import ClipData, StoreSettings
-from pipelines.store.marks import Origin
+from pipelines.store.marks import Origin, begin
 from pipelines.store.writer import write_group
 
 
@@ -38,6 +38,7 @@ def write_plane_store(
         seed=seed,
     )
     rng = np.random.default_rng(seed)
+    begin(str(uri), settings)
     made = [plane_clip(settings, rng, i, known) for i in range(clips)]
     origin = Origin(sequence="planes", first=0, frames=(tuple(range(frames)),) * clips, labels={}, files={})
     finish(str(uri), settings, [write_group(str(uri), origin, settings, made)], {})

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "ray", "mlflow", "matplotlib", "timm")
 
 OPTIONS = {
-    "pipelines": ["synthesize", "audit", "convert", "inspect", "infer", "evaluate"],
+    "pipelines": ["synthesize", "audit", "convert", "status", "inspect", "infer", "evaluate"],
+    "pipelines status": ["convert --store"],
     "pipelines synthesize": ["--out", "--scenes", "--frames", "--size", "--seed"],
     "pipelines audit": ["--raw", "--out", "--sequences"],
     "pipelines convert": ["--raw", "--store", "--split", "--frames", "--image-size", "--queries", "--max-failed-share"],
