@@ -247,12 +247,27 @@ def depth_bin_seeds() -> Iterator[Seed]:
     yield Seed(raw_deflate(3 * metres))
 
 
+VIDEO_KINDS = {
+    "mp4": ("libx264", "yuv420p", {"g": "3"}),
+    "matroska": ("libx264", "yuv420p", {"g": "3"}),
+    "mpegts": ("mpeg2video", "yuv420p", {"bf": "1"}),
+    "mpeg": ("mpeg2video", "yuv420p", {}),
+    "avi": ("mpeg4", "yuv420p", {"bf": "1"}),
+    "mov": ("png", "rgb24", {}),
+    "webm": ("libvpx-vp9", "yuv420p", {}),
+    "flv": ("flv", "yuv420p", {}),
+    "asf": ("wmv2", "yuv420p", {}),
+    "gif": ("gif", "rgb8", {}),
+    "yuv4mpegpipe": ("wrapped_avframe", "yuv420p", {}),
+}
+
+
 def video_seeds() -> Iterator[Seed]:
-    for kind in ("mp4", "matroska"):
+    for kind, (codec, pixels, options) in VIDEO_KINDS.items():
         file = io.BytesIO()
         with av.open(file, "w", format=kind) as container:
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt, stream.options = 32, 16, "yuv420p", {"g": "3"}
+            stream = container.add_stream(codec, rate=30)
+            stream.width, stream.height, stream.pix_fmt, stream.options = 32, 16, pixels, options
             for t in range(5):
                 container.mux(
                     stream.encode(av.VideoFrame.from_ndarray(np.full((16, 32, 3), 20 * t, np.uint8), "rgb24"))
@@ -319,6 +334,7 @@ SEEDS: dict[str, Callable[[], object]] = {
     "pfm": pfm_seeds,
     "depth_bin": depth_bin_seeds,
     "video": video_seeds,
+    "whole_video": video_seeds,
     "exr": exr_seeds,
     **dict.fromkeys(IMAGES, image_seeds),
     "npy": npy_seeds,

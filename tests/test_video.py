@@ -8,11 +8,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from shared_data import SHARED
 
 from pipelines.pictures.video_file import write_video
 from pipelines.results.sources import Selection, Source, find_sources, read_video
 
-CAMEL = Path(__file__).parent.parent.parent / "shared" / "data" / "video" / "camel.mp4"
+CAMEL = SHARED / "video" / "camel.mp4"
 
 
 def shades(count: int, height: int = 36, width: int = 64) -> np.ndarray:

@@ -9,6 +9,7 @@ One thread decodes: every further one holds frames of its own, and what FFmpeg s
 belong to a frame. Going forward costs one pass over the file; going back, or far ahead, starts again at a key frame.
 """
 
+import errno
 import hashlib
 import io
 from bisect import bisect_left, bisect_right
@@ -170,8 +171,10 @@ class VideoFrames:
         missing. At the end of the file comes an empty packet."""
         start, packets = None, self._container.demux(self._stream)
         while True:
-            with self._reading():
+            with self._reading(by=self._container.format.name) as said:
                 packet = next(packets, None)
+            if said:
+                raise unreadable(self._where, "a video", said[-1])
             if packet is None:
                 return
             if packet.size == 0 or (start is None and packet.is_keyframe):
@@ -237,13 +240,13 @@ class VideoFrames:
         return frame if frame is not None and frame.pts == times[t] else None
 
     @contextmanager
-    def _reading(self) -> Iterator[list[str]]:
-        """Gives what FFmpeg says of errors meanwhile, when it is through."""
+    def _reading(self, by: str | None = None) -> Iterator[list[str]]:
+        """Gives what FFmpeg, or one part of it, says of errors meanwhile, when it is through."""
         said = []
         try:
             with av.logging.Capture() as log:
                 yield said
-            said += [message.strip() for _, _, message in log]
+            said += [message.strip() for _, name, message in log if by in (None, name)]
         except av.error.FFmpegError as error:
             raise unreadable(self._where, "a video", f"{error.strerror}{': ' if log else ''}{_last(log)}") from None
 
@@ -252,7 +255,14 @@ class _Unnamed:
     """A file without its name: FFmpeg would guess by it what it is."""
 
     def __init__(self, file: io.IOBase) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int) -> int:
+        """A damaged file may send FFmpeg to a place where no file can be; that is an error as FFmpeg has them."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def _pixel_aspect(stream: av.VideoStream) -> float:
