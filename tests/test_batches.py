@@ -14,7 +14,7 @@ from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
 from train import batches
 from train.augment import Look
-from train.batches import check_labels, open_mixture, read_clip, stream
+from train.batches import check_labels, open_mixture, read_clip, worker_batches
 from train.config import DataConfig, LossConfig
 from train.mixture import CYCLE, MixturePlan, permuted
 
@@ -217,7 +217,7 @@ def test_targets_that_cannot_be_true_are_refused():
 def read_stream(config, steps, rank=0, world=1, first_clip=0):
     plan, opened = open_mixture(config, MODEL, 0)
     place = {"steps": steps, "first_clip": first_clip, "rank": rank, "world": world}
-    return list(stream(config, plan, opened, **place, reader_cpus=0.5))
+    return list(worker_batches(config, plan, opened, **place, reader_cpus=0.5))
 
 
 def assert_equal(a, b):

@@ -16,7 +16,7 @@ NASTY = {"a": '"}, {', "b": [{"c": ["[", "]"]}, {}], "d": {"e": '\\"}'}, "f": "Z
 
 
 def read(folder: Path, name: str = "a.json") -> list[dict]:
-    return [record for record, _ in json_list.stream(RawFolder(str(folder)), name)]
+    return [record for record, _ in json_list.parse(RawFolder(str(folder)), name)]
 
 
 @pytest.mark.parametrize("records", [[], [NASTY], [NASTY, {}, NASTY | {"n": 1}], [{"i": i} for i in range(3000)]])
@@ -31,7 +31,7 @@ def test_records_are_those_of_json(tmp_path, records, layout, monkeypatch):
     for chunk in (1 << 20, 100, 7):
         monkeypatch.setattr(json_list, "CHUNK", chunk)
         assert read(tmp_path) == read(tmp_path, "a.jgz") == expected
-    for record, piece in json_list.stream(RawFolder(str(tmp_path)), "a.json"):
+    for record, piece in json_list.parse(RawFolder(str(tmp_path)), "a.json"):
         assert json.loads(piece) == record
 
 
@@ -67,7 +67,7 @@ def test_memory_is_bounded(tmp_path):
             file.write((b", " + record) * 100)
         file.write(b"]")
     tracemalloc.start()
-    count = sum(1 for _ in json_list.stream(RawFolder(str(tmp_path)), "a.jgz"))
+    count = sum(1 for _ in json_list.parse(RawFolder(str(tmp_path)), "a.jgz"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 15_001 and 15_001 * len(record) > 20e6 and peak < 8e6

@@ -9,7 +9,7 @@ from tensorflow_example import framed, masked_crc, serialized
 
 from pipelines.raw import tfrecord
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.tfrecord import Record, record_starts
+from pipelines.raw.tfrecord import Example, record_starts
 
 FEATURES = {
     "pictures": [b"one", b"", bytes(range(256)) * 40],
@@ -27,8 +27,8 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def record(raw: Path | str, number: int = 0, wanted=("pictures", "numbers", "counts", "none", "absent")) -> Record:
-    return Record(RawFolder(str(raw)), "shard", number, wanted)
+def record(raw: Path | str, number: int = 0, wanted=("pictures", "numbers", "counts", "none", "absent")) -> Example:
+    return Example(RawFolder(str(raw)), "shard", number, wanted)
 
 
 def test_framing_fits_the_published_checksum():

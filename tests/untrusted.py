@@ -14,7 +14,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.raw.npz import Npz
 from pipelines.raw.pfm import read_pfm
 from pipelines.raw.sens import SensFile
-from pipelines.raw.tfrecord import Record, record_starts
+from pipelines.raw.tfrecord import Example, record_starts
 from pipelines.raw.torch_file import read_tensors
 from pipelines.raw.video import VideoFrames
 
@@ -53,14 +53,14 @@ def records(raw: RawFolder, path: str) -> None:
 
 def frames(raw: RawFolder, path: str) -> None:
     """A record of CO3D or Dynamic Replica, after the list that it stood in."""
-    for record, _ in json_list.stream(raw, path):
+    for record, _ in json_list.parse(raw, path):
         Frame.parse(record, f"{path} in {raw.uri}", str)
 
 
 def tfrecord(raw: RawFolder, path: str) -> None:
     wanted = ("video", "numbers", "counts")
     count = len(record_starts(raw, path))
-    every(*(lambda i=i: Record(raw, path, i, wanted).read("video/0") for i in range(count)))
+    every(*(lambda i=i: Example(raw, path, i, wanted).read("video/0") for i in range(count)))
 
 
 def sens(raw: RawFolder, path: str) -> None:

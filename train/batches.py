@@ -1,4 +1,4 @@
-"""From clip stores to batches: `open_mixture` checks the stores, `stream` gives a worker its batches in order.
+"""From clip stores to batches: `open_mixture` checks the stores, `worker_batches` gives a worker its batches in order.
 
 Ray Data shuffles nothing and moves no pixels about: each worker streams the numbers of its own clips (`MixturePlan`
 says which), tasks read and decode those clips in parallel, a few steps ahead, and the batches arrive in order.
@@ -142,7 +142,7 @@ def read_clips(rows: dict[str, np.ndarray], *, plan: MixturePlan, config: DataCo
     return {name: np.stack([clip[name] for clip in read]) for name in read[0]}
 
 
-def stream(
+def worker_batches(
     config: DataConfig,
     plan: MixturePlan,
     stores: list[ClipStore],

@@ -23,7 +23,7 @@ from pipelines import cluster
 from pipelines.store.reader import ClipStore
 from train import curves, run_folder
 from train.averages import Averages
-from train.batches import stream
+from train.batches import worker_batches
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, TrainingDiverged
 from train.lease import Lease
@@ -79,7 +79,7 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     if rank == 0:
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
     averages, diverged = Averages(config, state.step, world), None
-    batches = stream(
+    batches = worker_batches(
         config.data,
         loop.plan,
         loop.stores,

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from pipelines.geometry import rotation_from_xyzw
 from pipelines.raw.files import RawFiles
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.tfrecord import Record
+from pipelines.raw.tfrecord import Example
 
 MAPS = {"video": "rgba_%05d.png", "depth": "depth_%05d.tiff", "normal": "normal_%05d.png"}
 MAPS |= {"segmentations": "segmentation_%05d.png"}  # the feature of a record, and the files of a folder
@@ -21,7 +21,7 @@ NUMBERS += ["metadata/num_frames", "metadata/num_instances", "metadata/depth_ran
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
+class Movi:
     """Where the maps of a video are and what its numbers say, by the names of the features of a TFRecord."""
 
     files: RawFiles
@@ -57,19 +57,19 @@ class Video:
         return poses
 
 
-def from_record(raw: RawFolder, shard: str, number: int) -> Video:
-    record = Record(raw, shard, number, {*MAPS, *NUMBERS})
-    counts = {kind: len(record.features.get(kind, ())) for kind in MAPS}
+def from_record(raw: RawFolder, shard: str, number: int) -> Movi:
+    example = Example(raw, shard, number, {*MAPS, *NUMBERS})
+    counts = {kind: len(example.features.get(kind, ())) for kind in MAPS}
     if len(set(counts.values())) > 1 or not counts["video"]:
         raise ValueError(
-            f"{record.uri} has maps of {counts} frames: it must have some, as many of each; not of Kubric, or of a "
+            f"{example.uri} has maps of {counts} frames: it must have some, as many of each; not of Kubric, or of a "
             "version without them"
         )
     maps = {kind: [f"{kind}/{t}" for t in range(count)] for kind, count in counts.items()}
-    return Video(files=record, maps=maps, facts=record.features, where=record.uri)
+    return Movi(files=example, maps=maps, facts=example.features, where=example.uri)
 
 
-def from_folder(raw: RawFolder, name: str) -> Video:
+def from_folder(raw: RawFolder, name: str) -> Movi:
     folder = raw.folder_of(name, "metadata.json")
     path = f"{folder}/metadata.json"
     document = raw.json(path)
@@ -82,4 +82,4 @@ def from_folder(raw: RawFolder, name: str) -> Video:
     except (LookupError, TypeError) as error:
         raise ValueError(f"{path} in {raw.uri} lacks what Kubric's renderer writes ({error!r}): not its file") from None
     maps = {kind: raw.frame_files(folder, template, frames, path) for kind, template in MAPS.items()}
-    return Video(files=raw, maps=maps, facts=facts, where=f"{path} in {raw.uri}")
+    return Movi(files=raw, maps=maps, facts=facts, where=f"{path} in {raw.uri}")

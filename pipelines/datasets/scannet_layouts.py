@@ -51,7 +51,7 @@ class Recording:
     """Metres of the t-th frame, 0 where unknown."""
 
 
-def stream(raw: RawFolder, folder: str) -> Recording:
+def sens_stream(raw: RawFolder, folder: str) -> Recording:
     """The .sens file of a folder."""
     files = [name for name in raw.listdir(folder)[1] if name.endswith(".sens")]
     if len(files) != 1:
@@ -99,7 +99,12 @@ def tool_export(raw: RawFolder, folder: str) -> Recording:
     return _export(raw, folder, *names, matrices, shift=float(shift))
 
 
-LAYOUTS = {"*.sens": stream, "intrinsic": python_export, "_info.txt": tool_export, "intrinsics_depth.txt": frames_25k}
+LAYOUTS = {
+    "*.sens": sens_stream,
+    "intrinsic": python_export,
+    "_info.txt": tool_export,
+    "intrinsics_depth.txt": frames_25k,
+}
 """By a file or folder that only this layout has. The first counts where a scan was exported into its own folder: the
 exporters encode colour once more."""
 

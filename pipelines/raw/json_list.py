@@ -52,7 +52,7 @@ def _groups(uri: str, path: str, fields: tuple[str, ...], version: str) -> Group
     """`version` changes with the file, so that what is kept is never older than it."""
     blocks: dict[tuple[str, ...], list[bytes]] = {}
     run_key, run = (), []
-    for record, text in stream(RawFolder(uri), path):
+    for record, text in parse(RawFolder(uri), path):
         key = tuple(record.get(field) for field in fields)
         if not all(isinstance(value, str) for value in key):
             raise ValueError(f"a record of {path} in {uri} has {dict(zip(fields, key, strict=True))}: text is needed")
@@ -74,7 +74,7 @@ def _unpacked(block: bytes) -> list[Record]:
     return json.loads(zlib.decompress(block))
 
 
-def stream(raw: RawFolder, path: str) -> Iterator[tuple[Record, str]]:
+def parse(raw: RawFolder, path: str) -> Iterator[tuple[Record, str]]:
     """The records of a list, each decoded and as its text."""
     with raw.open(path) as file:
         text = io.TextIOWrapper(gzip.GzipFile(fileobj=file) if path.endswith(".jgz") else file, "utf-8")

@@ -27,7 +27,7 @@ HEADER = struct.Struct("<QI")
 CRC = struct.Struct("<I")
 
 
-class Record(RawFiles):
+class Example(RawFiles):
     """One Example: number i of the byte strings called "depth" is read like a file "depth/i"."""
 
     def __init__(self, raw: RawFolder, path: str, number: int, wanted: Collection[str]) -> None:
