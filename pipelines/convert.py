@@ -233,7 +233,9 @@ def convert(
     left = f"{store} is left unfinished. Mend or remove what is listed above and run again"
     if not groups:
         raise ValueError(f"0 clips were written, {len(failed)} of {len(names)} sequences failed; {left}")
-    jobs.require_few_failures(len(failed), len(names), max_failed_share, f"{left}, or raise --max-failed-share")
+    jobs.require_few_failures(
+        len(failed), len(names), "sequences", max_failed_share, f"{left}, or raise --max-failed-share"
+    )
 
     counts = {"sequences": len(names), "failed": len(failed), "skipped": len(skipped)}
     facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names}

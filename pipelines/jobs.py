@@ -117,10 +117,10 @@ def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label:
     yield from _shown(rows, answers(), label, unit)
 
 
-def require_few_failures(failed: int, total: int, allowed: float, remedy: str) -> None:
+def require_few_failures(failed: int, total: int, unit: str, allowed: float, remedy: str) -> None:
     """ValueError if more than the share `allowed` of `total` failed."""
     if failed > allowed * total:
-        raise ValueError(f"{failed} of {total} failed, see above (allowed share of failures: {allowed:g}): {remedy}")
+        raise ValueError(f"{failed} of {total} {unit} failed, see above (allowed share: {allowed:g}): {remedy}")
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_the_command_reports_and_convert_refuses(raw, tmp_path, capsys):
 
     store = str(tmp_path / "store")
     capsys.readouterr()
-    with pytest.raises(ValueError, match="1 of 2 failed"):
+    with pytest.raises(ValueError, match="1 of 2 sequences failed"):
         convert("tartanair", raw=source, store=store, **SMALL)
     assert "--allow-misfit" in capsys.readouterr().out
     convert("tartanair", raw=source, store=store, allow_misfit=True, **SMALL)

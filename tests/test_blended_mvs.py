@@ -10,7 +10,7 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.catalog import Catalog
-from pipelines.convert import plan_sequence
+from pipelines.convert import Conversion, plan_sequence
 from pipelines.datasets.blended_mvs import DATASET, BlendedMvs, _camera
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm
@@ -132,9 +132,14 @@ def test_a_photo_with_hardly_any_depth_is_in_no_clip(scene, rows, kept):
     assert sequence.cameras.known.tolist() == [True, kept, True, True, True]
     shown = {t for span in spans(sequence, settings(2)) for t in span.frames}
     assert (1 in shown) == kept and {0, 2, 3} <= shown
-    catalog, raw = Catalog.load("blended_mvs"), str(scene.parent)
-    planned = list(plan_sequence({"sequence": PID}, raw=raw, settings=settings(2), catalog=catalog))
-    assert [row["notes"] for row in planned] == ["" if kept else "1 frames without pose"]
+    conversion = Conversion(
+        raw=str(scene.parent),
+        store=str(scene.parent / "store"),
+        settings=settings(2),
+        catalog=Catalog.load("blended_mvs"),
+        allow_misfit=True,
+    )
+    assert plan_sequence({"sequence": PID}, conversion=conversion).notes == ("" if kept else "1 frames without pose")
 
 
 # Depth

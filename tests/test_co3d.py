@@ -13,7 +13,7 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.catalog import Catalog
-from pipelines.convert import plan_sequence
+from pipelines.convert import Conversion, plan_sequence
 from pipelines.datasets.co3d import DATASET, Co3d
 from pipelines.datasets.pytorch3d import Frame
 from pipelines.raw.folder import RawFolder
@@ -268,16 +268,13 @@ def test_conversion_skips_them_with_the_reason_and_counts_no_failure(folder):
         video="jpeg", seed=0,
     )  # fmt: skip
 
-    def plan() -> list[dict]:
-        options = {"settings": settings, "catalog": catalog, "finished": frozenset(), "allow_misfit": False}
-        return list(plan_sequence({"sequence": NAME}, raw=raw, **options))
-
-    (row,) = plan()
-    assert "below 0.5" in row["reason"] and not row["failed"] and not row["group"]
+    conversion = Conversion(raw=raw, store=f"{raw}/store", settings=settings, catalog=catalog, allow_misfit=False)
+    plan = plan_sequence({"sequence": NAME}, conversion=conversion)
+    assert "below 0.5" in plan.skipped and not plan.todo
     (folder / f"images/{file(0)}.jpg").unlink()
     save_sequences(folder, 0.9)
-    (row,) = plan()
-    assert "missing file" in row["reason"] and row["failed"]
+    with pytest.raises(ValueError, match="missing file"):
+        plan_sequence({"sequence": NAME}, conversion=conversion)
 
 
 def test_finds_what_was_extracted_at_any_level(folder):

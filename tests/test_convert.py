@@ -179,7 +179,7 @@ def test_a_broken_sequence_is_listed_and_the_others_are_converted(raw, tmp_path,
 def test_too_many_failures_leave_no_store(raw, tmp_path):
     store = tmp_path / "store"
     copy = broken_copy(raw, tmp_path)
-    with pytest.raises(ValueError, match=r"1 of 3 failed.*--max-failed-share"):
+    with pytest.raises(ValueError, match=r"1 of 3 sequences failed.*--max-failed-share"):
         convert("tartanair", raw=str(copy), store=str(store), **SMALL)
     assert not (store / "store.json").exists()
     with pytest.raises(ValueError, match="run convert"):

@@ -54,7 +54,7 @@ def test_labels_of_crops_are_right(dataset, tmp_path):
     )
     (span,) = spans(sequence, settings)
     clips = build_clips(sequence, span, Catalog.load(dataset), settings)
-    assert [clip.row["id"].rpartition("x1")[2] for clip in clips] == ["", "#1", "#2", "#3"]
+    assert [clip.row["crop_number"] for clip in clips] == [0, 1, 2, 3]
     assert len({tuple(clip.row["crop"] or ()) for clip in clips}) == 4 and clips[0].row["crop"] is None
     cam_from_world, errors, outside = inverse(scene.cameras.world_from_cam), [], 0
     for clip in clips:

@@ -68,6 +68,6 @@ def test_a_model_that_cannot_be_loaded_stops_the_job(ray_cluster, capfd):
 
 
 def test_too_large_a_share_of_failures():
-    require_few_failures(1, 20, 0.05, "look at them")
-    with pytest.raises(ValueError, match=r"2 of 20 failed, see above .*0\.05.* look at them"):
-        require_few_failures(2, 20, 0.05, "look at them")
+    require_few_failures(1, 20, "rows", 0.05, "look at them")
+    with pytest.raises(ValueError, match=r"2 of 20 rows failed, see above .*0\.05.* look at them"):
+        require_few_failures(2, 20, "rows", 0.05, "look at them")

@@ -55,7 +55,7 @@ def test_a_list_is_read_once_until_it_changes(tmp_path):
     first = json_list.groups(raw, "a.json", "name")
     assert json_list.groups(RawFolder(str(tmp_path)), "a.json", "name") is first
     path.write_text('[{"name": "b"}, {"name": "c"}]')
-    assert list(json_list.groups(raw, "a.json", "name")) == [("b",), ("c",)]
+    assert list(json_list.groups(RawFolder(str(tmp_path)), "a.json", "name")) == [("b",), ("c",)]
 
 
 def test_memory_is_bounded(tmp_path):

@@ -12,7 +12,7 @@ from odd_names import ODD, upload
 from PIL import Image
 
 from pipelines.catalog import Catalog
-from pipelines.convert import open_sequence, plan_sequence
+from pipelines.convert import Conversion, plan_sequence
 from pipelines.datasets.mvs_synth import DATASET, MvsSynth
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Unknown
@@ -155,13 +155,17 @@ def test_focal_lengths_are_per_frame(raw):
 def test_conversion_is_told_of_repairs(raw):
     small = {"frames": 2, "image_size": 32, "strides": (1, 1), "hop": 4, "samples": 1, "queries": 8}
     settings = StoreSettings(dataset="mvs_synth", split="all", video="jpeg", seed=0, **small)
-    arguments = {"raw": str(raw), "settings": settings, "catalog": Catalog.load("mvs_synth")}
-    (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
-    assert group["notes"] == ""
+    conversion = Conversion(
+        raw=str(raw),
+        store=str(raw / "store"),
+        settings=settings,
+        catalog=Catalog.load("mvs_synth"),
+        allow_misfit=True,
+    )
+    assert plan_sequence({"sequence": "GTAV_540/0017"}, conversion=conversion).notes == ""
     edit_poses(raw, f_x=0.9 * FOCAL)
-    open_sequence.cache_clear()
-    (group,) = plan_sequence({"sequence": "GTAV_540/0017"}, **arguments)
-    assert group["notes"] == "intrinsics_repaired: f_x or c_x of 4 frames did not fit 64x36 images"
+    notes = plan_sequence({"sequence": "GTAV_540/0017"}, conversion=conversion).notes
+    assert notes == "intrinsics_repaired: f_x or c_x of 4 frames did not fit 64x36 images"
 
 
 @pytest.mark.parametrize("level", [".", "GTAV_540", "GTAV_540/0017"])

@@ -119,7 +119,6 @@ def read_clip(plan: MixturePlan, index: int, num_queries: int, augment: bool = F
     for name in TARGETS:
         known = queries["valid"] & VALID_BITS[name] > 0
         check_target(name, queries[name][known], f"dataset {clip.dataset}, clip {clip.id}, store {plan.stores[number]}")
-        queries[name] = queries[name].copy()  # what is read is the store's, and not to be written to
         queries[name][~known] = 0
     return {"video": video, "aspect": np.float32(clip.aspect), "store": number, **queries}
 

@@ -44,14 +44,14 @@ class Group:
         sharding = array["codecs"][0]["configuration"]
         axes = 2 if name == "queries" else 1  # clips, samples: a chunk has one of each
         shape = sharding["chunk_shape"][axes:]
-        return _decoded(self._bytes(shard, start, length), sharding["codecs"], array["data_type"]).reshape(shape)
+        return _decoded(self._bytes(shard, start, length), sharding["codecs"], array["data_type"], shape)
 
     def small(self, name: str) -> np.ndarray:
         """An array that holds little for every clip of the group, whole. Read once, kept."""
         if name not in self._small:
             array = self._arrays[name]
             content = self._bytes(f"{name}/c/{'/'.join('0' * len(array['shape']))}")
-            self._small[name] = _decoded(content, array["codecs"], array["data_type"]).reshape(array["shape"])
+            self._small[name] = _decoded(content, array["codecs"], array["data_type"], array["shape"])
         return self._small[name]
 
     def _bytes(self, path: str, start: int = 0, length: int | None = None) -> bytes:
@@ -73,12 +73,14 @@ def open_group(uri: str) -> Group:
     return Group(uri)
 
 
-def _decoded(content: bytes, codecs: list[dict[str, Any]], dtype: str) -> np.ndarray:
-    """A chunk, after the codecs that `store/writer.py` uses: bytes, a compressor, and a CRC-32C at the end."""
+def _decoded(content: bytes, codecs: list[dict[str, Any]], dtype: str, shape: list[int]) -> np.ndarray:
+    """A new array from a chunk encoded as `store/writer.py` does: bytes, a compressor, a CRC-32C at the end."""
     names = [codec["name"] for codec in codecs]
     if len(names) != 3 or names[0] != "bytes" or names[1] not in DECOMPRESS or names[2] != "crc32c":
         raise Damaged(f"its chunks are encoded by {', '.join(names)}, which this reader does not know")
     data, checksum = content[:-4], int.from_bytes(content[-4:], "little")
     if google_crc32c.value(data) != checksum:
         raise Damaged("its checksum is wrong")
-    return np.frombuffer(DECOMPRESS[names[1]](data), np.dtype(dtype).newbyteorder("<"))
+    plain = np.empty(shape, np.dtype(dtype).newbyteorder("<"))
+    DECOMPRESS[names[1]](data, plain)
+    return plain
