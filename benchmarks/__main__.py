@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from benchmarks import data, model, training
+from benchmarks import data, model, training, truth
 
 if __name__ == "__main__":  # processes of the model benchmark import this file
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    for module, name in ((model, "model.json"), (data, "data.json"), (training, "training.json")):
-        module.main(["--out", str(results / name)])
+    for module in (model, truth, data, training):
+        name = module.__name__.removeprefix("benchmarks.")
+        module.main(["--out", str(results / f"{name}.json")])
         print()

@@ -162,7 +162,7 @@ class GroundTruth:
         if isinstance(self.motion, Unknown):
             xyz_valid = known & (outcome == VISIBLE)
             again = np.flatnonzero(xyz_valid & ~own_time)
-            xyz_valid[again] = self._seems_to_rest(points.take(again))
+            xyz_valid[again] = self.seems_to_rest(points.take(again))
         else:  # Depth that looks through the point says that something moved unannotated, or a pose or depth is wrong.
             xyz_valid = known.copy()
             doubtful = np.flatnonzero(outcome == UNKNOWN)
@@ -216,7 +216,7 @@ class GroundTruth:
             dynamic=dynamic,
         )
 
-    def _seems_to_rest(self, points: Points) -> Bool[np.ndarray, "N"]:
+    def seems_to_rest(self, points: Points) -> Bool[np.ndarray, "N"]:
         """Whether no frame of the clip looks through the point, nor through the surface a little to its sides.
 
         One frame alone may show another part of the same moving object where the point was. What slides along itself
