@@ -42,6 +42,7 @@ def spans(sequence: Sequence, settings: StoreSettings) -> list[Span]:
     if len(sequence) and sequence.neighbours(0) is not None:
         walks = [_walk(sequence, start, settings.frames, rng) for start in range(0, len(sequence), settings.hop)]
         return [Span(walk, 0) for walk in walks if len(walk) == settings.frames]
+
     steps = settings.frames - 1
     found = []
     for start in range(0, len(sequence) - steps, settings.hop):
@@ -84,8 +85,10 @@ def build_clips(sequence: Sequence, span: Span, catalog: Catalog, settings: Stor
     """
     if settings.crops == 0:
         return [build_clip(sequence, span, catalog, settings)]
+
     frames = Remembered(sequence)
     clips = [build_clip(frames, span, catalog, settings)]
+
     rng = np.random.default_rng([settings.seed, settings.crops, span.start, *sequence.name.encode()])
     for number in range(1, settings.crops + 1):
         for attempts_left in reversed(range(CROP_ATTEMPTS)):
@@ -109,11 +112,14 @@ def build_clip(
 ) -> ClipData:
     """Read the frames of one span and compute its query samples. `crop`: which one `sequence` is, for the index."""
     frames, times = np.array(span.frames), span.frames
-    depth = np.stack([sequence.depth(t) for t in times])
+    depth = np.empty((len(times), *sequence.image_size), np.float32)
+    for k, t in enumerate(times):
+        depth[k] = sequence.depth(t)  # one after the other, while it is in the cache
     instance = [sequence.instance(t) for t in times]
     cameras = Cameras(
         intrinsics=sequence.cameras.intrinsics[frames], world_from_cam=sequence.cameras.world_from_cam[frames]
     )
+
     truth = GroundTruth(
         cameras=cameras,
         depth=depth,
@@ -129,11 +135,13 @@ def build_clip(
         queries=settings.queries,
         image_size=settings.image_size,
     )
+
     height, width = depth.shape[1:]
     ratio = {"width_ratio": settings.image_size / width, "height_ratio": settings.image_size / height}
     xyz_known = queries["valid"] & VALID_BITS["xyz"] > 0
     visible_known = queries["valid"] & VALID_BITS["visible"] > 0
     own_depth = queries["xyz"][..., 2][xyz_known & (queries["t_cam"] == queries["t_tgt"])]
+
     return ClipData(
         video=np.stack([resize(sequence.image(t), settings.image_size) for t in times]),
         queries=queries,

@@ -84,11 +84,13 @@ class GroundTruth:
         fits = isinstance(motion, Tracks) or (instance is None) != isinstance(motion, RigidInstances)
         if not fits:
             raise ValueError("an instance map goes with RigidInstances motion, may go with Tracks, and with no other")
+
         self.maps = DepthMaps(cameras.intrinsics, depth, instance, tolerance)
         self.world_from_cam = cameras.world_from_cam
         self.cam_from_world = inverse(cameras.world_from_cam)
         self.motion = motion
         self.num_frames, self.height, self.width = depth.shape
+
         if isinstance(motion, RigidInstances):
             self._moving_instances = _moving(motion.world_from_instance)
         elif isinstance(motion, Tracks):
@@ -106,6 +108,7 @@ class GroundTruth:
         xyz_world = self.motion.xyz_world[track, t_src].astype(np.float64)
         any_instance = np.full(len(track), ANY_INSTANCE, np.int32)
         uv, outcome = self.maps.look(transform(self.cam_from_world[t_src], xyz_world), t_src, any_instance)
+
         seen = self.motion.visible[track, t_src] & (outcome == VISIBLE)
         return self._points(
             np.where(seen[:, None], uv, 0),
@@ -158,6 +161,7 @@ class GroundTruth:
         z = seen_from[:, 2]
         own_time = t_tgt == points.t_src
         outcome[own_time & points.known] = VISIBLE  # it was lifted from what this very camera saw
+
         known = np.isfinite(world).all(axis=1)
         if isinstance(self.motion, Unknown):
             xyz_valid = known & (outcome == VISIBLE)
@@ -167,11 +171,13 @@ class GroundTruth:
             xyz_valid = known.copy()
             doubtful = np.flatnonzero(outcome == UNKNOWN)
             xyz_valid[doubtful] &= ~self.maps.seen_through(seen_from[doubtful], t_tgt[doubtful])
+
         if isinstance(self.motion, Tracks):
             tracked = np.flatnonzero(points.track >= 0)
             xyz_valid[tracked] = known[tracked]
             hidden = tracked[~self.motion.visible[points.track[tracked], t_tgt[tracked]]]
             outcome[hidden[(known & ~own_time & (outcome != OUT))[hidden]]] = OCCLUDED
+
         camera = self.cam_from_world[t_cam]
         normal = rotate(camera, normal_world)
         return Targets(

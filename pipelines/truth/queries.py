@@ -39,12 +39,15 @@ def edge_map(
     valid = np.isfinite(small)
     if not valid.any():
         return valid
+
     weight = cv2.GaussianBlur(valid.astype(np.float32), (5, 5), 1.2)
     smooth = cv2.GaussianBlur(np.where(valid, small, 0), (5, 5), 1.2) / np.maximum(weight, 1e-6)
     steepness = np.square(cv2.Sobel(smooth, cv2.CV_32F, 1, 0)) + np.square(cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+
     some = steepness[::2, ::2][valid[::2, ::2]]
     rank = int(EDGE_QUANTILE * len(some))
     edge = valid & (steepness > (np.partition(some, rank)[rank] if len(some) else 0))
+
     if instance is not None:
         ids = cv2.resize(instance, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
         edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
@@ -67,17 +70,20 @@ def draw_queries(
             for t in range(truth.num_frames)
         ]
     )
+
     total = samples * queries
     num_edge = round(EDGE_SHARE * total)
     tracked = isinstance(truth.motion, Tracks) and len(truth.motion.visible) > 0
     num_tracks = round(TRACK_SHARE * total) if tracked else 0
     edge_tracks = min(num_edge, round(EDGE_SHARE * num_tracks))
+
     drawn = [
         _draw(truth, rng, _edge_pixels(truth, edges, rng), num_edge - edge_tracks),
         _draw(truth, rng, _any_pixels(truth, rng), total - num_edge - num_tracks + edge_tracks),
     ]
     if tracked:
         drawn.append(_draw_tracks(truth, rng, num_tracks, edges, edge_tracks))
+
     points = _concatenate(drawn)
     if (missing := total - len(points.t_src)) > 0:  # few edges, or few visible tracks: fill up from anywhere
         points = _concatenate([points, _draw(truth, rng, _any_pixels(truth, rng), missing)])
@@ -86,6 +92,7 @@ def draw_queries(
             f"only {len(points.t_src)} of {total} query points found a known surface: depth is missing, broken by "
             "edges or without pose almost everywhere in this clip"
         )
+
     points = points.take(rng.permutation(total))
     points = truth.with_normals(points, _stored_normals(points, normal))
     t_tgt, t_cam = _draw_times(truth, points, rng)
@@ -143,6 +150,7 @@ def _draw_tracks(
     """Up to `count` (track, frame) pairs seen in their frame, `count_edge` of them near edges if there are so many."""
     track, t = np.nonzero(truth.motion.visible)
     order = rng.permutation(len(track))
+
     missing_edge, missing_other, found = count_edge, count - count_edge, []
     for first in range(0, min(len(order), MAX_ROUNDS * count), count):  # near an edge are few: look at more pairs
         pick = order[first : first + count]
@@ -154,6 +162,7 @@ def _draw_tracks(
         missing_edge, missing_other = missing_edge - len(edge), missing_other - len(other)
         if missing_edge == missing_other == 0:
             break
+
     points = _concatenate(found) if found else truth.lift_tracks(track, t)
     few = 0 < len(points.t_src) < count
     return points.take(rng.choice(len(points.t_src), count)) if few else points
@@ -192,6 +201,7 @@ def _rows(truth: GroundTruth, points: Points, t_tgt: np.ndarray, t_cam: np.ndarr
     # A float32 just below 1 may round up to it; uv in [0, 1] stays in the image.
     rows["uv_norm"] = points.uv / size
     rows["t_src"], rows["t_tgt"], rows["t_cam"] = points.t_src, t_tgt, t_cam
+
     known = {
         "xyz": (targets.xyz, targets.xyz_valid),
         "uv_tgt": (targets.uv_tgt / size, targets.uv_valid),
@@ -202,6 +212,7 @@ def _rows(truth: GroundTruth, points: Points, t_tgt: np.ndarray, t_cam: np.ndarr
     for name, (value, mask) in known.items():
         rows[name] = np.where(mask[:, None] if value.ndim == 2 else mask, value, 0)
         rows["valid"] |= np.where(mask, VALID_BITS[name], 0).astype(np.uint8)
+
     rows["flags"] |= np.where(_near_edge(truth, points, edges), FLAG_BITS["edge"], 0).astype(np.uint8)
     rows["flags"] |= np.where(points.dynamic, FLAG_BITS["dynamic"], 0).astype(np.uint8)
     return rows

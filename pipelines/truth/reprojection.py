@@ -136,6 +136,7 @@ class Reprojection:
         intrinsics[:, (0, 1), (0, 1)] *= reading.focal
         intrinsics[:, :2, 2] += reading.shift
         poses = reading.poses(cameras.world_from_cam)
+
         errors, parallaxes = [np.zeros(0)], [0.0]
         for pair in self._pairs:
             times = pair.source + reading.lag, pair.target + reading.lag
@@ -145,6 +146,7 @@ class Reprojection:
             _, error, parallax = self._compare(pair, reading, intrinsics, target_from_source)
             errors.append(error)
             parallaxes.append(parallax)
+
         error = np.concatenate(errors)
         if len(error) < FEWEST:
             return Fit(error=NO_OVERLAP, close=0.0, parallax=0.0, seen_through=0.0, landed=len(error))
@@ -161,6 +163,7 @@ class Reprojection:
         land as declared, with which relative error. None if there is no pair."""
         if not self._pairs:
             return None
+
         pair = self._pairs[len(self._pairs) // 2]
         cameras = self._sequence.cameras
         target_from_source = inverse(cameras.world_from_cam[pair.target]) @ cameras.world_from_cam[pair.source]
@@ -174,12 +177,15 @@ class Reprojection:
         median parallax."""
         z = _along_z(pair.uv, pair.depth * reading.unit, intrinsics[pair.source], reading.ray)
         xyz = transform(target_from_source, unproject(pair.uv, z, intrinsics[pair.source]))
+
         front = xyz[:, 2] > 1e-9
         xyz, z = xyz[front], z[front]
         uv = project(xyz, intrinsics[pair.target])
+
         found = self._look(pair.target, uv)
         landed = np.isfinite(found)
         found = _along_z(uv[landed], found[landed] * reading.unit, intrinsics[pair.target], reading.ray)
+
         only_turned = xyz[landed] - target_from_source[:3, 3]
         with np.errstate(divide="ignore", invalid="ignore"):
             moved = np.linalg.norm(uv[landed] - project(only_turned, intrinsics[pair.target]), axis=1)
@@ -193,6 +199,7 @@ class Reprojection:
         corner = np.nan_to_num(uv - 0.5, nan=-1, posinf=-1, neginf=-1)
         inside = ((corner >= 0) & (corner < [width - 1, height - 1])).all(axis=1)
         corner = np.where(inside[:, None], corner, 0)
+
         column, row = corner.astype(int).T
         fu, fv = (corner - np.stack([column, row], axis=1)).T
         cell = np.stack([inverse_depth[row + j, column + i] for j in (0, 1) for i in (0, 1)], axis=1)
@@ -205,6 +212,7 @@ class Reprojection:
         usable = np.isfinite(inverse_depth)
         if instance is not None:
             usable &= instance < 0
+
         chosen = np.flatnonzero(usable)
         chosen = rng.choice(chosen, min(pixels, len(chosen)), replace=False)
         row, column = np.divmod(chosen, inverse_depth.shape[1])
@@ -230,6 +238,7 @@ def frame_pairs(sequence: Sequence) -> list[tuple[int, int]]:
         places = np.unique(np.linspace(0, len(sequence) - 1, len(GAPS) * PAIRS_PER_GAP).astype(int)).tolist()
         pairs = [(t, next((n for n in sequence.neighbours(t) if known[n]), t)) for t in places if known[t]]
         return [pair for pair in pairs if pair[0] != pair[1]]
+
     pairs = []
     for gap in GAPS:
         starts: Int64[np.ndarray, n] = np.flatnonzero(known[:-gap] & known[gap:] if gap < len(known) else [])

@@ -65,10 +65,12 @@ def verdict_of(measured: Reprojection, width: int) -> Verdict:
     declared = measured.fit(DECLARED)
     fits = {reading: measured.fit(reading) for reading in (*PIXEL_READINGS, *OTHER_READINGS)}
     most = max(declared.landed, *(fit.landed for fit in fits.values()))
+
     others = {
         reading: fit if fit.landed >= MIN_LANDED * most else replace(fit, error=NO_OVERLAP)
         for reading, fit in fits.items()
     }
+
     outcome, reason = _outcome(declared, others, width)
     best = min(others, key=lambda reading: others[reading].error)
     return Verdict(
@@ -88,12 +90,14 @@ def _outcome(declared: Fit, others: dict[Reading, Fit], width: int) -> tuple[Out
         return "misfit", (
             f"depth and cameras agree better ({fit.error:.2g} instead of {declared.error:.2g}) if {best.name}"
         )
+
     if declared.error == NO_OVERLAP:
         return "undecidable", "hardly any point of one frame lands on a known surface of another"
     if declared.parallax < MIN_PARALLAX * width:
         return "undecidable", f"the camera hardly moves: parallax {declared.parallax:.2g} pixels"
     if declared.error > WORST:
         return "misfit", f"depth and cameras disagree by {declared.error:.2g}, and no known mistake explains it"
+
     gross = [reading for reading in others if reading not in PIXEL_READINGS and not reading.lag and reading.focal == 1]
     near = min(gross, key=lambda reading: others[reading].error)
     if others[near].error < WIN * declared.error:
