@@ -49,8 +49,8 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     raw = folder / dataset / "raw"
     row = {"dataset": dataset, "root": str(raw), "index": 0}
     write_sequence(row, frames=2 * FRAMES + 4, size="official", seed=0)
-    adapter, catalog = DATASETS[dataset], Catalog.load(dataset)
-    name = adapter.find(RawFolder(str(raw)))[0]
+    layout, catalog = DATASETS[dataset], Catalog.load(dataset)
+    name = layout.find(RawFolder(str(raw)))[0]
     settings = StoreSettings(
         dataset=dataset,
         split="all",
@@ -64,7 +64,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
         seed=0,
     )
 
-    sequence = adapter(RawFolder(str(raw)), name)
+    sequence = layout.open(RawFolder(str(raw)), name)
     chosen = spans(sequence, settings)[:CLIPS]
     times = list(itertools.chain(*(span.frames for span in chosen)))
 
@@ -72,7 +72,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
         return [build_clip(sequence, span, catalog, settings) for span in chosen]
 
     def convert() -> None:
-        again = adapter(RawFolder(str(raw)), name)
+        again = layout.open(RawFolder(str(raw)), name)
         clips = [build_clip(again, span, catalog, settings) for span in spans(again, settings)[:CLIPS]]
         write_group(str(folder / dataset / "store"), "group", settings, clips)
 
