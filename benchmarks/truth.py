@@ -26,6 +26,7 @@ from pipelines.geometry import transform
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Cameras, RigidInstances, Unknown
 from pipelines.store.layout import ClipData, StoreSettings
+from pipelines.store.marks import Origin
 from pipelines.store.writer import write_group
 from pipelines.synthesize.job import write_sequence
 from pipelines.synthesize.scene import Scene
@@ -74,7 +75,8 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     def convert() -> None:
         again = layout.open(RawFolder(str(raw)), name)
         clips = [build_clip(again, span, catalog, settings) for span in spans(again, settings)[:CLIPS]]
-        write_group(str(folder / dataset / "store"), "group", settings, clips)
+        origin = Origin(sequence=name, first=0, frames=(), labels={}, files={})
+        write_group(str(folder / dataset / "store"), origin, settings, clips)
 
     none = np.zeros(0, int)
 
