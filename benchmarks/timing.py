@@ -17,3 +17,17 @@ def cpu_seconds(function: Callable[[], object], runs: int, enough: float = float
         if sum(seconds) > enough:
             return min(seconds)
     return min(seconds[1:])
+
+
+def cpu_seconds_in_turn(*functions: Callable[[], object], runs: int) -> list[float]:
+    """The least CPU time of each over a few rounds of all, after one that warms up: what changes on the machine then
+    befalls them alike, so that their ratio is fair."""
+    rounds = []
+    for _ in range(1 + runs):
+        seconds = []
+        for function in functions:
+            start = time.process_time()
+            function()
+            seconds.append(time.process_time() - start)
+        rounds.append(seconds)
+    return [min(seconds) for seconds in zip(*rounds[1:], strict=True)]
