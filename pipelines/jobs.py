@@ -1,11 +1,12 @@
 """What every job shares: errors become reasons, tries are bounded, progress is shown, and models stay loaded.
 
 Ray repeats a task whose process died (a reader that crashes in C, too little memory, a lost node) for as long as it
-keeps dying. Here every start of a row is counted: after `MAX_TRIES` the row has failed, for that reason, and the job
-goes on.
+keeps dying. Here it repeats it until there were `MAX_TRIES`: then the row has failed, for that reason, and the job goes
+on.
 """
 
 import sys
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 import ray
 import ray.data
 from ray import cloudpickle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipelines.cluster import connect, model_resources
@@ -61,8 +61,8 @@ def run_tasks(
     if not rows:
         return
     connect()
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    attempt = _Attempt(work, ray.remote(_Tries).options(num_cpus=0, scheduling_strategy=here).remote())
+    # What a row raises is an answer, so that only a process that died for good makes a block without one.
+    ray.data.DataContext.get_current().max_errored_blocks = -1
 
     def answers() -> Iterator[tuple[int, "_Answer"]]:
         for first in range(0, len(rows), ROWS_AT_ONCE):
@@ -70,9 +70,17 @@ def run_tasks(
                 {"number": first + place, "row": cloudpickle.dumps(row)}
                 for place, row in enumerate(rows[first : first + ROWS_AT_ONCE])
             ]
-            results = ray.data.from_items(items, override_num_blocks=len(items)).map(attempt, memory=memory)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way yet to bound its retries
+                results = ray.data.from_items(items, override_num_blocks=len(items)).map(
+                    _Attempt(work), memory=memory, ray_remote_args_fn=lambda: {"max_retries": MAX_TRIES - 1}
+                )
+            missing = {item["number"] for item in items}
             for item in results.iter_rows():
+                missing.remove(item["number"])
                 yield item["number"], cloudpickle.loads(item["answer"])
+            for number in sorted(missing):
+                yield number, _Answer(None, DIED)
 
     yield from _shown(rows, answers(), label, unit)
 
@@ -155,29 +163,14 @@ def _answer(work: Callable[[Row], Any], row: Row) -> _Answer:
         return _Answer(None, reason_of(error), stop=isinstance(error, StopJob))
 
 
-class _Tries:
-    """How often each row was begun. One per job, beside its driver: if that node is lost, so is the job."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
-
-    def begin(self, number: int) -> int:
-        self._begun[number] += 1
-        return self._begun[number]
-
-
 @dataclass(frozen=True)
 class _Attempt:
     """A task of Ray Data: {"number", "row"} to {"number", "answer"}, row and answer pickled."""
 
     work: Callable[[Row], Any]
-    tries: ray.actor.ActorHandle
 
     def __call__(self, item: Row) -> Row:
-        if ray.get(self.tries.begin.remote(item["number"])) > MAX_TRIES:
-            answer = _Answer(None, DIED)
-        else:
-            answer = _answer(self.work, cloudpickle.loads(item["row"]))
+        answer = _answer(self.work, cloudpickle.loads(item["row"]))
         return {"number": item["number"], "answer": cloudpickle.dumps(answer)}
 
 

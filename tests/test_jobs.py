@@ -42,7 +42,7 @@ def run(kind: str, rows: list[dict]) -> list:
 
 
 @pytest.mark.parametrize("kind", ["tasks", "actors"])
-def test_every_row_has_an_outcome_also_one_whose_process_dies(kind, ray_cluster, tmp_path):
+def test_every_row_has_an_outcome_also_one_whose_process_dies(kind, ray_cluster, tmp_path, capfd):
     log = tmp_path / "log"
     rows = [{"number": number, "log": str(log)} for number in (0, 1, 2, 7, 4)]
     outcomes = {outcome.row["number"]: outcome for outcome in run(kind, rows)}
@@ -51,6 +51,8 @@ def test_every_row_has_an_outcome_also_one_whose_process_dies(kind, ray_cluster,
     }
     assert outcomes[1].reason == "1 is odd: give an even number"
     assert outcomes[7].reason == DIED
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err and "Deprecation" not in said.err
     begun = log.read_text().split()
     assert begun.count("7") == MAX_TRIES and all(begun.count(number) == 1 for number in "0124")
 

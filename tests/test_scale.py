@@ -125,7 +125,7 @@ plan = plan_sequence(row, conversion=conversion)
 for place in plan.todo[-2:]:
     convert_group(row | {"group": place, "audit": plan.audit}, conversion=conversion)
 # Not ru_maxrss: that of a child begins at what its parent had.
-print(len(groups), int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1e6)
+print(len(plan.todo), int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1e6)
 """
 
 

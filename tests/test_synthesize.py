@@ -410,11 +410,11 @@ def test_virtual_kitti2_poses_hold_in_world_and_camera(written):
         assert [length, height, width] == pytest.approx(scene.solids[1 + track].size, rel=1e-8)
         truth = virtual_kitti2.RAW_FROM_SCENE @ scene.world_from_object[track, t]
         np.testing.assert_allclose([x, y, z], truth[:3, 3], atol=1e-6)
-        rotation = Rotation.from_euler("YXZ", [yaw, pitch, roll]).as_matrix()
+        rotation = Rotation.from_euler("YZX", [yaw, -pitch, roll]).as_matrix()
         np.testing.assert_allclose(rotation, truth[:3, :3], atol=1e-7)
         cam_from_world = np.linalg.inv(raw_world_from_cam(virtual_kitti2, eyes(scene)[camera])[t])
         np.testing.assert_allclose([x_cam, y_cam, z_cam], (cam_from_world @ truth)[:3, 3], atol=1e-6)
-        rotation_cam = Rotation.from_euler("YXZ", [yaw_cam, pitch_cam, roll_cam]).as_matrix()
+        rotation_cam = Rotation.from_euler("YZX", [yaw_cam, -pitch_cam, roll_cam]).as_matrix()
         np.testing.assert_allclose(rotation_cam, (cam_from_world @ truth)[:3, :3], atol=1e-7)
         assert alpha == pytest.approx(yaw_cam - np.arctan2(x_cam, z_cam), abs=1e-6)
         assert abs(pitch) + abs(roll) < 1e-6 or track == 1
