@@ -53,7 +53,7 @@ BREAKS = {
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """A hundred trajectories of five scenes, every tenth broken in one of four ways; which, and what names the fault."""
+    """A hundred trajectories of five scenes, every tenth broken in one of four ways; which, and what names it."""
     root = tmp_path_factory.mktemp("raw")
     scenes = []
     for index in range(5):
