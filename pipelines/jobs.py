@@ -61,8 +61,6 @@ def run_tasks(
     if not rows:
         return
     connect()
-    # What a row raises is an answer, so that only a process that died for good makes a block without one.
-    ray.data.DataContext.get_current().max_errored_blocks = -1
 
     def answers() -> Iterator[tuple[int, "_Answer"]]:
         for first in range(0, len(rows), ROWS_AT_ONCE):
@@ -70,9 +68,12 @@ def run_tasks(
                 {"number": first + place, "row": cloudpickle.dumps(row)}
                 for place, row in enumerate(rows[first : first + ROWS_AT_ONCE])
             ]
+            blocks = ray.data.from_items(items, override_num_blocks=len(items))
+            # Of this pipeline alone: what a row raises is an answer, so only a process that died leaves none.
+            blocks.context.max_errored_blocks = -1
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way yet to bound its retries
-                results = ray.data.from_items(items, override_num_blocks=len(items)).map(
+                results = blocks.map(
                     _Attempt(work), memory=memory, ray_remote_args_fn=lambda: {"max_retries": MAX_TRIES - 1}
                 )
             missing = {item["number"] for item in items}

@@ -73,3 +73,12 @@ def test_too_large_a_share_of_failures():
     require_few_failures(1, 20, "rows", 0.05, "look at them")
     with pytest.raises(ValueError, match=r"2 of 20 rows failed, see above .*0\.05.* look at them"):
         require_few_failures(2, 20, "rows", 0.05, "look at them")
+
+
+def test_other_pipelines_of_the_process_still_fail_where_a_block_does(ray_cluster, tmp_path):
+    """That a row's failure is an answer concerns the job alone: training, in the same process, must not lose clips."""
+    import ray.data
+
+    run("tasks", [{"number": 2, "log": str(tmp_path / "log")}])
+    with pytest.raises(Exception, match="3 is odd"):
+        ray.data.from_items([{"number": 3, "log": str(tmp_path / "log")}]).map(halve).take_all()
