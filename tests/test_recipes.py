@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from model import D4RT, ModelConfig, Prediction, Queries, recipes
-from model.recipes.camera_fit import fit_rigid, fit_rigid_robust
 
 FRAMES, SIZE, RAW_WIDTH, RAW_HEIGHT = 6, 64, 96, 48
 PLANE_NORMAL = torch.tensor([0.1, -0.2, 1.0], dtype=torch.float64)
@@ -331,7 +330,7 @@ def test_recipes_run_on_a_real_model():
     assert cloud.xyz.dtype == torch.float32 and cloud.xyz.isfinite().all()
 
 
-# ---- the rigid fit by itself ----
+# ---- what may be given ----
 
 
 def test_numbers_arrays_and_tensors_are_the_same_question():
@@ -362,50 +361,3 @@ def test_numbers_arrays_and_tensors_are_the_same_question():
 def test_points_that_cannot_be_asked_are_refused(points, t_src, message):
     with pytest.raises(ValueError, match=message):
         recipes.tracks(D4RT(ModelConfig.preset("tiny")), torch.zeros(3, 64, 64, 3, dtype=torch.uint8), points, t_src)
-
-
-def flat(points: Tensor) -> Tensor:
-    return points * torch.tensor([1.0, 1.0, 0.0], dtype=points.dtype)
-
-
-@pytest.mark.parametrize("shape", [lambda x: x, flat, lambda x: x * torch.tensor([1, 1e-3, 1e-6]).double()])
-@pytest.mark.parametrize("degrees", [0.0, 5.0, 90.0, 179.0, 180.0])
-def test_a_rigid_motion_is_recovered_exactly_also_in_a_plane(shape, degrees):
-    """A plane is where a fit without the determinant test may return a mirror image."""
-    generator = torch.Generator().manual_seed(3)
-    for axis in range(3):
-        source = shape(torch.randn(20, 3, generator=generator, dtype=torch.float64))
-        rotation = turn(degrees, axis) @ turn(33, (axis + 1) % 3)
-        translation = torch.randn(3, generator=generator, dtype=torch.float64)
-        weights = torch.rand(20, generator=generator, dtype=torch.float64)
-        fit = fit_rigid(source, source @ rotation.T + translation, weights)
-        torch.testing.assert_close(fit[:3, :3], rotation, atol=1e-6, rtol=0)
-        torch.testing.assert_close(fit[:3, 3], translation, atol=1e-8, rtol=0)
-        assert fit[3].tolist() == [0, 0, 0, 1]
-
-
-def test_a_mirror_image_is_answered_by_a_rotation():
-    source = torch.randn(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    fit = fit_rigid(source, source * torch.tensor([1, 1, -1]).double(), torch.ones(30))
-    assert torch.linalg.det(fit[:3, :3]).item() == pytest.approx(1)
-
-
-def test_points_of_weight_zero_do_not_count():
-    source = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    target = source @ turn(20, 0).T
-    target[:5] += 100
-    weights = torch.ones(20)
-    weights[:5] = 0
-    torch.testing.assert_close(fit_rigid(source, target, weights)[:3, :3], turn(20, 0))
-
-
-def test_a_fit_needs_sixteen_finite_points():
-    source = torch.randn(1, 20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    target = source + 1
-    target[0, :4] = torch.nan
-    fit, residual, inliers = fit_rigid_robust(source, target, torch.ones(1, 20))
-    torch.testing.assert_close(fit[0, :3, 3], torch.ones(3, dtype=torch.float64))
-    assert residual < 1e-6 and inliers.item() == pytest.approx(0.8)
-    target[0, 4] = torch.inf
-    fit, _, inliers = fit_rigid_robust(source, target, torch.ones(1, 20))
-    assert fit.isnan().all() and inliers == 0

@@ -1,17 +1,74 @@
-"""What the recipes share: the pixels they ask about, and how they ask the model."""
+"""What the recipes share: what they need of a model, the pixels they ask about, and how they ask."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.d4rt import D4RT, Memory
 from model.decoder import Prediction
 from model.queries import Queries
 
 Numbers = Tensor | np.ndarray | Sequence | int
 """What a caller may give where a tensor is meant."""
+
+
+class Encoded(Protocol):
+    """What a model keeps of the clips it has looked at, as `model.Memory` does."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def video(self) -> Tensor: ...
+
+    @property
+    def aspect(self) -> Tensor: ...
+
+    @property
+    def num_frames(self) -> int: ...
+
+
+class Limits(Protocol):
+    """Of a model's config: what recipes go by."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def clip_frames(self) -> int: ...
+
+    @property
+    def tubelet(self) -> int: ...
+
+
+class AnsweringModel(Protocol):
+    """A model that answers, which is all that recipes need: `model.D4RT`, or what stands in its place."""
+
+    @property
+    def config(self) -> Limits: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, video: Tensor, aspect: Tensor) -> Encoded: ...
+
+    def decode(
+        self, memory: Encoded, queries: Queries, *, chunk_size: int | None = None, patch_video: Tensor | None = None
+    ) -> Prediction: ...
+
+    def decode_times(
+        self,
+        memory: Encoded,
+        uv_norm: Tensor,
+        t_src: Tensor,
+        t_tgt: Tensor,
+        t_cam: Tensor,
+        *,
+        chunk_size: int | None = None,
+        patch_video: Tensor | None = None,
+    ) -> Prediction: ...
 
 
 def frames_of(video: Tensor | np.ndarray | None) -> Tensor | None:
@@ -50,8 +107,8 @@ def output_size(video: Tensor, native: Tensor | None, height: int | None, width:
 
 
 def prepare(
-    model: D4RT, video: Tensor, aspect: float | None, memory: Memory | None, native: Tensor | None
-) -> tuple[Memory, Tensor | None]:
+    model: AnsweringModel, video: Tensor, aspect: float | None, memory: Encoded | None, native: Tensor | None
+) -> tuple[Encoded, Tensor | None]:
     """The memory of one clip and the video to cut patches from, both on the model's device. Raises ValueError."""
     size = model.config.image_size
     if video.ndim != 4 or (memory is None and tuple(video.shape[1:]) != (size, size, 3)):
@@ -78,8 +135,8 @@ def prepare(
 
 
 def ask_frames(
-    model: D4RT,
-    memory: Memory,
+    model: AnsweringModel,
+    memory: Encoded,
     uv_norm: Tensor,
     *,
     t_src: Tensor,

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
-from model.recipes.camera_fit import fit_rigid_robust, focal_lengths
+from model.recipes.alignment import fit_robust
+from model.recipes.asking import AnsweringModel, Encoded, ask_frames, frames_of, output_size, pixel_centres, prepare
+from model.recipes.intrinsics import focal_lengths
 from model.recipes.results import CameraPath
 
 MIN_GRID = 4
@@ -17,7 +17,7 @@ MIN_GRID = 4
 
 @torch.inference_mode()
 def cameras(
-    model: D4RT,
+    model: AnsweringModel,
     video: Tensor | np.ndarray,
     *,
     grid: int = 8,
@@ -27,7 +27,7 @@ def cameras(
     shared_focal: bool = False,
     square_pixels: bool = True,
     aspect: float | None = None,
-    memory: Memory | None = None,
+    memory: Encoded | None = None,
     native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> CameraPath:
@@ -59,7 +59,7 @@ def cameras(
 
     anchor_points = own.xyz[anchor]  # (T, P, 3), camera anchor[t]
     weights = own.confidence[anchor] * moved.confidence
-    cam_from_anchor, residual, inliers = fit_rigid_robust(anchor_points, moved.xyz, weights)
+    cam_from_anchor, residual, inliers = fit_robust(anchor_points, moved.xyz, weights, scale=False)
     anchor_from_cam = torch.linalg.inv(cam_from_anchor)
     if reference == "sliding":
         path = [anchor_from_cam[0]]

@@ -4,20 +4,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
+from model.recipes.asking import AnsweringModel, Encoded, ask_frames, frames_of, output_size, pixel_centres, prepare
 from model.recipes.results import Depth
 
 
 @torch.inference_mode()
 def depth(
-    model: D4RT,
+    model: AnsweringModel,
     video: Tensor | np.ndarray,
     *,
     height: int | None = None,
     width: int | None = None,
     aspect: float | None = None,
-    memory: Memory | None = None,
+    memory: Encoded | None = None,
     native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> Depth:

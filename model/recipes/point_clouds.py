@@ -4,21 +4,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.d4rt import D4RT, Memory
-from model.recipes.asking import ask_frames, frames_of, output_size, pixel_centres, prepare
+from model.recipes.asking import AnsweringModel, Encoded, ask_frames, frames_of, output_size, pixel_centres, prepare
 from model.recipes.results import PointCloud
 
 
 @torch.inference_mode()
 def point_cloud(
-    model: D4RT,
+    model: AnsweringModel,
     video: Tensor | np.ndarray,
     *,
     t_cam: int = 0,
     stride: int = 1,
     min_confidence_percentile: float = 10.0,
     aspect: float | None = None,
-    memory: Memory | None = None,
+    memory: Encoded | None = None,
     native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> PointCloud:

@@ -59,4 +59,4 @@ class CameraPath:
     residual: Tensor
     """(T,) float32: median distance left between the two point sets of the pose fit, relative to their depth."""
     inliers: Tensor
-    """(T,) float32: share of the grid whose relative distance is below `camera_fit.INLIER_DISTANCE`."""
+    """(T,) float32: share of the grid whose relative distance is below `alignment.INLIER_DISTANCE`."""

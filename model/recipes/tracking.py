@@ -6,21 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.d4rt import D4RT, Memory
-from model.recipes.asking import Numbers, frames_of, points_at, prepare
+from model.recipes.asking import AnsweringModel, Encoded, Numbers, frames_of, points_at, prepare
 from model.recipes.results import Tracks
 
 
 @torch.inference_mode()
 def tracks(
-    model: D4RT,
+    model: AnsweringModel,
     video: Tensor | np.ndarray,
     uv_norm: Numbers,
     t_src: Numbers,
     *,
     aspect: float | None = None,
     t_cam: int | Literal["target"] = "target",
-    memory: Memory | None = None,
+    memory: Encoded | None = None,
     native: Tensor | np.ndarray | None = None,
     chunk_size: int | None = None,
 ) -> Tracks:

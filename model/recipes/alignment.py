@@ -1,0 +1,127 @@
+"""The motion between two sets of points of which some are wrong: SE(3), or Sim(3) with a scale.
+
+Kabsch 1976 and Umeyama 1991 in closed form, reweighted by what is left (Geman and McClure 1985). A similarity is a
+matrix (4, 4) as a rigid motion is, its upper left being scale times rotation, so both compose and move points alike.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_POINTS = 16
+"""A motion from fewer finite points is not given."""
+
+MIN_SPREAD = 1e-8
+"""Nor one from points on a line: of their variances along its direction and across, this is the least ratio."""
+
+ROUNDS = 20
+"""Reweighted fits after the first; each costs one 3x3 singular value decomposition."""
+
+INLIER_DISTANCE = 0.02
+"""A point counts as inlier when what is left of its distance is below this share of the points' typical range."""
+
+
+class Alignment(NamedTuple):
+    """How well one set of points lies on another, once moved."""
+
+    target_from_source: Tensor
+    """(..., 4, 4) float64; NaN where there are too few points, or all of them are on a line."""
+    residual: Tensor
+    """(...,) float32: median distance left, relative to the median range of the target points. NaN with the motion."""
+    inliers: Tensor
+    """(...,) float32: share of the points that are left with less than `INLIER_DISTANCE` of that range."""
+
+
+def move(target_from_source: Tensor, xyz: Tensor) -> Tensor:
+    """Points (..., P, 3) moved by (..., 4, 4), rigid or with a scale, in the dtype of the points."""
+    matrix = target_from_source.to(torch.float64)
+    moved = xyz.double() @ matrix[..., :3, :3].mT + matrix[..., None, :3, 3]
+    return moved.to(xyz.dtype)
+
+
+def scale_of(similarity: Tensor) -> Tensor:
+    """By how much (..., 4, 4) lengthens, (...,)."""
+    return torch.linalg.det(similarity[..., :3, :3]).pow(1 / 3)
+
+
+def move_camera(similarity: Tensor, pose: Tensor) -> Tensor:
+    """Where cameras (..., 4, 4) are after a similarity: moved and turned, but rigid as before."""
+    moved = similarity @ pose
+    moved[..., :3, :3] /= scale_of(similarity)[..., None, None]
+    return moved
+
+
+def fit(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Tensor:
+    """The motion that best takes source to target in weighted least squares; with `scale`, a similarity.
+
+    Always a proper rotation, also where a mirror image would fit better or the points lie in a plane.
+
+    Args:
+        source, target: (..., P, 3), finite.
+        weights: (..., P), not negative.
+
+    Returns:
+        target_from_source (..., 4, 4) float64.
+    """
+    source, target = source.double(), target.double()
+    weights = weights.double()[..., None] / weights.double().sum(dim=-1)[..., None, None]
+    source_centre = (weights * source).sum(dim=-2, keepdim=True)  # (..., 1, 3)
+    target_centre = (weights * target).sum(dim=-2, keepdim=True)
+    source, target = source - source_centre, target - target_centre
+    u, singular, vh = torch.linalg.svd((weights * target).mT @ source)
+    mirrored = torch.linalg.det(u @ vh)[..., None]
+    rotation = torch.cat([u[..., :2], u[..., 2:] * mirrored[..., None]], dim=-1) @ vh  # no reflection
+    if scale:
+        along = singular[..., :2].sum(-1) + singular[..., 2] * mirrored[..., 0]
+        variance = (weights * source.square()).sum(dim=(-1, -2)).clamp(min=torch.finfo(torch.float64).tiny)
+        rotation = rotation * (along / variance)[..., None, None]
+    target_from_source = torch.eye(4, dtype=torch.float64).repeat(*rotation.shape[:-2], 1, 1)
+    target_from_source[..., :3, :3] = rotation
+    target_from_source[..., :3, 3] = (target_centre - source_centre @ rotation.mT).squeeze(-2)
+    return target_from_source
+
+
+def fit_robust(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Alignment:
+    """`fit` for points of which some are wrong: refit with the weights of points lowered by what is left.
+
+    A point at r times the median distance keeps 1 / (1 + (r / 2)^2)^2 of its weight (Geman and McClure). Points that
+    are not finite are ignored.
+
+    Args:
+        source, target: (T, P, 3).
+        weights: (T, P), for instance confidences.
+    """
+    finite = source.isfinite().all(-1) & target.isfinite().all(-1)  # (T, P)
+    enough = (finite.sum(-1) >= MIN_POINTS) & _spread(source, finite)  # (T,)
+    usable = finite | ~enough[:, None]  # what cannot be fitted is fitted to anything, then set to NaN
+    source, target = (x.double().masked_fill(~finite[..., None], 0) for x in (source, target))
+    weights = weights.double().nan_to_num().masked_fill(~usable, 0).clamp(min=1e-12 * usable)
+    far = _median(target.norm(dim=-1), finite)  # (T,)
+
+    reduced = weights
+    for _ in range(1 + ROUNDS):
+        target_from_source = fit(source, target, reduced, scale=scale)
+        distance = (move(target_from_source, source) - target).norm(dim=-1)  # (T, P)
+        median = _median(distance, finite)  # (T,)
+        typical = torch.maximum(median, 1e-9 * far)[:, None]
+        reduced = weights / (1 + (distance / typical.nan_to_num(1.0) / 2).square()).square()
+    share = ((distance < INLIER_DISTANCE * far[:, None]) & finite).double().mean(-1)
+    return Alignment(
+        torch.where(enough[:, None, None], target_from_source, torch.nan),
+        torch.where(enough, median / far, torch.nan).float(),
+        torch.where(enough, share, 0.0).float(),
+    )
+
+
+def _median(values: Tensor, usable: Tensor) -> Tensor:
+    return values.masked_fill(~usable, torch.nan).nanmedian(-1).values
+
+
+def _spread(points: Tensor, usable: Tensor) -> Tensor:
+    """Do the points (T, P, 3) lie in more than one direction, (T,)?"""
+    count = usable.sum(-1).clamp(min=1)[:, None, None]
+    points = points.double().masked_fill(~usable[..., None], 0)
+    centred = (points - points.sum(-2, keepdim=True) / count).masked_fill(~usable[..., None], 0)
+    variances = torch.linalg.eigvalsh(centred.mT @ centred / count)  # ascending
+    return variances[:, 1] > MIN_SPREAD * variances[:, 2]
