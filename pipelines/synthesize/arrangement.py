@@ -69,7 +69,7 @@ def rotation_of(
     return result[1] @ result[0] @ result[2]
 
 
-def _pose(rotation: Float64[np.ndarray, "T 3 3"], xyz: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 4 4"]:
+def pose_of(rotation: Float64[np.ndarray, "T 3 3"], xyz: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 4 4"]:
     pose = np.tile(np.eye(4), (len(rotation), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = rotation, xyz
     return pose
@@ -93,7 +93,7 @@ def _camera(rng: np.random.Generator, room: Room, num_frames: int) -> Float64[np
     yaw = np.arctan2(target[0] - x.mean(), target[1] - z.mean()) + turn * progress
     pitch = -np.radians(rng.uniform(7, 9) + rng.uniform(-2, 2) * progress)
     roll = np.radians(rng.uniform(-2, 2) * progress)
-    return _pose(rotation_of(yaw, pitch, roll), np.stack([x, -height, z], axis=1))
+    return pose_of(rotation_of(yaw, pitch, roll), np.stack([x, -height, z], axis=1))
 
 
 def _objects(
@@ -164,4 +164,4 @@ def _on_floor(
     pitch, roll = tumbles * (rng.uniform(0.3, 0.6, (2, 1)) + rng.uniform(0.5, 1, (2, 1)) * progress)
     rotation = rotation_of(rng.uniform(-np.pi, np.pi) + turn * progress, pitch, roll)
     foot = solid.centre[:, 0]
-    return _pose(rotation, path + foot - rotation @ foot)
+    return pose_of(rotation, path + foot - rotation @ foot)
