@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.datasets import DATASETS, DatasetKey, open_sequence
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import evenly
 from pipelines.truth.reprojection import Reprojection
 from pipelines.truth.verdict import verdict_of
@@ -55,6 +56,7 @@ def audit(
     """
     if sequences < 1:
         raise ValueError(f"--sequences {sequences} must be at least 1")
+    raw, out = absolute(raw), lasting(out, "--out")
     require_new(out)
     names = DATASETS[dataset].find(RawFolder(raw))
     rows = [{"sequence": names[i]} for i in evenly(len(names), sequences)]

@@ -17,12 +17,9 @@ import grpc
 import ray
 import ray.data
 
-from pipelines.raw.place import S3
-
 ROOT = Path(__file__).resolve().parent.parent
 START_ATTEMPTS = 4
 ANSWER_SECONDS = 60
-PACKAGES = "working_dir_files"  # the folder in which Ray keeps the working directories of jobs
 # A socket's path has 103 bytes on all systems; /session_2026-11-28_05-26-12_504000_4194304/sockets/plasma_store is 65.
 LONGEST_FOLDER = 103 - 65
 OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
@@ -104,21 +101,6 @@ def _no_cluster(address: str, reason: object) -> str:
     return (
         f"there is no Ray cluster at RAY_ADDRESS={address} ({reason}): start it, or name another one; without "
         "RAY_ADDRESS a job starts a private one on this machine"
-    )
-
-
-def require_lasting(place: str, what: str) -> None:
-    """ValueError, naming `what` by its option, for a place to write to that would go with a Ray job.
-
-    `ray job submit --working-dir` runs a job in a copy of that folder, which Ray deletes later and no other node has:
-    what a job leaves there is lost. Call it for each place a command writes to, before the work. s3:// URIs last.
-    """
-    if place.startswith(S3) or PACKAGES not in Path(place).absolute().parts:
-        return
-    raise ValueError(
-        f"{what} {place} lies in the copy of --working-dir that Ray made for this job, and is lost with it: give "
-        "s3://bucket/prefix, or an absolute path that all nodes share. A job knows no variable of your shell; it gets "
-        'them with ray job submit --runtime-env-json \'{"env_vars": {"NAME": "VALUE"}}\''
     )
 
 

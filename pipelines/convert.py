@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS, DatasetKey
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import absolute, lasting
 from pipelines.sequence import Excluded, Sequence
 from pipelines.store import marks
 from pipelines.store.index import digest_of, finish
@@ -200,11 +201,10 @@ def convert(
         seed=seed,
         crops=crops,
     )
-    store = store.rstrip("/")
+    raw, store = absolute(raw), lasting(store, "--store")
 
-    from pipelines import cluster, jobs
+    from pipelines import jobs
 
-    cluster.require_lasting(store, "--store")
     layout = DATASETS[dataset]
     names = [name for name in layout.find(RawFolder(raw)) if split in ("all", catalog.split_of(layout.scene_of(name)))]
     if not names:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import ClipStore, evenly
 from pipelines.whole import require_new, result_folder
 
@@ -48,9 +49,9 @@ def evaluate(
         raise ValueError(f"--clips {clips} must be at least 1")
     if not data:
         raise ValueError("no clip store given: name at least one after --data")
-    out = out.rstrip("/")
+    out = lasting(out, "--out")
     require_new(out)
-    stores = [ClipStore(uri) for uri in dict.fromkeys(data)]
+    stores = [ClipStore(uri) for uri in dict.fromkeys(map(absolute, data))]
 
     from pipelines import jobs
     from pipelines.evaluation.clip_scorer import METHODS, ClipScorer

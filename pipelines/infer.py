@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipelines.datasets import DatasetKey
 from pipelines.problems import Problems
-from pipelines.raw.place import open_place, reachable
+from pipelines.raw.place import absolute, lasting, open_place, reachable
 from pipelines.results.files import FILES, RESULT, TASKS, is_answered
 from pipelines.results.sources import Selection, Source, check_video, find_sources, video_digest
 from pipelines.whole import read_file, require_new
@@ -53,16 +53,17 @@ def infer(
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
     from pipelines.results.reconstruct import Reconstruct
 
-    problems, out = Problems(), out.rstrip("/")
+    problems = Problems()
     chosen, sources, loaded = [], [], None
     with problems.noted():
         chosen = _parse_tasks(tasks)
     if grid < 1:
         problems.reasons.append(f"--grid {grid} must be at least 1")
     with problems.noted():
+        out = lasting(out, "--out")
         _require_folder(out)
     with problems.noted():
-        sources = find_sources(video, dataset)
+        sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
         version = model_version(model)
         loaded = load_model(version)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from pipelines.query_table import FLAG_BITS, VALID_BITS
+from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import Clip, ClipStore, evenly, open_store
 from pipelines.whole import require_new, result_folder
 
@@ -82,10 +83,10 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
     """
     if clips < 0:
         raise ValueError(f"--clips {clips} must not be negative")
-    opened = ClipStore(store)
+    out = lasting(out or f"{store.rstrip('/')}-inspect", "--out")
+    opened = ClipStore(absolute(store))
     if not len(opened):
         raise ValueError(f"store {store} has no clips: run convert with another --split or more raw data")
-    out = (out or f"{opened.uri}-inspect").rstrip("/")
     require_new(out)
 
     from pipelines import jobs

@@ -34,6 +34,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>.+)")
 SQLITE = "sqlite:///"
+DEFAULT_DATABASE = f"{SQLITE}mlflow.db"
 HOSTED = ("databricks", "databricks-uc", "uc")  # MLflow's names for registries that others run
 # MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -45,7 +46,7 @@ def tracking_uri() -> str:
 
     ValueError for a folder, which MLflow no longer keeps models in.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_DATABASE
     if uri.startswith(SQLITE):
         return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     if uri.startswith("file:") or ("://" not in uri and uri not in HOSTED):

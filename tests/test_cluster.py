@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from pipelines import cluster
+from pipelines.__main__ import main as pipelines_main
+from pipelines.raw.place import RAY_JOB, absolute, lasting
 from train.__main__ import main
 
 START = """
 import os, sys
 from pipelines import cluster
+from pipelines.__main__ import main as pipelines_main
+from pipelines.raw.place import RAY_JOB, absolute, lasting
 cluster.connect()
 print(cluster.ray.get_runtime_context().get_node_id())
 cluster.ray.shutdown()
@@ -52,15 +56,46 @@ def package(tmp_path, monkeypatch) -> Path:
 
 def test_what_a_job_would_lose_is_refused(package, tmp_path, capsys):
     for place in ("runs", str(package / "runs"), "./a/../runs"):
-        with pytest.raises(ValueError, match=r"--out \S+ lies in the copy of --working-dir that Ray made"):
-            cluster.require_lasting(place, "--out")
+        with pytest.raises(ValueError, match=r"--out \S+ is a place of this Ray job alone"):
+            lasting(place, "--out")
     for place in ("s3://bucket/runs", str(tmp_path / "runs"), "/mnt/runs"):
-        cluster.require_lasting(place, "--out")
+        assert lasting(place, "--out") == place
     assert main(["tiny", "--data.mixture.planes", "1", "--dry-run"]) == 2
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["disk"].startswith("FAILED  out: runs lies in the copy of --working-dir")
+    assert lines["disk"].startswith("FAILED  out: runs is a place of this Ray job alone")
     assert lines["mlflow"].startswith("FAILED  MLFLOW_TRACKING_URI: the database")
     assert not list(package.iterdir())
+
+
+def test_a_relative_place_is_refused_in_a_job_wherever_it_runs(tmp_path, monkeypatch):
+    """Also without --working-dir. Outside of jobs it is where the user stands."""
+    monkeypatch.chdir(tmp_path)
+    assert lasting("runs/a/", "--out") == absolute("runs/a") == f"{tmp_path}/runs/a"
+    assert absolute("s3://bucket/a/") == "s3://bucket/a"
+    monkeypatch.setenv(RAY_JOB, "{}")
+    with pytest.raises(ValueError, match="--out runs is a place of this Ray job alone"):
+        lasting("runs", "--out")
+    assert lasting(f"{tmp_path}/runs", "--out") == f"{tmp_path}/runs"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("synthesize tartanair --out place", "--out"),
+        ("audit tartanair --raw raw --out place", "--out"),
+        ("convert tartanair --raw raw --store place", "--store"),
+        ("inspect /nowhere --out place", "--out"),
+        ("inspect place", "--out"),
+        ("infer --model m --video v --out place", "--out"),
+        ("evaluate clips --model m --data d --out place", "--out"),
+    ],
+)
+def test_every_command_refuses_it_before_the_work(command, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RAY_JOB, "{}")
+    with pytest.raises(ValueError, match=f"{option} place"):
+        pipelines_main(command.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_commit_travels_with_a_job(monkeypatch, tmp_path):

@@ -4,7 +4,6 @@ Ray Data shuffles nothing and moves no pixels about: each worker streams the num
 says which), tasks read and decode those clips in parallel, a few steps ahead, and the batches arrive in order.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -16,6 +15,7 @@ import ray.data
 
 from model import ModelConfig
 from pipelines.query_table import VALID_BITS
+from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore, evenly, open_store
 from train.augment import Look
 from train.config import MIN_POINTS, DataConfig
@@ -70,11 +70,6 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
         seed=seed,
     )
     return plan, stores
-
-
-def absolute(uri: str) -> str:
-    """The same place for tasks, which run elsewhere: a relative path would mean another one there."""
-    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) -> None:

@@ -27,10 +27,11 @@ from model import D4RT, Prediction
 from pipelines.evaluation.scores import constant_depth, require_fit, scale
 from pipelines.models import load_model
 from pipelines.query_table import VALID_BITS
+from pipelines.raw.place import absolute
 from pipelines.store.reader import Clip, open_store
 from train import losses
 from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
-from train.batches import absolute, open_mixture, read_clip
+from train.batches import open_mixture, read_clip
 from train.config import DataConfig, LossConfig
 from train.query_batch import QueryBatch
 

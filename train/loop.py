@@ -19,9 +19,10 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
+from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore
 from train import curves, lease, run_folder, tracking
-from train.batches import absolute, check_labels, open_mixture
+from train.batches import check_labels, open_mixture
 from train.champion import register
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, RunFailed, RunStopped

@@ -27,8 +27,7 @@ import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
-from pipelines.cluster import require_lasting
-from pipelines.raw.place import is_local, open_place, reachable
+from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file, write_file
 from train import tracking
@@ -127,7 +126,7 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
 
 def check_room(config: TrainConfig) -> str:
     """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
-    require_lasting(config.out, "out:")
+    lasting(config.out, "out:")
     size = held_bytes(config)["checkpoint"]
     fs, out = open_place(config.out)
     if not is_local(fs):

@@ -26,8 +26,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
-from pipelines.cluster import require_lasting
-from pipelines.models import SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
+from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
+from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore
 from train.errors import RunStopped
 
@@ -62,7 +62,8 @@ def connect() -> str:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, artifacts = tracking_uri(), None
     if uri.startswith(SQLITE):
-        require_lasting(uri.removeprefix(SQLITE), "MLFLOW_TRACKING_URI: the database")
+        given = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_DATABASE
+        lasting(given.removeprefix(SQLITE), "MLFLOW_TRACKING_URI: the database")
         artifacts = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
     with opened_first(uri), before_training(uri):

@@ -28,10 +28,10 @@ from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
+from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore, evenly, open_store
 from pipelines.whole import listed, read_file, write_file
 from train import curves, run_folder, tracking
-from train.batches import absolute
 from train.config import ValidationConfig
 from train.state import MODEL
 

@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec import AbstractFileSystem
 
 S3 = "s3://"
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # a variable of that name is set by Ray in what `ray job submit` runs
+PACKAGES = "working_dir_files"  # the folder in which Ray keeps the copies of --working-dir
 CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do there"
 REFUSALS = {
     errno.ENOENT: ("there is no such file, folder or bucket", "check its name"),
@@ -51,6 +54,33 @@ def open_place(uri: str) -> tuple[AbstractFileSystem, str]:
     if not path or path.startswith("/") or "?versionId=" in path:
         raise ValueError(f"{uri!r} is no place: an S3 URI is s3://bucket/prefix, without a version")
     return fsspec.filesystem("s3", use_listings_cache=False), path
+
+
+def absolute(uri: str) -> str:
+    """The same place from everywhere: tasks run in other folders, where a relative path would mean another place.
+
+    Without a slash at its end. ValueError as `open_place`.
+    """
+    fs, path = open_place(uri)
+    return path if is_local(fs) else f"{S3}{path}"
+
+
+def lasting(uri: str, what: str) -> str:
+    """A place to write to, as `absolute`. ValueError, naming `what` by its option, if it would go with a Ray job.
+
+    `ray job submit` runs a job in a folder of the cluster; with --working-dir in a copy that Ray deletes later and no
+    other node has. What a job leaves there is lost. Every place that a command writes to goes through here, before the
+    work.
+    """
+    place = absolute(uri)
+    relative = not place.startswith(S3) and not uri.startswith(("/", "~/"))
+    if PACKAGES in Path(place).parts or (relative and RAY_JOB in os.environ):
+        raise ValueError(
+            f"{what} {uri} is a place of this Ray job alone, and is lost with it: give s3://bucket/prefix, or an "
+            "absolute path that all nodes share. A job knows no variable of your shell; it gets them with ray job "
+            'submit --runtime-env-json \'{"env_vars": {"NAME": "VALUE"}}\''
+        )
+    return place
 
 
 def is_local(fs: AbstractFileSystem) -> bool:

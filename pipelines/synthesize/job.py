@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from model import ModelConfig
 from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
 
@@ -67,10 +68,11 @@ def synthesize(
         raise ValueError(f"--scenes {scenes} --frames {frames} --seed {seed}: at least 1, 1 and 0 are needed")
     if "://" in out:
         raise ValueError(f"--out {out!r} is not a local path: write to a folder, then copy it")
+    out = lasting(out, "--out")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise ValueError(f"--out {out!r} exists and is not an empty folder: choose a new one, or remove it first")
-    roots = {name: str(Path(out, name).absolute()) for name in ALL} if dataset == "all" else {}
-    roots = roots or {dataset: str(Path(out).absolute())}
+    roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {}
+    roots = roots or {dataset: out}
     rows = [{"dataset": name, "root": root, "index": i} for name, root in roots.items() for i in range(scenes)]
     written = dict.fromkeys(roots, 0)
 

@@ -1,0 +1,106 @@
+"""`ray job submit`, as README has it, to a cluster with a dashboard: what a job writes is there when it has ended."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import free_ports
+
+from pipelines.store.reader import ClipStore
+from pipelines.synthesize.job import write_sequence
+
+ROOT = Path(__file__).parent.parent
+RAY = str(Path(sys.executable).parent / "ray")
+CLIPS = "--split all --frames 4 --image-size 64 --queries 64"
+STARTED_SECONDS, JOB_SECONDS = 120, 180
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """Address of the dashboard of a cluster of its own, which ends with its processes."""
+    gcs, dashboard, agent, metrics, client = free_ports(5)
+    with tempfile.TemporaryDirectory(prefix="rj", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+        command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+        command += [f"--ray-client-server-port={client}", "--include-dashboard=true", f"--temp-dir={folder}"]
+        command += ["--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"]
+        address = f"http://127.0.0.1:{dashboard}"
+        with open(f"{folder}/log", "wb") as log:
+            head = psutil.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for_answer(f"{address}/api/jobs/", head, Path(folder, "log"))
+            yield address
+        finally:
+            children = head.children(recursive=True)
+            for process in [head, *children]:
+                process.kill()
+            psutil.wait_procs([head, *children], timeout=20)
+
+
+def environment() -> dict[str, str]:
+    """Without what says that there is a cluster already."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def wait_for_answer(url: str, head: psutil.Popen, log: Path) -> None:
+    end = time.monotonic() + STARTED_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            if head.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"no cluster: {log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+
+def submit(dashboard: str, command: str, **variables: str) -> tuple[int, str]:
+    """The exit code of `ray job submit` and all that it printed."""
+    given = ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables})]
+    done = subprocess.run(
+        [RAY, "job", "submit", "--address", dashboard, *given, "--", sys.executable, "-m", *command.split()],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=JOB_SECONDS,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+def test_a_job_keeps_what_it_writes_and_refuses_a_place_that_would_go_with_it(dashboard, tmp_path):
+    raw = tmp_path / "raw"
+    for index in range(2):
+        write_sequence({"dataset": "tartanair", "root": str(raw), "index": index}, frames=4, size="small", seed=0)
+    code, said = submit(dashboard, f"pipelines convert tartanair --raw {raw} --store store {CLIPS}")
+    assert code != 0 and "--store store is a place of this Ray job alone" in said and "Traceback" not in said
+
+    store = tmp_path / "store"
+    code, said = submit(dashboard, f"pipelines convert tartanair --raw {raw} --store {store} {CLIPS}")
+    assert code == 0 and len(ClipStore(str(store))) == 2, said
+
+    words = f"train tiny --data.mixture.{store} 1 --data.queries 64 --steps 20 --optim.warmup-steps 5 --name job"
+    registry = f"sqlite:///{tmp_path}/mlflow.db"
+    code, said = submit(
+        dashboard, f"{words} --workers 1 --out {tmp_path}/runs", MLFLOW_TRACKING_URI=registry, GIT_COMMIT="0a77be2"
+    )
+    assert code == 0 and "registered models:/d4rt/1, alias champion" in said, said
+    assert (tmp_path / "runs/job/step_0000020/position.json").exists()
+
+    import mlflow
+
+    mlflow.set_tracking_uri(registry)
+    version = mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion")
+    assert mlflow.get_run(version.run_id).data.tags["git_commit"] == "0a77be2"
