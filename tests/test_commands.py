@@ -60,7 +60,7 @@ finally:
         ("train diagnos", "did you mean 'diagnose'?"),
         ("model describe gaint", "unknown model preset 'gaint': did you mean 'giant'?"),
         ("demo --quick", "unrecognized arguments: --quick"),
-        ("pipelines evaluate clips --model M --data nowhere --out scores", "no store.json in nowhere"),
+        ("pipelines evaluate clips --model M --data nowhere --out scores", f"no store.json in {ROOT}/nowhere"),
     ],
 )
 def test_what_is_wrong_is_said_in_words(words, message, tmp_path):
