@@ -39,9 +39,9 @@ class Faults:
     uv_noise: float = 0.0
     """Of the image position, in image sizes, likewise."""
     wrong: float = 0.0
-    """Share of the queries that get nonsense for an answer, with any confidence."""
-    wrong_moving: float = 0.0
-    """Share of the queries about what moves that get nonsense with the highest confidence."""
+    """Share of the queries that get nonsense for an answer: with any confidence, but the highest about what moves."""
+    frozen: bool = False
+    """Whether it is sure that nothing moves."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Oracle:
     scene: Scene
     faults: Faults = Faults()
     clip_frames: int = 48
+    step: int = 1
+    """Every so many-th frame of the scene is in the video."""
     encoded: int = 0
     asked: int = 0
     """How many queries."""
@@ -75,9 +77,14 @@ class Oracle:
         return SimpleNamespace(image_size=SIZE, clip_frames=self.clip_frames, tubelet=2)
 
     @property
+    def numbers(self) -> np.ndarray:
+        """(T,) Of the frames of the video, in the scene."""
+        return np.arange(0, len(self.scene), self.step)
+
+    @property
     def video(self) -> Tensor:
         """(T, SIZE, SIZE, 3) uint8: frames that bear their numbers."""
-        numbers = torch.arange(len(self.scene))
+        numbers = torch.from_numpy(self.numbers)
         video = torch.zeros(len(numbers), SIZE, SIZE, 3, dtype=torch.uint8)
         video[:, 0, 0, 0], video[:, 0, 0, 1] = (numbers // 256).byte(), (numbers % 256).byte()
         return video
@@ -127,7 +134,7 @@ class Oracle:
         tgt, cam = frames[t_tgt], frames[t_cam]
         hits = self.hits(uv_norm, frames[t_src])
         then, asked = scene.position(hits, frames[t_src])[source], hits[source]
-        world = scene.position(asked, tgt)
+        world = then if self.faults.frozen else scene.position(asked, tgt)
         cam_from_world = inverse(scene.cameras.world_from_cam)
         xyz = transform(cam_from_world[cam], world)
         own = transform(cam_from_world[tgt], world)
@@ -145,15 +152,15 @@ class Oracle:
             xyz = xyz + faults.noise * np.abs(xyz[:, 2:]) * np.stack([chance.normal(i) for i in range(3)], axis=1)
         if faults.uv_noise:
             uv_tgt = uv_tgt + faults.uv_noise * np.stack([chance.normal(i) for i in (3, 4)], axis=1)
-        nonsense = chance(5) < faults.wrong
-        surely = moving & (chance(6) < faults.wrong_moving)
-        if (either := nonsense | surely).any():
+        wrong = chance(5) < faults.wrong
+        if wrong.any():
             z = 1 + 6 * chance(7)
             elsewhere = np.stack([(chance(8) - 0.5) * 1.2 * z, (chance(9) - 0.5) * z, z], axis=1)
-            xyz = np.where(either[:, None], elsewhere, xyz)
-            uv_tgt = np.where(either[:, None], np.stack([chance(10), chance(11)], axis=1), uv_tgt)
-            visible = np.where(either, np.where(chance(12) < 0.5, SURE, -SURE), visible)
-            confidence = np.where(surely, 2 * SURE, np.where(nonsense, UNSURE + 4 * chance(13), confidence))
+            xyz = np.where(wrong[:, None], elsewhere, xyz)
+            uv_tgt = np.where(wrong[:, None], np.stack([chance(10), chance(11)], axis=1), uv_tgt)
+            visible = np.where(wrong, np.where(chance(12) < 0.5, SURE, -SURE), visible)
+            told = np.where(moving, 2 * SURE, UNSURE + 4 * chance(6))
+            confidence = np.where(wrong, told, confidence)
         if faults.bend:
             axis = Rotation.random(random_state=np.random.default_rng([*frames, 1])).as_matrix()[0]
             xyz = np.einsum("nij,nj->ni", Rotation.from_rotvec(faults.bend * t_cam[:, None] * axis).as_matrix(), xyz)
