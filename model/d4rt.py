@@ -108,7 +108,8 @@ class D4RT(nn.Module):
             chunk_size: decode this many queries at a time; None: as many as free memory allows, and all at once
                 where gradients are wanted. Same answers.
             patch_video: (B, T, Hn, Wn, 3) uint8, the same frames at any resolution: query patches are cut from it
-                instead of the encoded frames (paper App. C).
+                instead of the encoded frames (paper App. C). Where all t_src are one frame, that one will do:
+                (B, 1, Hn, Wn, 3).
 
         Raises:
             ValueError: times outside the clip, positions outside [0, 1], or shapes that disagree with the memory.
@@ -171,11 +172,13 @@ class D4RT(nn.Module):
             raise ValueError(f"queries are for {len(uv_norm)} clips, the memory holds {len(memory.video)}")
         if patch_video is None:
             return self.query_embedder.source(uv_norm, t_src, memory.video, memory.video)
-        expected = memory.video.shape[:2]
-        if patch_video.dtype != torch.uint8 or patch_video.ndim != 5 or patch_video.shape[:2] != expected:
+        clips, frames = memory.video.shape[:2]
+        fits = patch_video.ndim == 5 and patch_video.shape[0] == clips and patch_video.shape[1] in (1, frames)
+        if patch_video.dtype != torch.uint8 or not fits:
             raise ValueError(
                 f"patch_video is {patch_video.dtype} {tuple(patch_video.shape)}; it must be uint8 "
-                f"({expected[0]}, {expected[1]}, H, W, 3): the encoded frames at another resolution"
+                f"({clips}, {frames}, H, W, 3): the encoded frames at another resolution; or one of them, if all "
+                "queries are about it"
             )
         return self.query_embedder.source(uv_norm, t_src, memory.video, patch_video)
 

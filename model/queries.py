@@ -157,14 +157,15 @@ class QueryEmbedder(nn.Module):
         Args:
             uv_norm, t_src: (B, Q, 2) and (B, Q).
             video: (B, T, H, W, 3) uint8, the encoded frames.
-            patch_video: the same frames at any resolution, to cut patches from.
+            patch_video: the same frames at any resolution, to cut patches from; or the one that all t_src mean.
         """
         dtype = self.uv_proj.weight.dtype
         uv_norm = uv_norm.to(torch.promote_types(dtype, torch.float32))
         position = align_corners(uv_norm, frame_size(video, uv_norm)) if self.compat else uv_norm
         token = self.uv_proj(fourier_features(position, self.octaves).to(dtype)) + self.t_src_embed(t_src)
         if self.patch_size:
-            token = token + self.embed_patches(patch_video, uv_norm, t_src)
+            only = patch_video.shape[1] == 1
+            token = token + self.embed_patches(patch_video, uv_norm, torch.zeros_like(t_src) if only else t_src)
         return token
 
     def embed_patches(self, video: Tensor, uv_norm: Tensor, t_src: Tensor) -> Tensor:

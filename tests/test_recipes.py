@@ -222,7 +222,7 @@ def relative(path: Tensor, reference: int) -> Tensor:
     return torch.linalg.inv(path[reference]) @ path
 
 
-@pytest.mark.parametrize(("reference", "world"), [(0, 0), (3, 3), ("sliding", 0)])
+@pytest.mark.parametrize(("reference", "world"), [(0, 0), (3, 3), ("sliding", 0), ("keyframes", 0)])
 def test_the_camera_path_is_found_although_the_ball_moves(scene, reference, world):
     grid = recipes.pixel_centres(8, 8).double()
     _, on_ball = scene.lift(grid, torch.full((64,), world))
@@ -233,13 +233,14 @@ def test_the_camera_path_is_found_although_the_ball_moves(scene, reference, worl
 
 
 def test_the_camera_path_survives_wrong_answers(scene):
-    path = recipes.cameras(replace(scene, wrong_share=0.3), VIDEO, grid=12)
+    path = recipes.cameras(replace(scene, wrong_share=0.3), VIDEO, grid=12, reference=0)
     torch.testing.assert_close(path.world_from_cam, relative(scene.world_from_cam, 0).float(), atol=1e-4, rtol=0)
     assert ((path.inliers[1:] > 0.6) & (path.inliers[1:] < 0.8)).all() and path.inliers[0] == 1
 
 
-def test_a_camera_about_which_nothing_is_known_is_nan(scene):
-    path = recipes.cameras(replace(scene, blind_frame=4), VIDEO)
+@pytest.mark.parametrize("reference", [0, "keyframes"])
+def test_a_camera_about_which_nothing_is_known_is_nan(scene, reference):
+    path = recipes.cameras(replace(scene, blind_frame=4), VIDEO, reference=reference)
     assert path.world_from_cam[4].isnan().all() and path.intrinsics[4, 0, 0].isnan()
     assert path.inliers[4] == 0 and path.residual[4].isnan()
     known = [0, 1, 2, 3, 5]
@@ -270,10 +271,32 @@ def test_one_focal_for_the_clip_and_square_pixels(scene):
     torch.testing.assert_close(free, (uneven.focal[0] * torch.tensor([96.0, 48.0])).float())
 
 
+def test_known_intrinsics_are_taken_and_mend_the_path_of_a_model_that_is_wrong_about_the_focal_length(scene):
+    """A model that believes in twice the focal length has x and y half as large. The world's turns and the shape of the
+    path then come out wrong, unless the true intrinsics, here with a principal point off the centre, are given."""
+
+    class Wide(Scene):
+        def decode(self, *args, **options):
+            answers = super().decode(*args, **options)
+            return replace(answers, xyz=answers.xyz * torch.tensor([0.5, 0.5, 1.0]))
+
+    wide = Wide(scene.world_from_cam, scene.focal)
+    true = recipes.cameras(scene, VIDEO, aspect=2.0, width=RAW_WIDTH, height=RAW_HEIGHT).intrinsics
+    options = {"aspect": 2.0, "width": RAW_WIDTH, "height": RAW_HEIGHT}
+    path = recipes.cameras(wide, VIDEO, intrinsics=true, **options)
+    torch.testing.assert_close(path.intrinsics, true)
+    torch.testing.assert_close(path.world_from_cam, relative(scene.world_from_cam, 0).float(), atol=1e-4, rtol=0)
+    without = recipes.cameras(wide, VIDEO, **options)
+    assert (without.world_from_cam - relative(scene.world_from_cam, 0)).abs().max() > 0.05
+    for wrong, words in [(torch.eye(4), r"shape \(4, 4\)"), (torch.zeros(3, 3), "above 0")]:
+        with pytest.raises(ValueError, match=words):
+            recipes.cameras(scene, VIDEO, intrinsics=wrong, **options)
+
+
 def test_camera_options_out_of_range_are_refused(scene):
     with pytest.raises(ValueError, match=r"grid \(3\) must be at least 4"):
         recipes.cameras(scene, VIDEO, grid=3)
-    with pytest.raises(ValueError, match=r"reference \(6\) must be 'sliding' or a frame from 0 to 5"):
+    with pytest.raises(ValueError, match=r"reference \(6\) must be 'keyframes', 'sliding' or a frame from 0 to 5"):
         recipes.cameras(scene, VIDEO, reference=6)
 
 

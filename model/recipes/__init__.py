@@ -1,12 +1,18 @@
 """Which questions give which result (paper Tab. 1). One encoder pass serves them all: pass `memory` along.
 
-| recipe        | u, v       | t_src   | t_tgt   | t_cam               | read from the answers         |
-|---------------|------------|---------|---------|---------------------|-------------------------------|
-| tracks        | given      | given   | 0..T-1  | = t_tgt, or one     | xyz, visible                  |
-| point_cloud   | all pixels | 0..T-1  | = t_src | one                 | xyz                           |
-| depth         | all pixels | 0..T-1  | = t_src | = t_src             | z                             |
-| cameras, pose | grid       | i       | = t_src | i and j             | two point sets, same instant  |
-| cameras, K    | grid       | 0..T-1  | = t_src | = t_src             | xyz                           |
+| recipe        | u, v       | t_src   | t_tgt       | t_cam               | read from the answers        |
+|---------------|------------|---------|-------------|---------------------|------------------------------|
+| tracks        | given      | given   | 0..T-1      | = t_tgt, or one     | xyz, visible                 |
+| pixel_tracks  | all pixels | one     | 0..T-1      | = t_tgt, or one     | xyz, visible                 |
+| all_tracks    | unvisited  | 0..T-1  | 0..T-1      | = t_tgt, or one     | xyz, visible                 |
+| scene_flow    | all pixels | 0..T-2  | t_src, + 1  | either, or one      | difference of xyz            |
+| point_cloud   | all pixels | 0..T-1  | = t_src     | one                 | xyz                          |
+| depth         | all pixels | 0..T-1  | = t_src     | = t_src             | z, normal                    |
+| cameras, pose | grid       | i       | = t_src     | i and j             | two point sets, same instant |
+| cameras, K    | grid       | 0..T-1  | = t_src     | = t_src             | xyz                          |
+
+Without further questions: `jitter` asks any query again beside its place, `extrapolate` continues tracks at a constant
+velocity.
 
 What every recipe takes:
     video    (T, S, S, 3) uint8, resized to the model's square S without cropping; with `memory`, what it is of
@@ -21,23 +27,37 @@ Results are on the CPU. Lengths are in the model's unit, one per clip but arbitr
 
 from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
 from model.recipes.camera_paths import MIN_GRID, cameras
-from model.recipes.depth_maps import depth
+from model.recipes.dense_tracking import all_tracks, pixel_tracks
+from model.recipes.depth_maps import depth, depth_at, frame_depth
+from model.recipes.extrapolation import extrapolate
 from model.recipes.point_clouds import point_cloud
-from model.recipes.results import CameraPath, Depth, PointCloud, Tracks
+from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
+from model.recipes.scene_flow import scene_flow
 from model.recipes.tracking import tracks
+from model.recipes.uncertainty import jitter
 
 __all__ = [
     "MIN_GRID",
+    "AllTracks",
     "CameraPath",
     "Depth",
+    "Forecast",
     "PointCloud",
+    "SceneFlow",
     "Tracks",
+    "all_tracks",
     "ask_frames",
     "cameras",
     "depth",
+    "depth_at",
+    "extrapolate",
+    "frame_depth",
+    "jitter",
     "output_size",
     "pixel_centres",
+    "pixel_tracks",
     "point_cloud",
     "prepare",
+    "scene_flow",
     "tracks",
 ]

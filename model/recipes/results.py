@@ -23,11 +23,56 @@ class Tracks:
 
 
 @dataclass(frozen=True)
+class AllTracks(Tracks):
+    """K tracks that together pass through the pixels of all frames."""
+
+    points: Tensor
+    """(K, 2) float32: the pixel each began with, as uv_norm in frame `t_src`."""
+    t_src: Tensor
+    """(K,) int64."""
+    visited: float
+    """Share of all pixels through which a track passes while visible; 1 unless a budget was spent."""
+    queries: int
+    """That were asked. One track for each pixel of each frame would be T * T * height * width."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Positions after the video, extrapolated at a constant velocity: no answer of the model."""
+
+    xyz: Tensor
+    """(N, F, 3) float32, in the camera of frame `t_cam`; NaN for a track seen less than twice."""
+    velocity: Tensor
+    """(N, 3) float32, per frame."""
+    last_seen: Tensor
+    """(N,) int64: the last frame in which the model saw the point; -1: in none."""
+    t_cam: int
+
+
+@dataclass(frozen=True)
+class SceneFlow:
+    """Motion of the surface seen in each pixel of frame t, until frame t + 1."""
+
+    xyz: Tensor
+    """(T - 1, H, W, 3) float32: where it is at t."""
+    flow: Tensor
+    """(T - 1, H, W, 3) float32: where it is at t + 1, in the same camera, less `xyz`."""
+    visible: Tensor
+    """(T - 1, H, W) bool: still seen at t + 1."""
+    confidence: Tensor
+    """(T - 1, H, W) float32, from 0 to 1: the lower one of the two answers."""
+    t_cam: int | Literal["source", "target"]
+    """Whose camera: of one frame, of frame t ("source") or of frame t + 1 ("target")."""
+
+
+@dataclass(frozen=True)
 class Depth:
     """A depth map per frame."""
 
     depth: Tensor
     """(T, H, W) float32 along +z; NaN where the model puts the point behind the camera."""
+    normal: Tensor
+    """(T, H, W, 3) float32, unit length, in the camera of each frame."""
     confidence: Tensor
     """(T, H, W) float32, from 0 to 1."""
 

@@ -9,7 +9,7 @@ Per clip, over all queries of all samples whose xyz is known; p is the answer, g
     moving          queries on something that moves (flag `dynamic`) with t_tgt != t_src; s is still that of all
     depth AbsRel    mean |s z_p - z_g| / z_g over queries with t_src = t_tgt = t_cam
     visibility      share of right answers where visibility is known
-    pose            cameras 1 to T - 1, the world being camera 0 on both sides, as `recipes.cameras` finds them:
+    pose            cameras 1 to T - 1, the world being camera 0 on both sides, as `recipes.cameras` fits each to it:
                     rotation, the angle between the two in degrees, and translation, ||s c_p - c_g|| of the camera's
                     position c, in the unit of EPE and with the s of the points; a camera not found is infinitely wrong
 
@@ -70,7 +70,7 @@ def ask(model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, truth: 
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         memory = model.encode(frames[None].to(device), torch.tensor([aspect], device=device))
         prediction = model.decode(memory, queries)
-        cameras = recipes.cameras(model, frames, memory=memory)
+        cameras = recipes.cameras(model, frames, memory=memory, reference=0)
     return Answers(
         prediction.xyz[0].float().cpu().numpy(),
         prediction.visible[0].cpu().numpy(),

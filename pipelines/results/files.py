@@ -11,6 +11,7 @@
 |             |         | `visible`        | (N, T) bool       | seen, not hidden or out of view                    |
 |             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1                          |
 | depth.npz   | depth   | `depth`          | (T, h, w) float32 | along +z; NaN where it would be behind the camera  |
+|             |         | `normal`         | (T, h, w, 3) float32 | unit length, axes of each frame's camera        |
 |             |         | `confidence`     | (T, h, w) float32 | from 0 to 1                                        |
 | points.npz  | points  | `xyz`            | (P, 3) float32    | in the world, at the time each was seen            |
 |             |         | `rgb`            | (P, 3) uint8      | colour of the pixel                                |
@@ -68,7 +69,11 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
         "visible": ("bool", ""),
         "confidence": ("0 to 1", ""),
     },
-    "depth.npz": {"depth": (UNIT, "camera of each frame, along +z"), "confidence": ("0 to 1", "")},
+    "depth.npz": {
+        "depth": (UNIT, "camera of each frame, along +z"),
+        "normal": ("unit length", "camera of each frame"),
+        "confidence": ("0 to 1", ""),
+    },
     "points.npz": {
         "xyz": (UNIT, "world"),
         "rgb": ("0 to 255", ""),
