@@ -159,7 +159,7 @@ class Clips:
         )
 
     def columns(self, index: int) -> dict[str, Any]:
-        """Clip number `index` of the run, as `train.batches.read_clip` gives it."""
+        """Clip number `index` of the run, as `train.clips.read_clip` gives it."""
         store, number, sample = self.plan.clip(index)
         clip = self.clips[self.datasets[store]][number]
         chosen = np.random.default_rng([self.plan.seed, index]).choice(QUERIES, self.config.data.queries, replace=False)

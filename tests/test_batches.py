@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from plane_store import cut_chunks, write_plane_store
+from train.batches import check_labels, open_mixture, read_clip, worker_batches
 
 from model import ModelConfig
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
 from train import batches
 from train.augment import Look
-from train.batches import check_labels, open_mixture, read_clip, worker_batches
 from train.config import DataConfig, LossConfig
 from train.mixture import CYCLE, MixturePlan, permuted
 

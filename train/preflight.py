@@ -23,13 +23,14 @@ import torch
 from model.describe import saved_bytes
 from pipelines import cluster
 from train import run_folder, tracking
-from train.batches import check_labels, open_mixture, read_clip
+from train.clips import read_clip
 from train.config import MIN_POINTS, TrainConfig
 from train.errors import TrainingDiverged
 from train.query_batch import QueryBatch
 from train.start import pinned, start_model, starting_weights
 from train.state import TrainState, held_bytes
 from train.step import train_step
+from train.stores import check_labels, open_mixture
 from train.validation import HeldOut
 
 REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU core

@@ -70,9 +70,9 @@ class QueryBatch:
         return type(self)(**{name: function(tensor) for name, tensor in tensors.items()}, datasets=self.datasets)
 
     @classmethod
-    def from_columns(cls, columns: dict[str, np.ndarray], datasets: tuple[str, ...]) -> "QueryBatch":
-        """From what `read_clips` gives, which may be read-only: everything is copied once."""
-        tensors = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
+    def from_columns(cls, columns: dict[str, np.ndarray | Tensor], datasets: tuple[str, ...]) -> "QueryBatch":
+        """From what `read_clip` gives of several clips, and `dataset`. Tensors are views of it where they can be."""
+        tensors = {name: torch.as_tensor(column) for name, column in columns.items()}
         valid, flags = tensors.pop("valid"), tensors.pop("flags")
         for name in ("t_src", "t_tgt", "t_cam"):
             tensors[name] = tensors[name].long()

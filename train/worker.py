@@ -23,9 +23,9 @@ from pipelines import cluster
 from pipelines.store.reader import ClipStore
 from train import curves, run_folder
 from train.averages import Averages
-from train.batches import worker_batches
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, TrainingDiverged
+from train.feed import Feed
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.run_folder import Position
@@ -62,12 +62,20 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     cluster.end_with_node()
     loop: Loop = ray.get(loop_config["loop"])
     config, context = loop.config, ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
-    run_folder.wait_for(needed, loop.progress.add.remote if rank == 0 else str)
+    run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
     loop.lease.require_held()
+    say = loop.progress.add.remote
+    with Feed(config.data, loop.plan, loop.stores, reader_cpus=loop.reader_cpus, device=device, say=say) as feed:
+        return train(loop, feed, device)
+
+
+def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None]:
+    """The same, while the feed's readers start and then read ahead."""
+    config, context = loop.config, ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     model.trained_on = loop.trained_on
     state = TrainState.create(model, config.optim)
@@ -79,22 +87,13 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     if rank == 0:
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
     averages, diverged = Averages(config, state.step, world), None
-    batches = worker_batches(
-        config.data,
-        loop.plan,
-        loop.stores,
-        steps=range(state.step, config.steps),
-        first_clip=before.clips,
-        rank=rank,
-        world=world,
-        reader_cpus=loop.reader_cpus,
-    )
+    batches = feed.batches(steps=range(state.step, config.steps), first_clip=before.clips, rank=rank, world=world)
     clips_per_step = world * config.data.clips_per_worker
     for batch in averages.timed(batches):
         # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
         try:
-            averages.add(train_step(state, batch.to(device), config))
+            averages.add(train_step(state, batch, config))
         except TrainingDiverged as error:  # on all workers
             diverged = str(error)
             break
