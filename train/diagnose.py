@@ -14,21 +14,3 @@ The monitors of training (`train/losses.py`) on a few clips of each store, with 
 Trivial answers: one constant depth on the true ray (position), nothing moves (projection, displacement), one
 probability for all (visibility), a surface that faces the camera of t_cam (normal).
 """
-
-import math
-from collections import Counter
-
-import numpy as np
-import torch
-from torch import nn
-from tqdm import tqdm
-
-from model import D4RT, Prediction
-from pipelines.evaluation.scores import constant_depth, require_fit, scale
-from pipelines.models import load_model
-from pipelines.query_table import VALID_BITS
-from pipelines.raw.place import absolute
-from pipelines.store.reader import Clip, open_store
-from train import losses
-from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
-from train.clips import read_clip

@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import Pipe, connection
-from typing import Self
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from train.query_batch import QueryBatch
 
 AHEAD = 2  # batches that are ready or being read, at least; more where a step has fewer clips than there are readers
 IN_USE = 2  # the batch of this step, and that of the step before, which a GPU may still be copying
-MAX_READERS = 8  # of a worker: they decode some 200 clips a second, of 48 frames of 256x256
 TRIES = 3  # of a clip by readers that die of it
 
 
@@ -44,7 +42,7 @@ class Feed:
         plan: MixturePlan,
         stores: list[ClipStore],
         *,
-        reader_cpus: float,
+        readers: int,
         device: torch.device | str = "cpu",
         say: Callable[[str], object] = print,
     ) -> None:
@@ -53,8 +51,7 @@ class Feed:
         numbers = [self.datasets.index(store.settings.dataset) for store in stores]
         self.dataset_of_store = torch.tensor(numbers, device=device)
 
-        count = max(1, min(MAX_READERS, round(reader_cpus)))
-        self.ahead = max(AHEAD, -(-count // self.clips))
+        self.ahead = max(AHEAD, -(-readers // self.clips))
         num_slots = self.ahead + IN_USE
         dtype = batch_dtype(self.clips, config.queries, stores[0].settings)
         self.task = Task(plan=plan, num_queries=config.queries, augment=config.augment, dtype=dtype, slots=num_slots)
@@ -65,7 +62,7 @@ class Feed:
         self.missing = [0] * num_slots  # clips that are not there yet
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots  # to the device, when this has happened
         self.deaths: Counter[Order | None] = Counter()
-        self.readers = [Reader(self.memory, self.task) for _ in range(count)]
+        self.readers = [Reader(self.memory, self.task) for _ in range(readers)]
         if self.device.type == "cuda":
             pinned = torch.cuda.cudart().cudaHostRegister(self.mapped.ctypes.data, self.mapped.nbytes, 0)
             torch.cuda.check_error(int(pinned))
@@ -143,7 +140,7 @@ class Feed:
         columns["dataset"] = self.dataset_of_store[columns.pop("store")]
         return QueryBatch.from_columns(columns, self.datasets)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Feed":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,6 +6,7 @@ had happened: same weights, same clips, each logged step once. Other numbers of 
 next.
 """
 
+import math
 import os
 import re
 import signal
@@ -22,3 +23,242 @@ from pipelines import cluster
 from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore
 from train import curves, lease, run_folder, tracking
+from train.champion import register
+from train.config import TrainConfig
+from train.errors import CheckpointFailed, RunFailed, RunStopped
+from train.lease import Lease
+from train.mixture import MixturePlan
+from train.progress import printed_progress
+from train.run_folder import Position, Record
+from train.start import pinned, starting_weights, trained_before
+from train.state import MODEL
+from train.stores import check_labels, open_mixture
+from train.validation import HeldOut, Validation
+from train.worker import Loop, train_worker
+
+TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
+VALIDATION_SHARE = 1 / 6  # of what they leave on a node, for the task that validates: on two CPUs all readers fit too
+MAX_READERS = 8  # of a worker: they decode 200 clips a second and more, of 48 frames of 256x256
+RESIZE_SECONDS = 15  # how often an elastic run looks for room for more workers, and how long it waits for it
+
+
+def run(config: TrainConfig) -> str:
+    """Train, register the last checkpoint, and return its URI, `models:/NAME/VERSION`.
+
+    The alias moves to it; with validation only if it is better than the champion (`train/champion.py`).
+
+    Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
+    failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
+    """
+    print("reading stores and weights", flush=True)
+    plan, stores = open_mixture(config.data, config.model, config.seed)
+    check_labels(stores, config.data, config.loss)
+    held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
+    run_folder.check_room(config)
+    config = pinned(config)
+    start = starting_weights(config)
+    print("connecting to MLflow and Ray", flush=True)
+    tracking_uri = tracking.connect()
+    tracking.check_writable()
+    with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
+        cluster.connect()
+        start = None if start is None else ray.put(start)  # which holds them from here on
+        record = run_folder.claim(config, stores)
+        with tracking.ended(record.run_id):
+            uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, record, held)
+        replace(record, model=uri).save(held.run)
+    return uri
+
+
+def run_on_cluster(
+    config: TrainConfig,
+    plan: MixturePlan,
+    stores: list[ClipStore],
+    held_out: HeldOut | None,
+    start: ray.ObjectRef | None,
+    tracking_uri: str,
+    record: Record,
+    held: Lease,
+) -> str:
+    """From the first step, or the last checkpoint, to the registered model, whose URI it returns."""
+    if config.min_workers is not None:
+        # When a node is lost, Ray first tries to start as many workers as before, and waits a minute for the node.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(RESIZE_SECONDS))
+    shares = Shares.of_cluster(config)
+    fs, path = run_folder.open_folder(config.out)
+    run_folder.mend(fs, f"{path}/{config.name}")
+    kind = "GPU" if shares.gpus else "CPU"
+    print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
+    if 0 < shares.gpus < (config.min_workers or config.workers):
+        print(f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers")
+    if held_out and shares.gpus and not shares.validation["num_gpus"]:
+        print("validation runs on CPUs while training does: a GPU more than there are --workers would make it fast")
+    with printed_progress() as progress:
+        loop = Loop(
+            config=config,
+            plan=plan,
+            stores=stores,
+            tracking_uri=tracking_uri,
+            run_id=record.run_id,
+            trained_on=trained_before(config) | {digest for digests in record.stores.values() for digest in digests},
+            lease=held,
+            progress=progress,
+            start=start,
+            reader_cpus=shares.reader_cpus,
+        )
+        validation = held_out and Validation(
+            held_out=held_out,
+            pictures=config.validation.pictures,
+            run=held.run,
+            tracking_uri=tracking_uri,
+            run_id=record.run_id,
+            progress=progress,
+        )
+        trainer = TorchTrainer(
+            train_worker,
+            # By reference: Ray's controller, which would read it too, need not import all that is in it.
+            train_loop_config={"loop": ray.put(loop)},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
+                use_gpu=shares.gpus > 0,
+                resources_per_worker={"CPU": shares.worker_cpus + shares.reader_cpus},
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            ),
+            validation_config=validation and ValidationConfig(fn=validation, ray_remote_kwargs=shares.validation),
+            run_config=RunConfig(
+                name=config.name,
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+                storage_path=path,
+                storage_filesystem=fs,
+            ),
+        )
+        checkpoint = train(config, trainer, progress)
+        held.require_held()
+        return finish(config, record.run_id, tracking_uri, checkpoint, validation)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What of the cluster goes where. A worker is given its own CPUs and those of its readers together."""
+
+    gpus: int
+    """That it has; each worker takes one if there are any."""
+    worker_cpus: float
+    reader_cpus: float
+    """Per worker, on its node, for reading its clips."""
+    validation: dict[str, float]
+    """`num_cpus` and `num_gpus` of the task that validates."""
+
+    @classmethod
+    def of_cluster(cls, config: TrainConfig) -> "Shares":
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        share = largest_share(nodes, config.workers)
+        worker = min(1.0, TRAIN_SHARE * share)
+        validation = 0.0
+        if config.validation.stores:
+            validation = min(1.0, VALIDATION_SHARE * (share - worker))
+        return cls(
+            gpus=gpus,
+            worker_cpus=round_down(worker),
+            reader_cpus=round_down(min(MAX_READERS, share - validation - worker)),
+            validation={"num_cpus": round_down(validation), "num_gpus": int(gpus > config.workers)},
+        )
+
+
+def largest_share(nodes: list[dict[str, float]], workers: int) -> float:
+    """CPUs of a node that each worker can have so that all find room, and a GPU if there are any: as many workers as
+    there are GPUs, if those are fewer. `nodes`: the resources of each."""
+    nodes = [node for node in nodes if node.get("CPU")]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+
+    def room(share: float) -> int:
+        return sum(min(int(node["CPU"] / share + 1e-6), int(node.get("GPU", 0)) if gpus else workers) for node in nodes)
+
+    shares = {node["CPU"] / count for node in nodes for count in range(1, workers + 1)}
+    return max(share for share in shares if room(share) >= min(workers, gpus or workers))
+
+
+def round_down(cpus: float) -> float:
+    """To what Ray counts, so that a node has room for all of its parts."""
+    return math.floor(cpus * 100) / 100
+
+
+def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> Checkpoint:
+    """Train to the last step; its checkpoint. RunFailed, saying why, if it comes to an end before."""
+    again = f"the same command with --name {config.name} goes on from its last checkpoint"
+    try:
+        result = fit(trainer, progress)
+    except ray.train.TrainingFailedError as error:
+        raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
+    except KeyboardInterrupt:
+        raise RunStopped(f"run {config.name} was stopped at once: {again}") from None
+    step, diverged = result.return_value
+    if diverged:
+        raise RunFailed(f"run {config.name} failed: {diverged}")
+    if step < config.steps:
+        raise RunStopped(f"run {config.name} was stopped at step {step}: {again}")
+    return result.checkpoint
+
+
+def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:
+    """`trainer.fit()`, and what Ctrl-C and SIGTERM do meanwhile: the first lets the workers write a checkpoint and
+    return, a second raises KeyboardInterrupt.
+
+    Training is in a thread, because in the main thread Ray would answer to Ctrl-C by ending the workers.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other set what signals do
+        return trainer.fit()
+    found, signals = Future(), []
+
+    def work() -> None:
+        try:
+            found.set_result(trainer.fit())
+        except BaseException as error:
+            found.set_exception(error)
+
+    def stop(number: int, _: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+        progress.stop.remote()
+        print("stopping: a checkpoint first, at the next point of the curves; once more to stop at once", flush=True)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return found.result()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def finish(
+    config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: Checkpoint, validation: Validation | None
+) -> str:
+    """Send what MLflow has not got of the curves, and register the last checkpoint. RunFailed if MLflow is away."""
+    with checkpoint.as_directory() as folder:
+        log = curves.MetricLog(tracking_uri, run_id, Position.load(folder).unsent, print)
+    log.close()
+    try:
+        if points := log.unsent():
+            raise OSError(f"{len(points)} points of the curves could not be sent")
+        return register(config, run_id, checkpoint, validation)
+    except tracking.UNREACHABLE as error:
+        raise RunFailed(
+            f"run {config.name} is trained, but MLflow at {tracking_uri} did not take the model ({error}). When it "
+            f"answers, the same command with --name {config.name} sends what is missing and registers it; or, "
+            f"without the run: python -m train register --checkpoint {checkpoint.path}/{MODEL}"
+        ) from error
+
+
+def reason(error: ray.train.TrainingFailedError) -> str:
+    """What we found wrong, else Ray's words. The error of a reading task comes as the text of its traceback."""
+    failures = getattr(error, "worker_failures", {}).values()
+    for failure in failures:
+        if isinstance(failure, ValueError | CheckpointFailed):
+            return str(failure)
+        if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
+            return found[-1]
+    return "; ".join(str(failure).strip().splitlines()[-1] for failure in failures) or str(error)

@@ -58,14 +58,14 @@ class QueryBatch:
         return Queries(self.uv_norm, self.t_src, self.t_tgt, self.t_cam)
 
     def to(self, device: torch.device | str) -> "QueryBatch":
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def parts(self, count: int) -> "list[QueryBatch]":
         """The clips in `count` batches of equal size, as views."""
         size = len(self.aspect) // count
-        return [self._map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(count)]
+        return [self.map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(count)]
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "QueryBatch":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "QueryBatch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "datasets"}
         return type(self)(**{name: function(tensor) for name, tensor in tensors.items()}, datasets=self.datasets)
 

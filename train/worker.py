@@ -67,8 +67,8 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
     run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
     loop.lease.require_held()
-    say = loop.progress.add.remote
-    with Feed(config.data, loop.plan, loop.stores, reader_cpus=loop.reader_cpus, device=device, say=say) as feed:
+    readers, say = max(1, round(loop.reader_cpus)), loop.progress.add.remote
+    with Feed(config.data, loop.plan, loop.stores, readers=readers, device=device, say=say) as feed:
         return train(loop, feed, device)
 
 

@@ -1,4 +1,4 @@
-"""Which clips come when, and that they arrive as stored: the plan by itself, then through the real Ray Data."""
+"""Which clips come when, which stores go together, and that a clip is read as it is stored."""
 
 import dataclasses
 from collections import Counter
@@ -6,17 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
-from plane_store import cut_chunks, write_plane_store
-from train.batches import check_labels, open_mixture, read_clip, worker_batches
+from plane_store import write_plane_store
 
 from model import ModelConfig
-from pipelines.query_table import FLAG_BITS, VALID_BITS
-from pipelines.store.reader import ClipStore
-from train import batches
+from pipelines.query_table import VALID_BITS
 from train.augment import Look
+from train.clips import TIMES, batch_dtype, check_asked, check_target, read_clip
 from train.config import DataConfig, LossConfig
 from train.mixture import CYCLE, MixturePlan, permuted
+from train.stores import check_labels, open_mixture
 
 MODEL = ModelConfig.preset("tiny")
 
@@ -202,64 +200,43 @@ def test_reweighting_an_unknown_dataset_is_refused(stores):
 
 def test_targets_that_cannot_be_true_are_refused():
     inside = np.array([[0.0, 0.5], [1.0, 0.2]], np.float32)
-    batches.check_target("uv_tgt", inside, "kubric")
+    check_target("uv_tgt", inside, "kubric")
     with pytest.raises(ValueError, match=r"dataset kubric.*uv_tgt runs from 0 to 64 .* must lie in \[0, 1\]"):
-        batches.check_target("uv_tgt", inside * 64, "dataset kubric")
+        check_target("uv_tgt", inside * 64, "dataset kubric")
     with pytest.raises(ValueError, match="dataset kubric: xyz is not finite"):
-        batches.check_target("xyz", np.full((2, 3), np.nan), "dataset kubric")
+        check_target("xyz", np.full((2, 3), np.nan), "dataset kubric")
     with pytest.raises(ValueError, match="dataset kubric: normal is not of unit length"):
-        batches.check_target("normal", np.full((2, 3), 0.7), "dataset kubric")
+        check_target("normal", np.full((2, 3), 0.7), "dataset kubric")
 
 
-# --- Ray Data --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("uv_norm", 1.01, r"uv_norm runs from 0.5 to 1.01; it must lie in \[0, 1\]"),
+        ("uv_norm", -0.01, r"uv_norm runs from -0.01 to 0.5"),
+        ("uv_norm", np.nan, r"uv_norm runs from nan"),
+        ("t_src", 4, "t_src has 4, but the clip has 4 frames: times run from 0 to 3"),
+        ("t_tgt", 200, "t_tgt has 200"),
+        ("t_cam", 4, "t_cam has 4"),
+    ],
+)
+def test_a_question_about_no_frame_of_the_clip_is_refused(name, value, words):
+    """The model is not asked again: it would answer, about another frame."""
+    queries = {"uv_norm": np.full((3, 2), 0.5, np.float32)} | {t: np.arange(1, 4, dtype=np.uint8) for t in TIMES}
+    check_asked(queries, 4, "clip 7")
+    queries[name][-1:] = value
+    with pytest.raises(ValueError, match=f"clip 7: {words}"):
+        check_asked(queries, 4, "clip 7")
 
 
-def read_stream(config, steps, rank=0, world=1, first_clip=0):
-    plan, opened = open_mixture(config, MODEL, 0)
-    place = {"steps": steps, "first_clip": first_clip, "rank": rank, "world": world}
-    return list(worker_batches(config, plan, opened, **place, reader_cpus=0.5))
-
-
-def assert_equal(a, b):
-    for field in dataclasses.fields(a):
-        x, y = getattr(a, field.name), getattr(b, field.name)
-        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, field.name
-
-
-def test_stream_follows_the_plan(stores, ray_cluster, recwarn, monkeypatch):
-    monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * 60_000)  # a block and a step do not end together,
-    monkeypatch.setattr(batches, "SEGMENT_BYTES", 0)  # and several segments are chained
-    config = data(stores, augment=True)
-    plan, opened = open_mixture(config, MODEL, 0)
-    found = {rank: read_stream(config, range(9), rank, world=2) for rank in (0, 1)}
-    assert not [w for w in recwarn if "writable" in str(w.message)]
-    for rank, batch_list in found.items():
-        assert len(batch_list) == 9
-        for step, batch in enumerate(batch_list):
-            for slot in range(3):
-                index = (step * 2 + rank) * 3 + slot
-                number, clip_number, _ = plan.clip(index)
-                clip, expected = opened[number][clip_number], read_clip(plan, index, 100, augment=True)
-                assert batch.datasets[batch.dataset[slot]] == clip.dataset
-                np.testing.assert_array_equal(batch.video[slot], expected["video"])
-                for name in ("uv_norm", "t_src", "t_tgt", "t_cam", "xyz", "uv_tgt", "visible", "normal"):
-                    np.testing.assert_array_equal(getattr(batch, name)[slot], expected[name], err_msg=name)
-                for name, bit in VALID_BITS.items():
-                    known = expected["valid"] & bit > 0
-                    np.testing.assert_array_equal(getattr(batch, f"{name}_valid")[slot], known)
-                np.testing.assert_array_equal(batch.edge[slot], expected["flags"] & FLAG_BITS["edge"] > 0)
-                assert not batch.dynamic[slot].any()
-    # Starting at a later step gives what would have come there.
-    for resumed, straight in zip(read_stream(config, range(4, 9), 1, 2, first_clip=24), found[1][4:], strict=True):
-        assert_equal(resumed, straight)
-    # Alone from there on, a worker gets what both would have got, one after the other.
-    for number, batch in enumerate(read_stream(config, range(4, 7), first_clip=24)):
-        assert_equal(batch, found[number % 2][4 + number // 2])
-
-
-def test_stream_of_a_damaged_store_says_which_clip(stores, ray_cluster, tmp_path):
-    broken = write_plane_store(tmp_path / "broken", clips=2, video="zstd")
-    cut_chunks(broken, "video")
-    assert len(ClipStore(broken)) == 2
-    with pytest.raises(Exception, match=r"video of clip plane000\d@0x1 in .*broken.* cannot be read"):
-        read_stream(data({broken: 1.0}), range(1))
+@pytest.mark.parametrize("frames", [4, 300])
+def test_a_batch_in_memory_has_room_for_what_a_clip_is(tmp_path, frames):
+    store = write_plane_store(tmp_path / "planes", clips=1, frames=frames, size=16, queries=16, samples=1)
+    long = dataclasses.replace(MODEL, image_size=16, patch_size=8, clip_frames=frames)
+    plan, (opened,) = open_mixture(data({store: 1.0}, queries=16), long, 0)
+    clip = read_clip(plan, 0, 16)
+    (place,) = np.zeros(1, batch_dtype(1, 16, opened.settings))
+    assert set(place.dtype.names) == set(clip)
+    for name, values in clip.items():
+        assert place[name].shape[1:] == np.shape(values)
+        assert place[name].dtype == np.asarray(values).dtype or name == "store"
