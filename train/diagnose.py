@@ -14,3 +14,144 @@ The monitors of training (`train/losses.py`) on a few clips of each store, with 
 Trivial answers: one constant depth on the true ray (position), nothing moves (projection, displacement), one
 probability for all (visibility), a surface that faces the camera of t_cam (normal).
 """
+
+import math
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from model import D4RT, Prediction
+from pipelines.evaluation.scores import constant_depth, require_fit, scale
+from pipelines.models import load_model
+from pipelines.query_table import VALID_BITS
+from pipelines.raw.place import absolute
+from pipelines.store.reader import Clip, open_store
+from train import losses
+from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
+from train.clips import read_clip
+from train.config import DataConfig, LossConfig
+from train.query_batch import QueryBatch
+from train.stores import open_mixture
+
+HEADS = {"position": "l3d", "projection": "l2d", "visibility": "lvis", "displacement": "ldisp", "normal": "lnormal"}
+LOW_CORRELATION = 0.1  # of depth with the truth, or of doubt with the error: next to none
+MAX_QUERIES = 2048  # per clip
+CONFIG = LossConfig()
+WARM = CONFIG.confidence_warmup_steps  # from this step on confidence counts in full, at step 0 not at all
+
+Row = tuple[str, str, str]
+"""Name, numbers, and in words what is bad about them, empty if nothing is."""
+
+
+def look_into(model: str, data: list[str], clips: int) -> dict[str, list[Row]]:
+    """What `diagnose` prints, by store."""
+    if clips < 1:
+        raise ValueError(f"--clips {clips} must be at least 1")
+    loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
+    stores = [open_store(absolute(uri)) for uri in dict.fromkeys(data)]
+    for store in stores:
+        require_fit(store, loaded.config)
+    found = {store.uri: rows(numbers(loaded, store.uri, min(clips, len(store)))) for store in stores}
+    for uri, table in found.items():
+        print(uri)
+        for name, values, bad in table:
+            print(f"  {name:13}{values:64}{bad and '  !! ' + bad}".rstrip())
+    return found
+
+
+def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
+    """By name: loss/TERM, error/TERM, trivial/TERM, masked/TERM, gradient/PART, and the monitors. NaN if undefined."""
+    config = DataConfig(mixture={uri: 1.0}, queries=min(open_store(uri).settings.queries, MAX_QUERIES))
+    plan, (store,) = open_mixture(config, model.config, seed=0)
+    read = [read_clip(plan, i, config.queries) for i in range(count)]
+    seen = np.concatenate([row["visible"][row["valid"] & VALID_BITS["visible"] > 0] for row in read])
+    sums, counts, ranks, watched = Counter(), Counter(), [], torch.zeros(len(losses.MONITORS))
+    model.zero_grad()
+    for i, row in enumerate(tqdm(read, desc="diagnose", unit="clip")):
+        clip = store[plan.clip(i)[1]]
+        columns = {name: np.asarray(value)[None] for name, value in row.items() if name != "store"}
+        batch = QueryBatch.from_columns(columns | {"dataset": np.zeros(1, np.int64)}, (clip.dataset,)).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+            prediction = model(batch.video, batch.aspect, batch.queries)
+        terms = losses.loss_terms(prediction, batch, CONFIG, WARM)
+        loss = sum(getattr(CONFIG, name) * losses.masked_mean(*term)[0] for name, term in terms.items())
+        (loss / count).backward()
+        with torch.no_grad():
+            plain = losses.loss_terms(prediction, batch, CONFIG, 0)
+            easy = losses.loss_terms(trivial(batch, clip, seen.mean() if seen.size else 0.5), batch, CONFIG, 0)
+        for kind, answered in (("loss", terms), ("error", plain), ("trivial", easy)):
+            for name, (value, mask) in answered.items():
+                sums[f"{kind}/{name}"] += value[mask].sum().item()
+                counts[f"{kind}/{name}"] += mask.sum().item()
+        watched += losses.monitors(prediction, batch, CONFIG).cpu()
+        ranks.append(rank_correlation(prediction, row))
+    watch = dict(zip(losses.MONITORS, watched.tolist(), strict=True))
+    clips = watch["clips"] or math.nan  # with a scale
+    parts = {name: [p.grad for p in part.parameters() if p.grad is not None] for name, part in model.named_children()}
+    return {
+        **{name: sums[name] / (counts[name] or math.nan) for name in sums},
+        **{f"masked/{term}": 1 - counts[f"error/{term}"] / (count * config.queries) for term in HEADS.values()},
+        "spread_ratio": watch["spread"] / (watch["spread_true"] or math.nan),
+        "z_ratio": watch["z_std"] / (watch["z_std_true"] or math.nan),
+        "z_correlation": watch["z_correlation"] / clips,
+        "confidence": watch["confidence"] / clips,
+        "rank_correlation": float(np.mean(ranks)),
+        **{f"gradient/{name}": nn.utils.get_total_norm(grads).item() for name, grads in parts.items() if grads},
+    }
+
+
+def rows(found: dict[str, float]) -> list[Row]:
+    """`numbers` as a table, with words."""
+    loss = {name: found[f"loss/{name}"] for name in losses.TERMS}
+    total = sum(getattr(CONFIG, name) * value for name, value in loss.items() if not math.isnan(value))
+    table = [("loss", f"{total:.4f}: " + ", ".join(f"{name} {value:.3f}" for name, value in loss.items()), "")]
+    for head, term in HEADS.items():
+        error, easy, masked = (found[f"{kind}/{term}"] for kind in ("error", "trivial", "masked"))
+        worse = easy > 0 and not error < easy  # an answer without error, where nothing moves, cannot be beaten
+        bad = "no valid entries: these clips say nothing about it" if masked == 1 else ""
+        bad = bad or ("no better than the trivial answer" if worse else "")
+        table.append((head, f"error {error:.4f}, trivial {easy:.4f}, masked {masked:.1%}", bad))
+
+    spread, z, correlation = (found[name] for name in ("spread_ratio", "z_ratio", "z_correlation"))
+    confidence, order = found["confidence"], found["rank_correlation"]
+    flat = "variance collapse: the answers hardly differ"
+    unrelated = "unrelated to the true depth" if correlation < LOW_CORRELATION else ""
+    low = "confidence collapse: the 3D error counts next to nothing" if confidence < LOW_CONFIDENCE else ""
+    blind = "says nothing about the error" if order > -LOW_CORRELATION and confidence > 0 else ""
+    depth = f"spread {z:.2f} of the true one, correlation {correlation:.2f}"
+    table += [
+        ("spread", f"{spread:.2f} of the true one", flat if spread < LOW_Z_RATIO else ""),
+        ("depth", depth, flat if z < LOW_Z_RATIO else unrelated),
+        ("confidence", f"mean {confidence:.3f}, rank correlation with the error {order:.2f}", low or blind),
+    ]
+    parts = {name.removeprefix("gradient/"): norm for name, norm in found.items() if name.startswith("gradient/")}
+    broken = ", ".join(name for name, norm in parts.items() if not (norm > 0 and math.isfinite(norm)))
+    numbers = ", ".join(f"{name} {norm:.2g}" for name, norm in parts.items())
+    return [*table, ("gradient", numbers, broken and f"nothing to learn from in {broken}")]
+
+
+def trivial(batch: QueryBatch, clip: Clip, seen: float) -> Prediction:
+    """The answers that need no model; `seen` is the share of visible points."""
+    asked = {"uv_norm": batch.uv_norm[0].cpu().numpy(), "t_src": batch.t_src[0].cpu().numpy()}
+    xyz = torch.from_numpy(constant_depth(asked, clip.intrinsics, batch.video.shape[2]).xyz)[None].to(batch.xyz)
+    logit = torch.full_like(batch.uv_norm[..., 0], seen).logit(eps=1e-4)
+    facing = torch.tensor([0.0, 0.0, -1.0]).to(xyz).expand(xyz.shape)
+    return Prediction(xyz, batch.uv_norm, logit, torch.zeros_like(xyz), facing, torch.zeros_like(logit))
+
+
+def rank_correlation(prediction: Prediction, row: dict[str, np.ndarray]) -> float:
+    """Spearman's, of confidence and relative error over the known points of a clip; 0 if one of them is constant."""
+    known = row["valid"] & VALID_BITS["xyz"] > 0
+    xyz = prediction.xyz[0].detach().float().cpu().numpy()
+    error = np.linalg.norm(scale(row, xyz) * xyz - row["xyz"], axis=1)[known]
+    pair = prediction.confidence[0].detach().cpu().numpy()[known], error / np.linalg.norm(row["xyz"][known], axis=1)
+    if not known.any() or any(np.ptp(values) == 0 for values in pair):
+        return 0.0
+    ranks = []
+    for values in pair:  # equal values share the mean of their places
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
+    return float(np.corrcoef(ranks)[0, 1])
