@@ -20,6 +20,7 @@ from pipelines.query_table import FLAG_BITS, VALID_BITS
 from train.clips import read_clip
 from train.config import DataConfig
 from train.feed import AHEAD, IN_USE, TRIES, Feed
+from train.loop import largest_share
 from train.query_batch import QueryBatch
 from train.stores import open_mixture
 
@@ -179,3 +180,23 @@ def test_readers_end_with_a_worker_that_is_killed(stores):
             with suppress(psutil.Error):
                 reader.kill()
     assert {name for name in os.listdir("/dev/shm") if "clips" in name} <= before
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "share"),
+    [
+        ([(2, 0)], 2, 1.0),
+        ([(2, 0)], 3, 2 / 3),
+        ([(1, 0), (1, 0)], 2, 1.0),
+        ([(4, 0), (2, 0)], 2, 2.0),  # 3 each would find no room
+        ([(4, 0), (2, 0)], 1, 4.0),
+        ([(128, 8)], 8, 16.0),
+        ([(128, 8), (128, 8)], 16, 16.0),
+        ([(128, 8), (64, 0)], 8, 16.0),  # a node without GPUs gives nothing
+        ([(0, 0), (16, 1)], 1, 16.0),  # nor does one that only commands
+        ([(128, 8)], 16, 16.0),  # until another node comes
+        ([(0, 0)], 2, 1.0),
+    ],
+)
+def test_a_worker_and_its_readers_find_room_on_a_node(nodes, workers, share):
+    assert largest_share([{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes], workers) == share

@@ -169,7 +169,7 @@ class Shares:
 
 def largest_share(nodes: list[dict[str, float]], workers: int) -> float:
     """CPUs of a node that each worker can have so that all find room, and a GPU if there are any: as many workers as
-    there are GPUs, if those are fewer. `nodes`: the resources of each."""
+    there are GPUs, if those are fewer. `nodes`: the resources of each; without any yet, 1."""
     nodes = [node for node in nodes if node.get("CPU")]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
 
@@ -177,7 +177,7 @@ def largest_share(nodes: list[dict[str, float]], workers: int) -> float:
         return sum(min(int(node["CPU"] / share + 1e-6), int(node.get("GPU", 0)) if gpus else workers) for node in nodes)
 
     shares = {node["CPU"] / count for node in nodes for count in range(1, workers + 1)}
-    return max(share for share in shares if room(share) >= min(workers, gpus or workers))
+    return max((share for share in shares if room(share) >= min(workers, gpus or workers)), default=1.0)
 
 
 def round_down(cpus: float) -> float:
