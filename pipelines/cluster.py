@@ -2,9 +2,11 @@
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # Before Ray is imported, because it reads these once. A private cluster listens on loopback for this process alone,
@@ -14,6 +16,7 @@ if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import grpc
+import psutil
 import ray
 import ray.data
 
@@ -22,7 +25,9 @@ START_ATTEMPTS = 4
 ANSWER_SECONDS = 60
 # A socket's path has 103 bytes on all systems; /session_2026-11-28_05-26-12_504000_4194304/sockets/plasma_store is 65.
 LONGEST_FOLDER = 103 - 65
-OBJECT_STORE_BYTES = 1 << 30  # a private cluster streams clips, it never holds a dataset
+OBJECT_STORE_PER_CORE = 512 << 20  # of a private cluster: blocks under way, it never holds a dataset
+OBJECT_STORE_SHARE = 0.3  # of the free memory, at most
+SMALLEST_OBJECT_STORE = 80 << 20  # that Ray takes
 
 
 def cores() -> int:
@@ -35,6 +40,20 @@ def node_cores() -> int:
     here = ray.get_runtime_context().get_node_id()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
     return min(cores(), int(node["Resources"].get("CPU", 1)))
+
+
+def object_store_bytes(held: int = 0) -> int:
+    """For the object store of a private cluster: what all cores have under way, and `held` bytes that the job puts
+    there, as far as there is memory. Ray writes to disk what finds no room."""
+    need = cores() * OBJECT_STORE_PER_CORE + held + held // 8  # between objects some is lost
+    room = [OBJECT_STORE_SHARE * psutil.virtual_memory().available]
+    with suppress(OSError, ValueError):  # no container with a limit: there is no such file, or it says max
+        room.append(OBJECT_STORE_SHARE * int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError):
+        shared = shutil.disk_usage("/dev/shm").free
+        # One that is smaller than what a core needs is a container's default: Ray then takes a file, which is slow.
+        room += [0.9 * shared] if shared > OBJECT_STORE_PER_CORE else []
+    return max(int(min(need, *room)), SMALLEST_OBJECT_STORE)
 
 
 def model_resources() -> dict[str, int]:
@@ -64,10 +83,11 @@ def end_with_node() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def connect() -> None:
+def connect(held: int = 0) -> None:
     """Join the cluster of RAY_ADDRESS (set by `ray job submit`), else start one with the CPUs of this machine.
 
     Does nothing if this process is connected already, so jobs can call it and tests can share one cluster.
+    `held`: bytes that the job keeps in the cluster's object store all the time.
     """
     if ray.is_initialized():
         return
@@ -78,7 +98,7 @@ def connect() -> None:
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(_no_cluster(address, error)) from error
     else:
-        _start()
+        _start(held)
     # Every job shows its own progress, in its own terms.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -110,7 +130,7 @@ def temporary_folder() -> str:
     return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp/ray"
 
 
-def _start() -> None:
+def _start(held: int) -> None:
     """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
     # Workers import this code from where it lies, whether or not it is installed.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
@@ -119,7 +139,7 @@ def _start() -> None:
             ray.init(
                 address="local",
                 num_cpus=cores(),
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=object_store_bytes(held),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",

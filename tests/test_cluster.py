@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,3 +107,24 @@ def test_the_commit_travels_with_a_job(monkeypatch, tmp_path):
     assert tracking.git_state() == ("unknown", "")
     monkeypatch.setenv("GIT_COMMIT", "0a77be2")
     assert tracking.git_state() == ("0a77be2", "")
+
+
+def test_the_object_store_is_as_large_as_needed_and_the_memory_allows(monkeypatch):
+    gigabyte = 1 << 30
+
+    def asked(cores: int, available: float, shared: float, held: int = 0) -> float:
+        monkeypatch.setattr(cluster, "cores", lambda: cores)
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available * gigabyte))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=shared * gigabyte))
+        return cluster.object_store_bytes(held) / gigabyte
+
+    monkeypatch.setattr(Path, "read_text", lambda _: "max\n")
+    assert asked(2, 20, 20) == 1
+    assert asked(16, 200, 100) == 8
+    assert asked(16, 200, 100, held=8 * gigabyte) == 17
+    assert asked(16, 10, 100) == pytest.approx(3)
+    assert asked(16, 200, 4) == pytest.approx(3.6)
+    assert asked(16, 200, 0.0625) == 8  # a container's usual /dev/shm: Ray takes a file
+    assert asked(16, 0, 100) == cluster.SMALLEST_OBJECT_STORE / gigabyte
+    monkeypatch.setattr(Path, "read_text", lambda _: f"{10 * gigabyte}\n")  # a container's limit
+    assert asked(16, 200, 100) == pytest.approx(3)

@@ -199,4 +199,4 @@ def test_readers_end_with_a_worker_that_is_killed(stores):
     ],
 )
 def test_a_worker_and_its_readers_find_room_on_a_node(nodes, workers, share):
-    assert largest_share([{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes], workers) == share
+    assert largest_share([{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes], workers) == share

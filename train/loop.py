@@ -61,7 +61,7 @@ def run(config: TrainConfig) -> str:
     tracking_uri = tracking.connect()
     tracking.check_writable()
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
-        cluster.connect()
+        cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.values()))
         start = None if start is None else ray.put(start)  # which holds them from here on
         record = run_folder.claim(config, stores)
         with tracking.ended(record.run_id):
