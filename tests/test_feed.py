@@ -101,6 +101,17 @@ def test_a_batch_is_not_written_over_while_it_is_used(stores):
             assert_equal(batch, before)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_batches_come_from_pinned_memory(stores):
+    expected = read(data(stores), range(12))
+    with open_feed(data(stores), readers=2, device="cuda") as feed:
+        assert torch.from_numpy(feed.mapped).is_pinned()
+        batches = feed.batches(steps=range(12), first_clip=0, rank=0, world=1)
+        for batch, straight in zip(batches, expected, strict=True):
+            assert batch.video.is_cuda and batch.dataset.is_cuda
+            assert_equal(batch.map(torch.Tensor.cpu), straight)
+
+
 def test_readers_stay_as_far_ahead_as_they_may_and_the_memory_is_what_it_was(stores):
     with open_feed(data(stores, clips_per_worker=1), readers=3) as feed:
         (readers, size) = [psutil.Process(reader.process.pid) for reader in feed.readers], feed.mapped.nbytes

@@ -64,8 +64,12 @@ class Feed:
         self.deaths: Counter[Order | None] = Counter()
         self.readers = [Reader(self.memory, self.task) for _ in range(readers)]
         if self.device.type == "cuda":
-            pinned = torch.cuda.cudart().cudaHostRegister(self.mapped.ctypes.data, self.mapped.nbytes, 0)
-            torch.cuda.check_error(int(pinned))
+            code = int(torch.cuda.cudart().cudaHostRegister(self.mapped.ctypes.data, self.mapped.nbytes, 0))
+            if code:
+                raise RuntimeError(
+                    f"CUDA cannot pin {self.mapped.nbytes / 1e6:.0f} MB of memory for clips (error {code}): is there a "
+                    "limit (ulimit -l), or too little memory?"
+                )
 
     def batches(self, *, steps: range, first_clip: int, rank: int, world: int) -> Iterator[QueryBatch]:
         """One batch per step for worker `rank` of `world`, on the device. On a CPU it is a view of memory that is
@@ -136,7 +140,7 @@ class Feed:
             columns[name] = column.to(self.device, non_blocking=True)
         if self.device.type == "cuda":
             self.copied[slot] = torch.cuda.Event()
-            self.copied[slot].record()
+            self.copied[slot].record(torch.cuda.current_stream(self.device))
         columns["dataset"] = self.dataset_of_store[columns.pop("store")]
         return QueryBatch.from_columns(columns, self.datasets)
 
