@@ -83,6 +83,7 @@ class Feed:
         """
         ordered = 0
         for number in range(len(steps)):
+            self._listen(timeout=0.0)  # who has least to do?
             while ordered < min(number + self.ahead + 1, len(steps)):
                 # A step deals `clips` clips to each worker in turn.
                 self._order(ordered % len(self.slots), first_clip + (ordered * world + rank) * self.clips)
@@ -100,21 +101,18 @@ class Feed:
         for place in range(self.clips):
             min(self.readers, key=lambda reader: len(reader.orders)).order((slot, place, first + place))
 
-    def _listen(self) -> None:
-        """Wait until a reader says something, and take down what."""
-        heard = connection.wait([reader.connection for reader in self.readers])
+    def _listen(self, timeout: float | None = None) -> None:
+        """Wait until a reader says something, and take down all that has been said."""
+        heard = connection.wait([reader.connection for reader in self.readers], timeout)
         for number, reader in enumerate(self.readers):
-            if reader.connection not in heard:
-                continue
             try:
-                error = reader.connection.recv()
-            except (EOFError, OSError):
+                while reader.connection in heard and reader.connection.poll():
+                    if error := reader.connection.recv():
+                        raise error
+                    slot, _, _ = reader.orders.popleft()
+                    self.missing[slot] -= 1
+            except (EOFError, ConnectionError):
                 self.readers[number] = self._replaced(reader)
-                continue
-            if error is not None:
-                raise error
-            slot, _, _ = reader.orders.popleft()
-            self.missing[slot] -= 1
 
     def _replaced(self, dead: "Reader") -> "Reader":
         """Another process for the same orders."""
