@@ -15,9 +15,9 @@ from tqdm import tqdm
 from pipelines.datasets import DatasetKey
 from pipelines.problems import Problems
 from pipelines.raw.place import absolute, lasting, open_place, reachable
-from pipelines.results.files import FILES, RESULT, TASKS, is_answered
+from pipelines.results.files import RESULT, TASKS, claim_of, is_answered
 from pipelines.results.sources import Selection, Source, check_video, find_sources, video_digest
-from pipelines.whole import read_file, require_new
+from pipelines.whole import listed, read_file, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -35,6 +35,7 @@ def infer(
     step: int = 1,
     num_frames: int | None = None,
     grid: int = 16,
+    dry_run: bool = False,
 ) -> None:
     """Reconstruct videos with a trained model. Run again after an interruption, it goes on where it was.
 
@@ -48,6 +49,7 @@ def infer(
         step: Take every so many-th frame.
         num_frames: Take so many frames; by default all, which the model must be able to take at once.
         grid: Points to track along each side of the first frame.
+        dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
@@ -83,6 +85,9 @@ def infer(
     todo = _undone(sources, selection, out, request)
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
+    if dry_run:
+        print(f"ready: {len(todo)} of {len(sources)} videos to do with {version}, into {out}")
+        return
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
     failed = {}
@@ -128,7 +133,8 @@ def _undone(sources: list[Source], selection: Selection, out: str, request: dict
             if read_file(f"{uri}/{RESULT}") is None:
                 done = False
                 check_video(source, selection)
-                require_new(uri, FILES)
+                if listed(uri):
+                    require_new(uri, claim_of(request | {"video": video_digest(source, selection)}))
             else:
                 is_answered(uri, request | {"video": video_digest(source, selection)})
         return done

@@ -61,8 +61,22 @@ def run_status(run: str, names: list[str]) -> list[str]:
     return [
         f"{run}: training run, MLflow run {record['run_id']}",
         f"trained    {done} of {steps} steps, by its last checkpoint",
+        *_holder(run),
         f"finished   {model}" if model else "finished   no: the same command with its --name goes on",
     ]
+
+
+def _holder(run: str) -> list[str]:
+    """Who trains it, as `train/lease.py` keeps it; nothing if nobody has begun."""
+    commands = [name.removesuffix(".json") for name in listed(f"{run}/commands") if name.endswith(".json")]
+    if not commands:
+        return []
+    last = max(commands, key=int)
+    owner = _json(f"{run}/commands", f"{last}.json")
+    who = f"process {owner.get('pid')} on {owner.get('host')}, begun {owner.get('since')}"
+    if read_file(f"{run}/commands/{last}.alive") == b"ended":
+        return [f"held by    nobody; last by {who}"]
+    return [f"held by    {who}, which trains it, or was killed: the same command would tell"]
 
 
 def results_status(folder: str, names: list[str]) -> list[str]:

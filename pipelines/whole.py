@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fsspec import AbstractFileSystem
 from pipelines.raw.place import is_local, open_place, reachable
 
 CONFLICTS = 20  # of two conditional writes of one file on S3, after which it is given up
+CLAIM = "claim.json"  # of a folder of results on S3: whose it is
 
 
 def write_file(uri: str, content: bytes) -> None:
@@ -140,29 +141,28 @@ class ExistsAlready(ValueError):
         super().__init__(f"{uri} exists already and is not overwritten: remove it, or give another --out")
 
 
-def require_new(uri: str, leftovers: Collection[str] = ()) -> None:
+def require_new(uri: str, claim: bytes | None = None) -> None:
     """ExistsAlready if `uri` holds anything: results are never mixed and never overwritten.
 
-    `leftovers`: names of files that do not count on S3, where an upload that was cut off leaves some.
+    `claim` as in `result_folder`: on S3, half an upload of the same results does not count.
     """
     fs, path = open_place(uri)
     with reachable(uri):
-        if not fs.exists(path):
-            return
-        names = set(listed(uri)) if fs.isdir(path) else {path}
-        if names - (set() if is_local(fs) else set(leftovers)):
-            raise ExistsAlready(uri)
+        there = fs.exists(path) and (not fs.isdir(path) or listed(uri))
+    if there and (is_local(fs) or claim is None or read_file(f"{uri}/{CLAIM}") != claim):
+        raise ExistsAlready(uri)
 
 
 @contextmanager
-def result_folder(uri: str, last: str, leftovers: Collection[str] = ()) -> Iterator[Path]:
+def result_folder(uri: str, last: str, claim: bytes | None = None) -> Iterator[Path]:
     """A local folder to fill; when the block has ended, it is at `uri`. If the block raises, nothing is.
 
     Locally it is renamed into place. On S3 its files are uploaded, and `last` is created as the last one: where it is,
-    the results are complete; what lies there without it is nobody's. Of several who do this at once, the first wins;
-    the others get ExistsAlready. `leftovers` as in `require_new`.
+    the results are complete. What may be uploaded there is settled by a file that is created before all others: `claim`
+    says which results these are, so that the same ones may go on after an upload that was cut off; without it, none
+    may. Of several who do this at once, the first wins; the others get ExistsAlready and have overwritten nothing.
     """
-    require_new(uri, leftovers)
+    require_new(uri, claim)
     fs, path = open_place(uri)
     parent, name = os.path.split(path)
     beside = Path(parent if is_local(fs) else tempfile.gettempdir())
@@ -175,7 +175,7 @@ def result_folder(uri: str, last: str, leftovers: Collection[str] = ()) -> Itera
         if is_local(fs):
             _rename(folder, uri, path)
         else:
-            _upload(folder, uri, last)
+            _upload(folder, uri, last, uuid.uuid4().hex.encode() if claim is None else claim)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -189,7 +189,9 @@ def _rename(folder: Path, uri: str, path: str) -> None:
         raise
 
 
-def _upload(folder: Path, uri: str, last: str) -> None:
+def _upload(folder: Path, uri: str, last: str, claim: bytes) -> None:
+    if not create_if_absent(f"{uri}/{CLAIM}", claim) and read_file(f"{uri}/{CLAIM}") != claim:
+        raise ExistsAlready(uri)
     fs, path = open_place(uri)
     with reachable(uri):
         for file in sorted(folder.iterdir()):

@@ -24,7 +24,6 @@ from pipelines.infer import infer
 from pipelines.models import load_model, model_version
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
-from pipelines.results.files import FILES
 from pipelines.results.reconstruct import Reconstruct
 from pipelines.results.sources import Selection, Source, find_sources
 from pipelines.synthesize.job import LAYOUTS, scene_for
@@ -122,6 +121,12 @@ def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
             grid=5,
         )
     return root / "out"
+
+
+FILES = (
+    *("result.json", "tracks.npz", "tracks.mp4", "depth.npz", "depth.mp4", "points.npz", "points.ply", "points.png"),
+    *("cameras.npz", "cameras.txt", "cameras.png"),
+)
 
 
 def test_only_whole_folders_appear(results):
@@ -236,9 +241,14 @@ def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):
         layout.write(scene_for("tartanair", 0, index, frames=4, size="small"), tmp_path / layout.folder(index))
     names = [source.name for source in find_sources([str(tmp_path)], "tartanair")]
     assert len(names) == 2
-    write_file(f"{s3_uri}/{names[0]}/cameras.npz", b"half an upload of one that was killed")
-    infer(model=checkpoint, video=[str(tmp_path)], out=s3_uri, dataset="tartanair", tasks="cameras")
+    request = {"model": checkpoint, "video": [str(tmp_path)], "out": s3_uri, "dataset": "tartanair"}
+    infer(**request, tasks="cameras")
     fs, path = open_place(s3_uri)
+    fs.rm_file(f"{path}/{names[0]}/result.json")
+    write_file(f"{s3_uri}/{names[0]}/cameras.npz", b"half an upload of one that was killed")
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        infer(**request, tasks="depth")
+    infer(**request, tasks="cameras")
     for name in names:
         assert "/" not in name
         document = json.loads(fs.cat_file(f"{path}/{name}/result.json"))
@@ -290,9 +300,18 @@ def test_all_that_is_wrong_is_said_at_once_before_the_work(checkpoint, tmp_path)
         assert part in str(error.value)
     with pytest.raises(ValueError, match="3 things are wrong, and nothing was done") as error:
         infer(**request, out=str(tmp_path / "results"))
+    with pytest.raises(ValueError, match="3 things are wrong, and nothing was done"):
+        infer(**request, out=str(tmp_path / "results"), dry_run=True)
     for part in ("long.mp4 has 9 frames, this model takes 4", "text.mp4 cannot be read", "empty.mp4 is empty"):
         assert part in str(error.value)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(checkpoint, tmp_path, capsys):
+    write_video(tmp_path / "moving.mp4", textured(4), 10.0)
+    infer(model=checkpoint, video=[str(tmp_path / "moving.mp4")], out=str(tmp_path / "out"), dry_run=True)
+    assert "ready: 1 of 1 videos to do with " in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_request_is_one_message(checkpoint, tmp_path):

@@ -12,7 +12,7 @@ from train.__main__ import main
 from train.config import PRESETS, OptimConfig
 from train.state import MODEL, TrainState, held_bytes
 
-CHECKS = ("stores", "weights", "shapes", "memory", "disk", "mlflow")
+CHECKS = ("stores", "weights", "shapes", "memory", "disk", "lease", "mlflow")
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """What is done of a store, a run, or results, while it is being written and afterwards."""
 
 import json
+import os
+import socket
 
 import pytest
 from plane_store import write_plane_store
 
 from pipelines.status import status
+from train.lease import owned
 
 
 def said(place, capsys) -> str:
@@ -31,6 +34,10 @@ def test_a_run(tmp_path, capsys):
             (folder / "position.json").write_text(json.dumps({"step": step}))
     told = said(tmp_path, capsys)
     assert "trained    20 of 60 steps" in told and "finished   no: the same command" in told
+    assert "held by" not in told
+    with owned(str(tmp_path)):
+        assert f"held by    process {os.getpid()} on {socket.gethostname()}, begun 2" in said(tmp_path, capsys)
+    assert f"held by    nobody; last by process {os.getpid()}" in said(tmp_path, capsys)
 
 
 def test_results(tmp_path, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.whole import (
+    CLAIM,
     ExistsAlready,
     create_if_absent,
     delete_folder,
@@ -93,7 +94,7 @@ def test_a_folder_appears_whole_or_not_at_all(folder):
     with result_folder(folder, last="result.json") as filled:
         fill(filled, "good")
         assert listed(folder) == []
-    assert listed(folder) == ["arrays.npz", "result.json"]
+    assert set(listed(folder)) - {CLAIM} == {"arrays.npz", "result.json"}
     with pytest.raises(ExistsAlready, match="exists already and is not overwritten"), result_folder(folder, last=""):
         raise AssertionError("nothing is to be done")
 
@@ -107,15 +108,40 @@ def test_the_second_of_two_at_once_changes_nothing(folder):
 
 
 def test_half_an_upload_is_no_result(s3_uri):
+    """Only the same results may take its place."""
+    write_file(f"{s3_uri}/video/{CLAIM}", b"good")
     write_file(f"{s3_uri}/video/arrays.npz", b"of one that was killed")
-    with pytest.raises(ExistsAlready):
-        require_new(f"{s3_uri}/video")
-    with result_folder(f"{s3_uri}/video", last="result.json", leftovers={"arrays.npz"}) as folder:
+    for other in (None, b"better"):
+        with pytest.raises(ExistsAlready):
+            require_new(f"{s3_uri}/video", claim=other)
+    with result_folder(f"{s3_uri}/video", last="result.json", claim=b"good") as folder:
         fill(folder, "good")
     assert read_file(f"{s3_uri}/video/arrays.npz") == b"arrays of good"
     write_file(f"{s3_uri}/other/diary.txt", b"mine")
     with pytest.raises(ExistsAlready):
-        require_new(f"{s3_uri}/other", leftovers={"arrays.npz"})
+        require_new(f"{s3_uri}/other", claim=b"good")
+
+
+def test_the_second_of_two_at_once_stops_before_it_overwrites_anything(s3_uri, monkeypatch):
+    """Both are on their way: the second one ends while the first has uploaded its arrays, and not yet the last file."""
+    place = f"{s3_uri}/video"
+
+    def create(uri: str, content: bytes) -> bool:
+        if uri.endswith("result.json"):
+            monkeypatch.undo()
+            slow.__exit__(None, None, None)
+        return create_if_absent(uri, content)
+
+    slow, fast = (result_folder(place, last="result.json", claim=claim) for claim in (b"slow", b"fast"))
+    fill(slow.__enter__(), "slow")
+    fill(fast.__enter__(), "fast")
+    monkeypatch.setattr("pipelines.whole.create_if_absent", create)
+    with pytest.raises(ExistsAlready):
+        fast.__exit__(None, None, None)
+    assert (read_file(f"{place}/arrays.npz"), read_file(f"{place}/result.json")) == (b"arrays of fast", None)
+    with result_folder(place, last="result.json", claim=b"fast") as folder:
+        fill(folder, "fast")
+    assert read_file(f"{place}/result.json") == b"fast"
 
 
 def test_what_was_there_locally_is_never_touched(tmp_path):
@@ -124,7 +150,7 @@ def test_what_was_there_locally_is_never_touched(tmp_path):
     (tmp_path / "folder" / "arrays.npz").write_text("mine")
     for name in ("file", "folder"):
         with pytest.raises(ExistsAlready):
-            require_new(f"{tmp_path}/{name}", leftovers={"arrays.npz"})
+            require_new(f"{tmp_path}/{name}", claim=b"good")
     (tmp_path / "empty").mkdir()
     with result_folder(f"{tmp_path}/empty", last="result.json") as folder:
         fill(folder, "good")

@@ -51,16 +51,7 @@ class Lease:
 @contextmanager
 def owned(run: str) -> Iterator[Lease]:
     """Own the run of that folder while the block runs. ValueError, saying who does, if somebody else owns it."""
-    numbers = [int(name.partition(".")[0]) for name in listed(f"{run}/commands") if name.endswith(".json")]
-    last = max(numbers, default=0)
-    if last:
-        owner = json.loads(read_file(_place(run, last, "json")))
-        if _is_alive(run, last, owner):
-            raise ValueError(
-                f"{run} is being trained by process {owner['pid']} on {owner['host']}, since {owner['since']}: let it "
-                "finish or stop it, or choose another --name"
-            )
-    lease = Lease(run, last + 1)
+    lease = Lease(run, require_free(run) + 1)
     if not create_if_absent(_place(run, lease.number, "json"), json.dumps(_this_process()).encode()):
         raise ValueError(f"{run} has just been taken by another command: let it finish, or choose another --name")
     over = threading.Event()
@@ -81,6 +72,20 @@ def owned(run: str) -> Iterator[Lease]:
         thread.join()
         with suppress(ValueError):
             lease.give_sign(ENDED)
+
+
+def require_free(run: str) -> int:
+    """The number of the last command on a run, 0 if there was none. ValueError, saying who, if it is alive."""
+    numbers = [int(name.partition(".")[0]) for name in listed(f"{run}/commands") if name.endswith(".json")]
+    last = max(numbers, default=0)
+    if last:
+        owner = json.loads(read_file(_place(run, last, "json")))
+        if _is_alive(run, last, owner):
+            raise ValueError(
+                f"{run} is being trained by process {owner['pid']} on {owner['host']}, since {owner['since']}: let it "
+                "finish or stop it, or choose another --name"
+            )
+    return last
 
 
 def _place(run: str, number: int, kind: str) -> str:

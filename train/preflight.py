@@ -7,6 +7,7 @@
                first layers
     memory     closed-form estimate of such a step against the device
     disk       room in `out` for keep_checkpoints and one more
+    lease      nobody trains it now
     mlflow     reachable and writable
 
 `run` makes the cheap ones of these checks at every start.
@@ -22,7 +23,8 @@ import torch
 
 from model.describe import saved_bytes
 from pipelines import cluster
-from train import run_folder, tracking
+from pipelines.raw.place import absolute
+from train import lease, run_folder, tracking
 from train.clips import read_clip
 from train.config import MIN_POINTS, TrainConfig
 from train.errors import TrainingDiverged
@@ -39,8 +41,10 @@ REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU
 def preflight(config: TrainConfig) -> bool:
     """Print a line per check; False if one of them fails."""
     failed = set()
-    for check in (check_stores, check_weights, check_shapes, check_memory, check_disk, check_mlflow):
+    for check in (check_stores, check_weights, check_shapes, check_memory, check_disk, check_lease, check_mlflow):
         name = check.__name__.removeprefix("check_")
+        if name == "lease" and "disk" in failed:  # no run can be there
+            continue
         try:
             if name in ("shapes", "memory") and "stores" in failed:
                 raise ValueError("cannot be checked without the stores")
@@ -118,6 +122,11 @@ def worker_memory(config: TrainConfig) -> tuple[float, str]:
     if torch.cuda.is_available():
         return gpu_bytes(), "a GPU here"
     return psutil.virtual_memory().total / config.workers, "its share of this machine"
+
+
+def check_lease(config: TrainConfig) -> str:
+    run = f"{absolute(config.out)}/{config.name}"
+    return f"{run} is {'free, and was begun before' if lease.require_free(run) else 'new'}"
 
 
 def check_disk(config: TrainConfig) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8, UInt16
 
 from pipelines.raw.images import NO_IMAGE, decode_exr, decode_image, decode_rgb, header_of, unreadable
+from pipelines.raw.place import Refused
 
 MAX_SIDE = 1 << 24  # of an array; a few would hold nothing, but ever so many rows of it
 
@@ -78,6 +79,8 @@ class RawFiles(ABC):
             try:
                 with header_of(file) as image:
                     return image.height, image.width
+            except Refused:
+                raise
             except NO_IMAGE as error:
                 raise self._unreadable(path, "an image", error) from None
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import Refused
 
 CHUNK = 1 << 20  # characters read at a time
 MAX_RECORD = 1 << 22  # characters of one record; real ones have some thousand
@@ -80,6 +81,8 @@ def parse(raw: RawFolder, path: str) -> Iterator[tuple[Record, str]]:
         text = io.TextIOWrapper(gzip.GzipFile(fileobj=file) if path.endswith(".jgz") else file, "utf-8")
         try:
             yield from _Scanner(text).records()
+        except Refused:
+            raise
         except (OSError, EOFError, zlib.error, RecursionError, ValueError) as error:
             raise ValueError(
                 f"{path} in {raw.uri} cannot be read as a JSON list of records ({error}): truncated or corrupt, "

@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from pipelines.raw.files import npy_header
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import Refused
 
 BLOCK_BYTES = 1 << 23
 BOUNDED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # NumPy writes no other; these alone inflate as far as asked for
@@ -109,5 +110,7 @@ class Npz:
     def _reading(self) -> Iterator[None]:
         try:
             yield
+        except Refused:
+            raise
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"{self._where} is corrupt or truncated ({error}): download it again") from None

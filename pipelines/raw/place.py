@@ -87,9 +87,13 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return "file" in fs.protocol
 
 
+class Refused(ValueError):
+    """A place does not give or take what it is asked for. It says nothing about the content: another time it may."""
+
+
 @contextmanager
 def reachable(place: str) -> Iterator[None]:
-    """Whatever a filesystem raises inside becomes a ValueError that names the place, what it refuses and the remedy.
+    """Whatever a filesystem raises inside becomes Refused, which names the place, what it refuses and the remedy.
 
     A ValueError passes as it is. Catch FileNotFoundError or FileExistsError inside where they are an answer; here they
     are refusals too, as one of them is all that S3 says of a bucket that is not there. The original is the cause.
@@ -98,22 +102,20 @@ def reachable(place: str) -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise ValueError(
-            f"{place}: no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
+        raise Refused(f"{place}: no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except PermissionError as error:
         remedy = CREDENTIALS if remote else "check its owner and its mode"
-        raise ValueError(f"{place}: access is denied ({_said(error)}); {remedy}") from error
+        raise Refused(f"{place}: access is denied ({_said(error)}); {remedy}") from error
     except (BotoCoreError, ClientError, ConnectionError, TimeoutError) as error:
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        raise ValueError(
+        raise Refused(
             f"{place}: the server {server} gives no answer ({_said(error)}); check AWS_ENDPOINT_URL and the network"
         ) from error
     except OSError as error:
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno  # S3's have no number
         number = errno.EEXIST if isinstance(error, FileExistsError) else number
         rule, remedy = REFUSALS.get(number, REFUSALS[errno.EIO])
-        raise ValueError(f"{place}: {rule} ({_said(error)}); {remedy}") from error
+        raise Refused(f"{place}: {rule} ({_said(error)}); {remedy}") from error
 
 
 def _said(error: Exception) -> str:

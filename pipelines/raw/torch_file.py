@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.place import Refused
 
 MAX_PICKLE = 1 << 20  # bytes; without the storages, a dictionary of tensors is a thousandth of that
 MAX_STORAGE = 1 << 28  # bytes; 24,000 points have 288,000
@@ -96,6 +97,8 @@ def read_tensors(raw: RawFolder, path: str, *keys: str) -> list[np.ndarray]:
             with zipfile.ZipFile(file) as archive:
                 tensors = _dictionary(archive)
                 return [_array(archive, tensors, key) for key in keys]
+        except Refused:
+            raise
         except zipfile.BadZipFile as error:
             raise ValueError(f"{where} is no zip file of torch.save ({error}): truncated, download it again") from None
         except (

@@ -54,10 +54,6 @@ SEPARATE = (
 )
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
-FILES = (
-    *(RESULT, "tracks.npz", "tracks.mp4", "depth.npz", "depth.mp4", "points.npz", "points.ply", "points.png"),
-    *("cameras.npz", "cameras.txt", "cameras.png"),
-)
 
 FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame)
     "tracks.npz": {
@@ -148,6 +144,11 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
         "all_files": sorted(file.name for file in folder.iterdir()),
     }
     (folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def claim_of(request: dict[str, Any]) -> bytes:
+    """What a folder on S3 says while its results are on their way, so that no other results get between them."""
+    return json.dumps(request, sort_keys=True).encode()
 
 
 def is_answered(uri: str, request: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import torch
 
 from model import D4RT, recipes
 from pipelines.models import load_model
-from pipelines.results.files import FIELDS, FILES, RESULT, Arrays, is_answered, write_results
+from pipelines.results.files import FIELDS, RESULT, Arrays, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
 from pipelines.whole import ExistsAlready, result_folder
 
@@ -68,7 +68,7 @@ class Reconstruct:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
         try:
-            with result_folder(uri, last=RESULT, leftovers=FILES) as folder:
+            with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
                 write_results(folder, video, results, self.about | {"request": request, "source": row})
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
             if not is_answered(uri, request):
