@@ -62,9 +62,14 @@ class D4RT(nn.Module):
         """Where the weights are."""
         return self.heads.weight.device
 
-    def forward(self, video: Tensor, aspect: Tensor, queries: Queries) -> Prediction:
-        """`decode(encode(video, aspect), queries)`: what a training step calls."""
-        return self.decode(self.encode(video, aspect), queries)
+    def forward(self, video: Tensor, aspect: Tensor, queries: Queries, *, checked: bool = True) -> Prediction:
+        """`decode(encode(video, aspect), queries)`: what a training step calls.
+
+        With `checked` false nothing of it waits for the device, and who asks has made sure that all is in range.
+        """
+        if checked:
+            return self.decode(self.encode(video, aspect), queries)
+        return self._decode(self.encode_unchecked(video, aspect), queries, None)
 
     def encode(self, video: Tensor, aspect: Tensor) -> Memory:
         """Look at B clips once (paper 2.1).
@@ -215,9 +220,10 @@ class D4RT(nn.Module):
         self.encoder.recompute = self.decoder.recompute = on
 
     def compile_layers(self) -> None:
-        """Let torch.compile fuse what is inside each layer. All layers of a kind share one compilation."""
+        """Let torch.compile fuse what is inside each layer. All layers of a kind share one compilation per shape: one
+        for those within slots, one for those within clips, one for the decoder's."""
         for layer in (*self.encoder.blocks, *self.decoder.blocks):
-            layer.compile()
+            layer.compile(dynamic=False)
 
 
 def check_video(video: Tensor, config: ModelConfig) -> None:

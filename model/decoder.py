@@ -122,6 +122,8 @@ class Decoder(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[KeysValues, ...]:
         """Memory (B, N, D) -> what each layer attends to."""
+        # In the precision of the norms, once: under autocast each layer would make and keep a copy of its own.
+        memory = memory.to(self.out_norm.weight.dtype)
         return tuple(run(layer.keys_values, memory, recompute=self.recompute) for layer in self.blocks)
 
     def forward(self, x: Tensor, keys_values: tuple[KeysValues, ...]) -> Tensor:

@@ -65,13 +65,16 @@ def memory_bytes(config: ModelConfig, num_frames: int, *, autocast: bool) -> dic
     }
 
 
-def saved_bytes(config: ModelConfig, num_frames: int, num_queries: int, *, autocast: bool, recompute: bool) -> int:
-    """What autograd keeps of one clip and its queries for the backward pass, without the loss.
+def saved_bytes(
+    config: ModelConfig, num_frames: int, num_queries: int, *, autocast: bool, recompute: bool, clips: int = 1
+) -> int:
+    """What autograd keeps of some clips and the queries of each for the backward pass, without the loss.
 
     A layer keeps, per token, what goes into its two LayerNorms (float32 always), into its linear maps and into the
-    attention, and its MLP's hidden numbers before and after the GELU. Autocast also keeps a bfloat16 copy of every
-    weight that passes a gradient on. With `recompute`, layers keep their input only, and the backward pass holds one
-    whole layer at a time, the largest of which is counted.
+    attention, and its MLP's hidden numbers before and after the GELU. Autocast also keeps a copy in 16 bits of every
+    weight that passes a gradient on: one, however many clips there are. With `recompute`, layers keep their input only,
+    and the backward pass holds one whole layer at a time, the largest of which is counted, or, if they are more, the
+    copies of all weights, which the forward pass holds.
 
     Agrees with what autograd saves to 0.5 %. The working memory of single operations comes on top. Of a compiled model,
     or with dropout, it is not true.
@@ -83,33 +86,38 @@ def saved_bytes(config: ModelConfig, num_frames: int, num_queries: int, *, autoc
     memory = video + config.aspect_token
     kept = memory_bytes(config, num_frames, autocast=autocast)
 
-    def layer(tokens: int, part: str, maps: int) -> tuple[int, int]:
-        """(all it keeps, of that its input); `maps`: square matrices of its attention for these tokens."""
+    def layer(tokens: int, part: str, maps: int) -> tuple[int, int, int]:
+        """(all it keeps, of that its input, copies of its weights); `maps`: square matrices of its attention for these
+        tokens."""
         width, heads, hidden = (getattr(config, f"{part}_{size}") for size in ("width", "heads", "hidden"))
         exact = 2 * width + 4 + heads  # LayerNorms' inputs, their means and deviations, the attention's normalisers
         linear = (maps + 2) * width + 2 * hidden
         weights = maps * width**2 + 2 * width * hidden
-        return tokens * (exact * FLOAT32 + linear * narrow) + weights * copied, tokens * width * FLOAT32
+        return tokens * (exact * FLOAT32 + linear * narrow), tokens * width * FLOAT32, weights * copied
 
-    keys_values = memory * (2 * FLOAT32 + wide_out * narrow) + 2 * wide_out**2 * copied
+    keys_values = (memory * (2 * FLOAT32 + wide_out * narrow), 0, 2 * wide_out**2 * copied)
     layers = [layer(memory if i % 2 else video, "encoder", maps=4) for i in range(config.encoder_layers)]
-    layers += [(keys_values, 0), layer(num_queries, "decoder", maps=2)] * config.decoder_layers
+    layers += [keys_values, layer(num_queries, "decoder", maps=2)] * config.decoder_layers
 
     tubelet = RGB * config.tubelet * config.patch_size**2
     fourier, patch = COORDINATES * (1 + 2 * config.fourier_octaves), RGB * config.query_patch**2
     project = wide_in if wide_in != wide_out else 0
     embed_patch = wide_out if config.query_patch else 0
+    exact_memory = memory * wide_out * FLOAT32 if project and autocast else 0  # for the norms of the keys and values
     ends = (
         video * tubelet * narrow
         + memory * (wide_in * FLOAT32 + project * narrow)
         + num_queries * ((fourier + patch + 2 * embed_patch) * narrow + 3 * wide_out * FLOAT32)
-        + (config.aspect_token * wide_in**2 + (project + embed_patch) * wide_out) * copied
+        + exact_memory
         + kept["tokens"]
         + kept["keys and values"]
     )
+    copies_at_ends = (config.aspect_token * wide_in**2 + (project + embed_patch) * wide_out) * copied
+    copies = copies_at_ends + sum(weights for _, _, weights in layers)
     if not recompute:
-        return ends + sum(whole for whole, _ in layers)
-    return ends + sum(inputs for _, inputs in layers) + max(whole - inputs for whole, inputs in layers)
+        return copies + clips * (ends + sum(whole for whole, _, _ in layers))
+    one_layer = max(clips * (whole - inputs) + weights for whole, inputs, weights in layers)
+    return clips * (ends + sum(inputs for _, inputs, _ in layers)) + max(copies, copies_at_ends + one_layer)
 
 
 def table(config: ModelConfig, frames: list[int] | None, num_queries: int) -> str:

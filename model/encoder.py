@@ -178,6 +178,7 @@ class Encoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.encoder_width, eps=config.norm_eps)
         table = position_table(config, config.grid_size, config.grid_size)
         self.register_buffer("position", table.to(real_device()), persistent=False)
+        self.other_positions: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
 
     def forward(self, video: Tensor, aspect_token: Tensor | None) -> Tensor:
         """Encode a clip.
@@ -202,10 +203,13 @@ class Encoder(nn.Module):
         return self.final_norm(x)
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """The kept table, or for frames of another size one made now."""
+        """The table of the model's own frames; for frames of another size one that is made when it is first needed."""
         if (rows, columns) == (self.config.grid_size, self.config.grid_size):
             return self.position
-        return position_table(self.config, rows, columns).to(self.position)
+        key = (rows, columns, self.position.device, self.position.dtype)
+        if key not in self.other_positions:
+            self.other_positions = {key: position_table(self.config, rows, columns).to(self.position)}
+        return self.other_positions[key]
 
     def _within_slots(self, layer: nn.Module, x: Tensor, num_video: int, slot_tokens: int) -> Tensor:
         """Apply a layer to each temporal slot by itself; tokens after the video pass unchanged."""

@@ -183,5 +183,5 @@ class QueryEmbedder(nn.Module):
 
 
 def frame_size(video: Tensor, like: Tensor) -> Tensor:
-    """(W, H) of (B, T, H, W, 3)."""
-    return like.new_tensor([video.shape[3], video.shape[2]])
+    """(W, H) of (B, T, H, W, 3). Filled in on the device: numbers sent there would be waited for."""
+    return torch.stack([like.new_full((), video.shape[3]), like.new_full((), video.shape[2])])

@@ -133,13 +133,41 @@ def test_bytes_of_a_training_step_are_those_autograd_saves(config, autocast, rec
         memory = model.encode(video, aspect)
         model.decode(memory, queries)
         saved += [x for pair in memory.keys_values for x in pair]  # which recomputation keeps out of the hooks' sight
+        before = len(saved)
         if recompute:  # then the backward pass has one whole layer besides, its input aside
             tokens = torch.randn(1, config.video_tokens(7) + config.aspect_token, config.encoder_width)
             known |= storages([tokens])
             model.encoder.blocks[1](tokens.requires_grad_())
-    kept = sum(size for address, size in storages(saved).items() if address not in known)
+    kept = sum(size for address, size in storages(saved[:before]).items() if address not in known)
+    if recompute:
+        layer = sum(size for address, size in storages(saved[before:]).items() if address not in known)
+        at_ends = 2 * sum(x.weight.numel() for x in linear_maps(model, blocks=False)) * autocast
+        copies = 2 * sum(x.weight.numel() for x in linear_maps(model, blocks=True)) * autocast + at_ends
+        kept += max(copies, at_ends + layer) - at_ends  # those at the ends are not computed again: autograd saves them
     figure = describe.saved_bytes(config, 7, 100, autocast=autocast, recompute=recompute)
     assert figure == pytest.approx(kept, rel=0.005)
+
+
+def linear_maps(model: D4RT, *, blocks: bool) -> list[torch.nn.Linear]:
+    """Those inside layers, or all others, whose input has a gradient, so that autocast's copy of the weight is kept."""
+    first = ("aspect_proj.0", "query_embedder.uv_proj", "query_embedder.patch_proj.0", "heads")
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name not in first and (".blocks." in name) == blocks
+    ]
+
+
+def test_weights_are_copied_once_for_all_clips():
+    """Under autocast the second clip of a step adds what a clip keeps, and no copy of a weight; nor, if layers are
+    computed again, does it add less than what enters each of them."""
+    config = ModelConfig.preset("giant")
+    for recompute in (False, True):
+        one, two, three = (
+            describe.saved_bytes(config, 48, 2048, autocast=True, recompute=recompute, clips=n) for n in (1, 2, 3)
+        )
+        assert 0 < one - (two - one) <= 2 * describe.parameters(config)["total"]
+        assert three - two >= two - one > 40 * 6144 * 1408 * 4
 
 
 def test_training_holds_sixteen_bytes_per_parameter():

@@ -160,6 +160,23 @@ def test_confidence_fades_in():
         np.testing.assert_allclose(numbers(terms["lconf"][0]), -np.log(in_effect), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("logit", [-60.0, -12.0, -3.0, 0.0, 3.0, 9.5, 14.0, 25.0])
+def test_confidence_can_always_change(logit):
+    """Values and gradients of c e - 0.2 log c are those of the closed form in float64, however sure or unsure it is."""
+    batch, config = random_batch(), NO_WARMUP
+    prediction = dataclasses.replace(random_prediction(), confidence_logit=torch.full((B, Q), logit).requires_grad_())
+    error = numbers(losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config))
+    terms = losses.loss_terms(prediction, batch, config, 0)
+    for name, factor, expected in (
+        ("l3d", error, error / (1 + np.exp(-logit)) / (1 + np.exp(logit))),  # c (1 - c)
+        ("lconf", 1.0, np.full((B, Q), -1 / (1 + np.exp(logit)))),  # -(1 - c)
+    ):
+        (gradient,) = torch.autograd.grad(terms[name][0].sum(), prediction.confidence_logit, retain_graph=True)
+        np.testing.assert_allclose(numbers(gradient), expected, rtol=1e-5)
+        value = 1 / (1 + np.exp(-logit)) if name == "l3d" else np.log1p(np.exp(-logit))
+        np.testing.assert_allclose(numbers(terms[name][0]), factor * value, rtol=1e-5)
+
+
 def test_the_other_terms():
     batch, prediction = random_batch(), random_prediction()
     terms = losses.loss_terms(prediction, batch, NO_WARMUP, 0)
@@ -373,8 +390,8 @@ class Broken(torch.nn.Module):
         super().__init__()
         self.model, self.clip, self.query = model, clip, query
 
-    def forward(self, *inputs):
-        prediction = self.model(*inputs)
+    def forward(self, *inputs, **switches):
+        prediction = self.model(*inputs, **switches)
         displacement = prediction.displacement.clone()
         displacement[self.clip, self.query] *= float("nan")
         return dataclasses.replace(prediction, displacement=displacement)
@@ -386,13 +403,13 @@ def test_a_gradient_that_is_no_number_names_term_step_and_dataset_though_the_los
     query = int((~batch.displacement_valid[3]).nonzero()[0])
     state.network, state.step = Broken(state.model, 3, query), 5
     weights = [p.clone() for p in state.model.parameters()]
-    with pytest.raises(TrainingDiverged, match=r"gradient is not finite at step 5 .*: in ldisp \(scannet\); look at"):
+    with pytest.raises(TrainingDiverged, match=r"gradient is not finite at step 5 .*: in ldisp \(scannet\) \(clip 3 "):
         train_step(state, batch, config)
     assert all(torch.equal(a, b) for a, b in zip(weights, state.model.parameters(), strict=True))
     with torch.no_grad():
         state.model.heads.weight[0] = 1e38  # finite answers, whose gradient overflows further down
     state.network = state.model
-    with pytest.raises(TrainingDiverged, match=r"not finite at step 5"):
+    with pytest.raises(TrainingDiverged, match=r"not finite at step 6"):
         train_step(state, batch, config)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import D4RT, ModelConfig, Prediction, Queries, chunks
+from model import D4RT, ModelConfig, Prediction, Queries, chunks, encoder
 from model.encoder import FeedForward, SelfAttention
 
 CONFIG = replace(ModelConfig.preset("tiny"), image_size=32, decoder_width=64)
@@ -101,6 +101,33 @@ def test_compiled_layers_give_the_same_numbers():
     for name, parameter in plain.named_parameters():
         difference = (compiled.get_parameter(name).grad - parameter.grad).abs().max()
         assert difference <= 1e-4 * parameter.grad.abs().max() + 1e-9, name
+
+
+def test_a_compiled_model_is_compiled_once_per_kind_of_layer():
+    """Within slots, within clips, in the decoder: three kinds of static shapes, whatever the number of layers."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = lively(replace(CONFIG, encoder_layers=6)).train()
+    model.compile_layers()
+    for _ in range(2):
+        loss_of(answers(model)).backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+
+
+def test_what_is_unchecked_is_answered_the_same():
+    model, video, aspect = lively(CONFIG), random_video(FRAMES, size=32), torch.tensor([1.5])
+    queries = random_queries(QUERIES, FRAMES)
+    assert_identical(model(video, aspect, queries, checked=False), model(video, aspect, queries))
+
+
+def test_frames_of_another_size_get_their_positions_once(monkeypatch):
+    model, made = lively(CONFIG), []
+    right = encoder.position_table
+    monkeypatch.setattr(encoder, "position_table", lambda *arguments: made.append(arguments) or right(*arguments))
+    with torch.inference_mode():
+        for _ in range(3):
+            memory = model.encode(random_video(FRAMES, size=48), torch.tensor([1.5]))
+    assert len(made) == 1 and memory.tokens.isfinite().all()
 
 
 # ---- dropout ----

@@ -55,7 +55,7 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
         ("--validation.stores planes", "stores", "a model is judged on scenes it has not seen"),
         ("--loss.dynamic-reweight kubric median", "stores", "loss.dynamic_reweight names kubric"),
         ("--init nothing", "weights", "nothing/config.json does not exist"),
-        ("--data.clips-per-worker 100000", "memory", "raise accumulate, lower data.clips_per_worker"),
+        ("--data.clips-per-worker 100000", "memory", "raise --accumulate, lower --data.clips-per-worker"),
         ("--out planes/store.json/runs", "disk", "planes/store.json is a file: choose another"),
         ("--out planes/store.json", "disk", "planes/store.json is a file: choose another"),
         ("--out /proc/runs", "disk", "out: /proc: "),

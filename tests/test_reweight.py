@@ -85,7 +85,7 @@ def test_moving_points_get_a_large_weight_and_no_penalty(max_weight):
     prediction.confidence_logit.requires_grad_()
     plain, changed = (losses.loss_terms(prediction, batch, c, 0) for c in (NO_WARMUP, config))
     moves = numbers(moving(batch, rules)).astype(bool)
-    known, c = numbers(batch.xyz_valid).astype(bool), numbers(prediction.confidence)
+    known, c = numbers(batch.xyz_valid).astype(bool), 1 / (1 + np.exp(-numbers(prediction.confidence_logit)))
     error = numbers(plain["l3d"][0]) / c
     for clip in range(4):
         weight = min(max(5 * c[clip, known[clip] & ~moves[clip]].max(), 1), max_weight)

@@ -16,6 +16,8 @@ LOW_CONFIDENCE = 0.05  # the 3D error then counts next to nothing
 HIGH_DATA_WAIT = 0.1  # of step time,
 SETTLED_STEPS = 50  # without the first so many, in which the readers start, and over at least as many
 
+COUNTED = ("dropped_clips", "skipped_steps", "overflowed_steps")
+
 T = TypeVar("T")
 
 
@@ -54,7 +56,7 @@ class Averages:
     def close(self, step: int) -> tuple[dict[str, float], list[str]]:
         """(metrics, lines for the terminal) of the steps since the last call, up to `step`.
 
-        Metrics are means over the steps that have them; `dropped_clips` is a sum; `warning/KIND` is 1 where a warning
+        Metrics are means over the steps that have them; `COUNTED` ones are sums; `warning/KIND` is 1 where a warning
         of that kind is among the lines, which it is once.
         """
         seconds = time.perf_counter() - self.began
@@ -63,7 +65,7 @@ class Averages:
         means = {}
         for name in names:
             values = [metrics[name] for metrics in self.metrics if name in metrics]
-            means[name] = sum(values) / (1 if name == "dropped_clips" else len(values))
+            means[name] = sum(values) / (1 if name in COUNTED else len(values))
         clips = steps * self.workers * self.config.data.clips_per_worker
         means |= {
             "clips_per_second": clips / seconds,
@@ -114,9 +116,10 @@ class Averages:
         total = self.config.steps
         left = timedelta(seconds=round((total - step) * means["seconds_per_step"]))
         ratio = means.get("z_ratio", math.nan)  # data without 3D labels have none
-        dropped = f"  {means['dropped_clips']:.0f} clips without scale" if means["dropped_clips"] else ""
+        notes = {"dropped_clips": "clips without scale", "skipped_steps": "steps left out"}
+        noted = "".join(f"  {means[name]:.0f} {words}" for name, words in notes.items() if means.get(name))
         return (
-            f"step {step:>{len(str(total))}}/{total}  loss {means['loss']:.4f}  z-ratio {ratio:.2f}  "
+            f"step {step:>{len(str(total))}}/{total}  loss {means.get('loss', math.nan):.4f}  z-ratio {ratio:.2f}  "
             f"lr {means['lr']:.1e}  {means['clips_per_second']:.1f} clips/s  "
-            f"data wait {means['data_wait_share']:.0%}  {left} left{dropped}"
+            f"data wait {means['data_wait_share']:.0%}  {left} left{noted}"
         )

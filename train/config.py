@@ -85,13 +85,19 @@ class TrainConfig:
     min_workers: int | None = None
     """Go on with as few as this while nodes are missing, and with more when they are back, each time from the last
     checkpoint; default: wait for all. A step of fewer workers sees fewer clips."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the forward pass (autocast); weights and losses are float32."""
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Of the forward pass (autocast); weights and losses are float32. float16, with losses scaled, is for GPUs that
+    have no bfloat16."""
     recompute: bool = False
     """Keep only what enters each layer for the backward pass and compute the rest again: a third of the memory for a
     third more time. The numbers are the same."""
     compile: bool = False
     """Let torch.compile fuse what is inside a layer. The first step takes a minute; numbers differ by rounding."""
+    shard: bool = False
+    """Share out the optimiser: each worker keeps the running means of its part of the weights, moves those and sends
+    them to the others. Less memory, the same numbers. Muon is always shared out."""
+    max_skipped: int = 0
+    """So many steps whose loss or gradient is not finite are left out, and their clips named; one more ends the run."""
     dropout: float = 0.0
     """Share of attention weights and MLP numbers forgotten at each step. D4RT has none, OpenD4RT 0.1."""
     seed: int = 0
@@ -132,6 +138,8 @@ class TrainConfig:
             )
         if not 0 <= self.optim.warmup_steps < self.steps:
             raise ValueError(f"optim.warmup_steps ({self.optim.warmup_steps}) must be below steps ({self.steps})")
+        if self.max_skipped < 0:
+            raise ValueError(f"max_skipped ({self.max_skipped}) must not be negative; 0: the first one ends the run")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
@@ -167,8 +175,8 @@ def check_registry_names(model: str, alias: str) -> None:
         raise ValueError(f"{alias!r} is no alias: MLflow keeps `latest` and v1, v2, ... to itself; take another word")
 
 
-def _paper(model: str) -> TrainConfig:
-    return TrainConfig(model=ModelConfig.preset(model))
+def _paper(model: str, accumulate: int = 1) -> TrainConfig:
+    return TrainConfig(model=ModelConfig.preset(model), accumulate=accumulate)
 
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
@@ -202,8 +210,8 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     ),
     "base": ("The paper's recipe on a ViT-B encoder, 48 frames of 256x256.", _paper("base")),
     "large": ("The paper's recipe on a ViT-L encoder.", _paper("large")),
-    "huge": ("The paper's recipe on a ViT-H encoder.", _paper("huge")),
-    "giant": ("The paper's recipe on a ViT-g encoder: the paper's model.", _paper("giant")),
+    "huge": ("The paper's recipe on a ViT-H encoder.", _paper("huge", accumulate=2)),
+    "giant": ("The paper's recipe on a ViT-g encoder: the paper's model.", _paper("giant", accumulate=4)),
     "opend4rt-refine": (
         "OpenD4RT's last stage, from 32 to 48 frames: to go on from a released checkpoint.",
         TrainConfig(

@@ -5,6 +5,10 @@ class TrainingDiverged(RuntimeError):
     """A loss or gradient is not finite."""
 
 
+class OutOfMemory(RuntimeError):
+    """A step does not fit, however often it is tried."""
+
+
 class CheckpointFailed(RuntimeError):
     """A checkpoint could not be written."""
 

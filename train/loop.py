@@ -25,7 +25,7 @@ from pipelines.store.reader import ClipStore
 from train import curves, lease, run_folder, tracking
 from train.champion import register
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, RunFailed, RunStopped
+from train.errors import CheckpointFailed, OutOfMemory, RunFailed, RunStopped
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
@@ -257,7 +257,7 @@ def reason(error: ray.train.TrainingFailedError) -> str:
     """What we found wrong, else Ray's words. The error of a reading task comes as the text of its traceback."""
     failures = getattr(error, "worker_failures", {}).values()
     for failure in failures:
-        if isinstance(failure, ValueError | CheckpointFailed):
+        if isinstance(failure, ValueError | CheckpointFailed | OutOfMemory):
             return str(failure)
         if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
             return found[-1]

@@ -83,14 +83,20 @@ def depth_error(prediction: Prediction, batch: QueryBatch, scales: Scales) -> Fl
     return (predicted - true).abs()
 
 
-def confidence_in_effect(prediction: Prediction, config: LossConfig, step: int) -> Float[Tensor, "B Q"]:
-    """Confidence, blended from 1 over the first steps.
+def confidence_in_effect(prediction: Prediction, config: LossConfig, step: int) -> tuple[Tensor, Tensor]:
+    """(confidence, its logarithm), both (B, Q), blended from 1 over the first steps.
 
     c * e - 0.2 log c is smallest at c = 0.2 / e: the large errors of an untrained model would drive c, and with it the
     gradient of the 3D error, to a few percent, and there it stays.
+
+    Neither is cut off, and each side of 0 has the form whose gradient float32 can hold: a confidence may always change.
     """
-    share = min(1.0, step / config.confidence_warmup_steps) if config.confidence_warmup_steps else 1.0
-    return (1 - share) + share * prediction.confidence
+    logit, share = prediction.confidence_logit, 1.0
+    if step < config.confidence_warmup_steps:
+        share = step / config.confidence_warmup_steps
+    confidence = torch.where(logit > 0, 1 - (-logit).sigmoid(), logit.sigmoid())
+    blended = (1 - share) + share * confidence
+    return blended, F.logsigmoid(logit) if share == 1 else blended.log()
 
 
 def uv_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
@@ -133,8 +139,8 @@ def term_masks(batch: QueryBatch, config: LossConfig) -> dict[str, Bool[Tensor, 
 def loss_terms(prediction: Prediction, batch: QueryBatch, config: LossConfig, step: int) -> dict[str, Term]:
     """All terms, by the name of their weight in `LossConfig`."""
     scales, masks = clip_scales(prediction, batch, config), term_masks(batch, config)
-    confidence = confidence_in_effect(prediction, config, step)
-    weight, unsure = confidence, -confidence.log()
+    confidence, log_confidence = confidence_in_effect(prediction, config, step)
+    weight, unsure = confidence, -log_confidence
     if config.dynamic_reweight:
         moves = moving(batch, config.dynamic_reweight)
         weight = torch.where(moves, moving_weight(confidence, masks["l3d"] & ~moves, config.max_weight), weight)

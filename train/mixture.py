@@ -56,6 +56,11 @@ class MixturePlan:
         clip = permuted(position, self.lengths[store], _round_keys(self.seed, store, epoch))
         return store, clip, epoch % self.samples[store]
 
+    def words(self, index: int) -> str:
+        """Which clip that is, for people."""
+        store, clip, _ = self.clip(index)
+        return f"clip {clip} of {self.stores[store]}"
+
 
 @lru_cache(maxsize=8)
 def _cycle_order(counts: tuple[int, ...], seed: int, cycle: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from model import D4RT
 from model.encoder import Droppable
@@ -46,6 +47,30 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay, "muon": muon}
         for (decay, share, muon), parameters in groups.items()
     ]
+
+
+class Muon(torch.optim.Muon):
+    """PyTorch's, with what fused AdamW has: where `found_inf` is 1 a step leaves everything as it is, and the host need
+    not know."""
+
+    found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        matrices = [x for group in self.param_groups for x in group["params"] if x.grad is not None]
+        for matrix in matrices:
+            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        tensors = [x for matrix in matrices for x in (matrix, self.state[matrix]["momentum_buffer"])]
+        before = [x.clone() for x in tensors]
+        super().step()
+        if self.found_inf is not None:
+            for x, old in zip(tensors, before, strict=True):
+                x.copy_(torch.where(self.found_inf > 0, old, x))
+
+
+def shared(muon: bool, shard: bool) -> bool:
+    """Are the matrices of such a group dealt out to the workers? See `train/sharing.py`."""
+    return muon or shard
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:

@@ -17,20 +17,19 @@ import os
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import ray
 import torch
 
-from model.describe import saved_bytes
 from pipelines import cluster
 from pipelines.raw.place import absolute
 from train import lease, run_folder, tracking
 from train.clips import read_clip
 from train.config import MIN_POINTS, TrainConfig
-from train.errors import TrainingDiverged
+from train.errors import OutOfMemory, TrainingDiverged
+from train.memory import explained, memory_of, require_fit, step_bytes
 from train.query_batch import QueryBatch
 from train.start import pinned, start_model, starting_weights
-from train.state import TrainState, held_bytes
+from train.state import TrainState
 from train.step import train_step
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut
@@ -49,7 +48,7 @@ def preflight(config: TrainConfig) -> bool:
             if name in ("shapes", "memory") and "stores" in failed:
                 raise ValueError("cannot be checked without the stores")
             print(f"{name:8} ok      {check(config)}", flush=True)
-        except (ValueError, TrainingDiverged, torch.OutOfMemoryError) as error:
+        except (ValueError, TrainingDiverged, OutOfMemory) as error:
             failed.add(name)
             print(f"{name:8} FAILED  {error}", flush=True)
     return not failed
@@ -70,12 +69,13 @@ def check_weights(config: TrainConfig) -> str:
 
 def check_shapes(config: TrainConfig) -> str:
     plan, stores = open_mixture(config.data, config.model, config.seed)
-    device, limit = ("cuda", gpu_bytes()) if torch.cuda.is_available() else ("cpu", psutil.virtual_memory().available)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    limit, _ = memory_of(device, workers=1)
     frames, count = stores[0].settings.frames, config.data.clips_per_worker
     flops = count * (config.model.flops_encode(frames) + config.model.flops_decode(config.data.queries, frames))
     words = "all layers"
-    if step_bytes(config, frames) > limit or (device == "cpu" and flops > REAL_FLOPS):
-        words = f"the first layers, since all are too much for the {device} here"
+    if step_bytes(config, frames) > limit or (device.type == "cpu" and flops > REAL_FLOPS):
+        words = f"the first layers, since all are too much for the {device.type} here"
         config = replace(
             config,
             model=replace(config.model, encoder_layers=2, decoder_layers=1),
@@ -86,30 +86,17 @@ def check_shapes(config: TrainConfig) -> str:
     columns = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
     columns["dataset"] = columns.pop("store")
     batch = QueryBatch.from_columns(columns, tuple(store.settings.dataset for store in stores))
-    if device == "cpu":  # whose bfloat16 can be slow
+    if device.type == "cpu":  # whose bfloat16 can be slow
         config = replace(config, precision="float32")
-    metrics = train_step(TrainState.create(start_model(config).to(device), config.optim), batch.to(device), config)
+    with explained(config, 0):
+        state = TrainState.create(start_model(config).to(device), config.optim)
+        metrics = train_step(state, batch.to(device), config)
     return f"a step of fresh weights, {words}, clips: {len(clips)}, loss: {metrics['loss']:.3f}"
 
 
 def check_memory(config: TrainConfig) -> str:
     _, stores = open_mixture(config.data, config.model, config.seed)
-    size, (limit, device) = step_bytes(config, stores[0].settings.frames), worker_memory(config)
-    text = f"a step takes each worker about {size / 1e9:.2f} GB and working memory; {device} has {limit / 1e9:.1f} GB"
-    if size > limit:
-        raise ValueError(f"{text}: raise accumulate, lower data.clips_per_worker or data.queries, or add --recompute")
-    return text
-
-
-def step_bytes(config: TrainConfig, frames: int) -> int:
-    """What a worker needs for a step, besides the working memory of single operations. Frozen parts need less."""
-    switches = {"autocast": config.precision == "bfloat16", "recompute": config.recompute}
-    clip = saved_bytes(config.model, frames, config.data.queries, **switches)
-    return held_bytes(config)["worker"] + config.data.clips_per_worker // config.accumulate * clip
-
-
-def gpu_bytes() -> int:
-    return torch.cuda.get_device_properties(0).total_memory
+    return require_fit(config, stores[0].settings.frames, *worker_memory(config))
 
 
 def worker_memory(config: TrainConfig) -> tuple[float, str]:
@@ -117,11 +104,9 @@ def worker_memory(config: TrainConfig) -> tuple[float, str]:
     if "RAY_ADDRESS" in os.environ:
         cluster.connect()
         if ray.cluster_resources().get("GPU"):
-            return ray.get(ray.remote(gpu_bytes).options(num_gpus=1).remote()), "a GPU of the cluster"
+            return ray.get(ray.remote(memory_of).options(num_gpus=1).remote(torch.device("cuda"), 1))
         return ray.cluster_resources()["memory"] / config.workers, "its share of the cluster"
-    if torch.cuda.is_available():
-        return gpu_bytes(), "a GPU here"
-    return psutil.virtual_memory().total / config.workers, "its share of this machine"
+    return memory_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.workers)
 
 
 def check_lease(config: TrainConfig) -> str:

@@ -20,6 +20,7 @@ class Progress:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.asked_to_stop = False
+        self.reason: str | None = None
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -27,6 +28,13 @@ class Progress:
     def take(self) -> list[str]:
         taken, self.lines = self.lines, []
         return taken
+
+    def give_up(self, reason: str) -> None:
+        """Say why no other try will help."""
+        self.reason = reason
+
+    def hopeless(self) -> str | None:
+        return self.reason
 
     def stop(self) -> None:
         self.asked_to_stop = True

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from model import Queries, checkpoints
+from model.precision import half_on_gpu
 
 
 class RegisteredD4RT(mlflow.pyfunc.PythonModel):
@@ -25,7 +26,8 @@ class RegisteredD4RT(mlflow.pyfunc.PythonModel):
         """Arrays by name, in and out: B clips and Q queries of each; see the signature in `train/tracking.py`."""
         tensors = {name: torch.from_numpy(np.array(array)).to(self.model.device) for name, array in model_input.items()}
         queries = Queries(**{field.name: tensors[field.name] for field in fields(Queries)})
-        prediction = self.model(tensors["video"], tensors["aspect"], queries)
+        with half_on_gpu(self.model.device):
+            prediction = self.model(tensors["video"], tensors["aspect"], queries)
         names = ("xyz", "uv_tgt", "visible", "displacement", "normal", "confidence")
         return {name: getattr(prediction, name).cpu().numpy() for name in names}
 

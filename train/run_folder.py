@@ -42,8 +42,8 @@ CHUNK_BYTES = 64 << 20
 OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
 OPERATIONAL = (
-    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures", "recompute"),
-    "validation.every",
+    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures"),
+    *("accumulate", "recompute", "compile", "shard", "max_skipped", "validation.every"),
     # or, these, only how many clips a step sees; `train/worker.py` says so.
     *("workers", "min_workers", "data.clips_per_worker"),
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from model import D4RT, checkpoints, opend4rt, pretrained
 from pipelines.models import load_model, model_version, trained_on
 from train.config import TrainConfig
+from train.parallel import prepare
 
 
 def pinned(config: TrainConfig) -> TrainConfig:
@@ -83,8 +84,4 @@ def start_model(config: TrainConfig, weights: dict[str, Tensor] | None = None) -
     model = D4RT(config.model)
     if weights is not None:
         model.load_state_dict(weights)
-    model.set_dropout(config.dropout)
-    model.set_recompute(config.recompute)
-    if config.compile:
-        model.compile_layers()
-    return model
+    return prepare(model, config)

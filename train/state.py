@@ -1,17 +1,20 @@
 """What a run learns and keeps: weights, their averages, optimisers; and how large that is."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model import D4RT, checkpoints
 from train.config import TrainConfig
-from train.optim import freeze, parameter_groups
+from train.optim import Muon, freeze, parameter_groups, shared
+from train.parallel import LossScale
 from train.recipe import OptimConfig
+from train.sharing import Shares
 
 # Inside a training checkpoint. `model` is what is registered; if that is averaged weights, the others lie beside it.
 MODEL, NOT_AVERAGED, OPTIMISERS = "model", "not_averaged", "optimisers.pt"
@@ -25,14 +28,23 @@ class TrainState:
     network: nn.Module
     """The model, or the DistributedDataParallel around it."""
     optimisers: tuple[torch.optim.Optimizer, ...]
+    shares: Shares
+    """Who moves what."""
     averaged: D4RT | None = None
     """With the running mean of the weights, if `optim.ema` asks for one."""
     step: int = 0
     """Steps done."""
+    loss_scale: LossScale | None = None
+    """In float16."""
+    skipped: list[str] = field(default_factory=list)
+    """Why steps were left out, of those that `max_skipped` counts."""
 
     @classmethod
-    def create(cls, model: D4RT, config: OptimConfig) -> "TrainState":
-        """A fresh state for a model that is on its device already, with its dropout set."""
+    def create(
+        cls, model: D4RT, config: OptimConfig, *, shard: bool = False, precision: str = "float32"
+    ) -> "TrainState":
+        """A fresh state for a model that is on its device already, with its dropout set. `shard` and `precision` are
+        those of a `TrainConfig`."""
         for part in config.freeze:
             freeze(model, part)
         groups = parameter_groups(model, config)
@@ -40,9 +52,15 @@ class TrainState:
             torch.optim.AdamW([group for group in groups if not group["muon"]], betas=config.betas, fused=True)
         ]
         if matrices := [group for group in groups if group["muon"]]:
-            optimisers.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
-        averaged = deepcopy(model).eval().requires_grad_(False) if config.ema else None
-        return cls(model, model, tuple(optimisers), averaged)
+            optimisers.append(Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+        return cls(
+            model=model,
+            network=model,
+            optimisers=tuple(optimisers),
+            shares=Shares(x for group in groups if shared(group["muon"], shard) for x in group["params"]),
+            averaged=deepcopy(model).eval().requires_grad_(False) if config.ema else None,
+            loss_scale=LossScale(model.device) if precision == "float16" else None,
+        )
 
     @property
     def result(self) -> D4RT:
@@ -53,12 +71,20 @@ class TrainState:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
 
-    def update(self, rate: float) -> None:
-        """Move the weights by their gradients, at this learning rate: a step is done."""
+    def update(self, rate: float, broken: Tensor | None = None) -> None:
+        """Move the weights by their gradients, at this learning rate: a step is done. All workers must call this.
+
+        `broken`: () float32; where it is 1 nothing changes but the number of steps, and float16's scale.
+        """
+        self.shares.drop_gradients_of_others()
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["lr_share"]
+            optimiser.found_inf = broken
             optimiser.step()
+        self.shares.spread()
+        if self.loss_scale is not None and broken is not None:
+            self.loss_scale.update(broken)
         self.step += 1
 
     def average(self, share: float) -> None:
@@ -66,28 +92,40 @@ class TrainState:
         share = min(share, (1 + self.step) / (10 + self.step))  # or fresh weights would weigh for 1 / (1 - share) steps
         get_ema_multi_avg_fn(share)(list(self.averaged.parameters()), list(self.model.parameters()), self.step)
 
-    def save(self, folder: Path) -> None:
-        """A model checkpoint in `folder`/model, and beside it what only training needs."""
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint has besides weights: on worker 0, the others have a part. All workers must call this."""
+        scale = self.loss_scale
+        return {
+            "step": self.step,
+            "optimisers": [self.shares.whole(optimiser) for optimiser in self.optimisers],
+            "skipped": self.skipped,
+            "loss_scale": {} if scale is None else {"scale": scale.scale, "steps": scale.steps},
+        }
+
+    def save(self, folder: Path, progress: dict[str, Any] | None = None) -> None:
+        """A model checkpoint in `folder`/model, and beside it what only training needs: `progress()`."""
         checkpoints.save(self.result, folder / MODEL)
         if self.averaged is not None:
             checkpoints.save(self.model, folder / NOT_AVERAGED)
-        states = [optimiser.state_dict() for optimiser in self.optimisers]
-        torch.save({"step": self.step, "optimisers": states}, folder / OPTIMISERS)
+        torch.save(progress or self.progress(), folder / OPTIMISERS)
 
     def restore(self, folder: Path) -> None:
         """Go on exactly where `save` was called."""
         self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
-        saved = torch.load(folder / OPTIMISERS, map_location=self.model.device, weights_only=True)
+        saved = torch.load(folder / OPTIMISERS, map_location="cpu", weights_only=True)
         for optimiser, before in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(before)
-        self.step = saved["step"]
+            optimiser.load_state_dict(self.shares.mine(optimiser, before))
+        self.step, self.skipped = saved["step"], saved.get("skipped", [])
+        if self.loss_scale is not None:
+            for name, number in saved.get("loss_scale", {}).items():
+                setattr(self.loss_scale, name, number.to(self.model.device))
 
 
 def held_bytes(config: TrainConfig) -> dict[str, int]:
-    """What a `worker` holds of a model all the time, and what a `checkpoint` does: weights, averaged ones, and, of what
-    learns, gradients and the running means of AdamW, two, or Muon, one. All float32."""
+    """What a `worker` holds of a model all the time, its `gradients` aside, and what a `checkpoint` does: weights,
+    averaged ones, and, of what learns, the running means of AdamW, two, or Muon, one. All float32."""
     with torch.device("meta"):
         model = D4RT(config.model)
     for part in config.optim.freeze:
@@ -96,6 +134,12 @@ def held_bytes(config: TrainConfig) -> dict[str, int]:
     groups = [
         (sum(x.numel() for x in group["params"]), group["muon"]) for group in parameter_groups(model, config.optim)
     ]
-    gradients = sum(count for count, _ in groups)
     means = sum(count * (1 if muon else 2) for count, muon in groups)
-    return {"worker": 4 * (weights + gradients + means), "checkpoint": 4 * (weights + means)}
+    held = weights + sum(
+        count * (1 if muon else 2) // (config.workers if shared(muon, config.shard) else 1) for count, muon in groups
+    )
+    return {
+        "worker": 4 * held,
+        "gradients": 4 * sum(count for count, _ in groups),
+        "checkpoint": 4 * (weights + means),
+    }

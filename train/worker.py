@@ -17,21 +17,20 @@ from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMod
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 from safetensors import SafetensorError
-from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import cluster
 from pipelines.store.reader import ClipStore
-from train import curves, run_folder
+from train import curves, memory, parallel, run_folder
 from train.averages import Averages
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, TrainingDiverged
+from train.errors import CheckpointFailed, OutOfMemory, TrainingDiverged
 from train.feed import Feed
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.run_folder import Position
 from train.start import start_model
 from train.state import TrainState
-from train.step import train_step
+from train.step import Taken, take_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +56,33 @@ class Loop:
 def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     """What each worker does: restore, then step by step until `config.steps` or until the command is told to stop.
 
-    Returns the steps done, and what diverged, if something did: it would again, so there is no restart.
+    Returns the steps done, and what diverged, or did not fit into memory, if something did: it would again, so there is
+    no other try.
     """
     cluster.end_with_node()
     loop: Loop = ray.get(loop_config["loop"])
+    if reason := ray.get(loop.progress.hopeless.remote()):  # found by a worker before this restart
+        return 0, reason
+    try:
+        return learn(loop)
+    except OutOfMemory as error:  # on this worker, perhaps on no other
+        ray.get(loop.progress.give_up.remote(str(error)))
+        raise
+
+
+def learn(loop: Loop) -> tuple[int, str | None]:
+    """(steps done, what diverged), see `train_worker`."""
     config, context = loop.config, ray.train.get_context()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
     run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
     loop.lease.require_held()
+    try:
+        frames = loop.stores[0].settings.frames
+        memory.require_fit(config, frames, *memory.memory_of(device, context.get_local_world_size()))
+    except ValueError as error:
+        raise OutOfMemory(str(error)) from error
     readers, say = max(1, round(loop.reader_cpus)), loop.progress.add.remote
     with Feed(config.data, loop.plan, loop.stores, readers=readers, device=device, say=say) as feed:
         return train(loop, feed, device)
@@ -76,33 +92,53 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
     """The same, while the feed's readers start and then read ahead."""
     config, context = loop.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    frames = loop.stores[0].settings.frames
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     model.trained_on = loop.trained_on
-    state = TrainState.create(model, config.optim)
+    state = TrainState.create(model, config.optim, shard=config.shard, precision=config.precision)
     before = restore(state, config, rank)
     if rank == 0 and before.step:
         loop.progress.add.remote(going_on(before, world, config))
-    state.network = DistributedDataParallel(state.model, broadcast_buffers=False)  # the buffers are constants
+    state.network = parallel.beside_others(state.model)
     log = None
     if rank == 0:
+        loop.progress.add.remote(parallel.words(config, device))
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
-    averages, diverged = Averages(config, state.step, world), None
+    averages, diverged, taken = Averages(config, state.step, world), None, None
     batches = feed.batches(steps=range(state.step, config.steps), first_clip=before.clips, rank=rank, world=world)
     clips_per_step = world * config.data.clips_per_worker
+
+    def finish(step: Taken) -> None:
+        """Take down the metrics of a step."""
+        first = before.clips + (step.step - before.step) * clips_per_step
+        skipped = len(state.skipped)
+        averages.add(step.metrics(state, config, lambda place: loop.plan.words(first + place)))
+        if rank == 0 and len(state.skipped) > skipped:
+            left = config.max_skipped - len(state.skipped)
+            loop.progress.add.remote(f"warning: step left out, {left} more may be: {state.skipped[-1]}")
+
     for batch in averages.timed(batches):
         # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
+        point = (state.step + 1) % config.log_every == 0 or state.step + 1 == config.steps
         try:
-            averages.add(train_step(state, batch, config))
+            with memory.explained(config, state.step):
+                now = take_step(state, batch, config)
+            # While the device works on this step, those of the step before are read; at a point of the curves, both.
+            for step in [taken, now] if point else [taken]:
+                if step is not None:
+                    finish(step)
+            taken = None if point else now
         except TrainingDiverged as error:  # on all workers
             diverged = str(error)
             break
         last = state.step == config.steps
         clips = before.clips + (state.step - before.step) * clips_per_step
         stop = False
-        if state.step % config.log_every == 0 or last:
+        if point:
             if log:
                 metrics, lines = averages.close(state.step)
+                metrics |= parallel.usage(config, frames, metrics["seconds_per_step"], device)
                 log.write(state.step, metrics | {"clips": clips, "workers": world})
                 for line in lines:
                     loop.progress.add.remote(line)
@@ -172,10 +208,10 @@ def report(state: TrainState, position: Position, lease: Lease, rank: int, valid
     storage = ray.train.get_context().get_storage()
     name = run_folder.checkpoint_name(position.step, lease.number)
     place = f"{storage.experiment_fs_path}/{name}"
-    checkpoint = None
+    checkpoint, progress = None, state.progress()
     if rank == 0:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        checkpoint = Checkpoint.from_directory(write_checkpoint(state, position, folder))
+        checkpoint = Checkpoint.from_directory(write_checkpoint(state, progress, position, folder))
     ray.train.report(
         {"step": position.step},
         checkpoint,
@@ -189,10 +225,10 @@ def report(state: TrainState, position: Position, lease: Lease, rank: int, valid
     )
 
 
-def write_checkpoint(state: TrainState, position: Position, folder: Path) -> Path:
+def write_checkpoint(state: TrainState, progress: dict[str, Any], position: Position, folder: Path) -> Path:
     """All that a checkpoint has, into an empty `folder`. CheckpointFailed if there is no room."""
     try:
-        state.save(folder)
+        state.save(folder, progress)
         position.save(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointFailed(folder, str(error)) from error

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from model import D4RT, recipes
+from model.precision import half_on_gpu
 from pipelines.models import load_model
 from pipelines.results.files import FIELDS, RESULT, Arrays, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
@@ -65,7 +66,7 @@ class Reconstruct:
         uri = f"{self.out}/{source.name}"
         video = read_video(source, self.selection, self.model.config.image_size)
         request = self.about["request"] | {"video": video.digest}
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+        with half_on_gpu(self.device):
             results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
         try:
             with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
