@@ -84,7 +84,7 @@ def saved_bytes(
     wide_in, wide_out = config.encoder_width, config.decoder_width
     video = config.video_tokens(num_frames)
     memory = video + config.aspect_token
-    kept = memory_bytes(config, num_frames, autocast=autocast)
+    keys_values = memory_bytes(config, num_frames, autocast=autocast)["keys and values"]
 
     def layer(tokens: int, part: str, maps: int) -> tuple[int, int, int]:
         """(all it keeps, of that its input, copies of its weights); `maps`: square matrices of its attention for these
@@ -95,22 +95,20 @@ def saved_bytes(
         weights = maps * width**2 + 2 * width * hidden
         return tokens * (exact * FLOAT32 + linear * narrow), tokens * width * FLOAT32, weights * copied
 
-    keys_values = (memory * (2 * FLOAT32 + wide_out * narrow), 0, 2 * wide_out**2 * copied)
+    project_memory = (memory * (2 * FLOAT32 + wide_out * narrow), 0, 2 * wide_out**2 * copied)
     layers = [layer(memory if i % 2 else video, "encoder", maps=4) for i in range(config.encoder_layers)]
-    layers += [keys_values, layer(num_queries, "decoder", maps=2)] * config.decoder_layers
+    layers += [project_memory, layer(num_queries, "decoder", maps=2)] * config.decoder_layers
 
     tubelet = RGB * config.tubelet * config.patch_size**2
     fourier, patch = COORDINATES * (1 + 2 * config.fourier_octaves), RGB * config.query_patch**2
     project = wide_in if wide_in != wide_out else 0
     embed_patch = wide_out if config.query_patch else 0
-    exact_memory = memory * wide_out * FLOAT32 if project and autocast else 0  # for the norms of the keys and values
     ends = (
         video * tubelet * narrow
         + memory * (wide_in * FLOAT32 + project * narrow)
         + num_queries * ((fourier + patch + 2 * embed_patch) * narrow + 3 * wide_out * FLOAT32)
-        + exact_memory
-        + kept["tokens"]
-        + kept["keys and values"]
+        + memory * wide_out * FLOAT32  # what the norms before keys and values are given
+        + keys_values
     )
     copies_at_ends = (config.aspect_token * wide_in**2 + (project + embed_patch) * wide_out) * copied
     copies = copies_at_ends + sum(weights for _, _, weights in layers)
