@@ -373,6 +373,17 @@ def test_a_run_that_diverges_ends_at_once(workplace, ray_cluster, capsys):
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_a_step_that_does_not_fit_ends_the_run_at_once(workplace, ray_cluster, capsys):
+    """Looked at by each worker at each start, not only in a dry run; another try would find the same."""
+    words = f"--data.clips-per-worker 100000 --out {workplace}/runs --name large --max-failures 3"
+    assert main(f"tiny --data.mixture.{workplace}/planes 1 --data.queries 64 {words}".split()) == 1
+    shown = capsys.readouterr()
+    assert "run large failed: a step takes each worker about" in shown.err
+    assert "raise --accumulate, lower --data.clips-per-worker or --data.queries, or add --recompute" in shown.err
+    assert mlflow_run("large").info.status == "FAILED"
+
+
 def test_command_line_overrides_a_preset():
     words = "tiny --steps 200 --data.mixture.s3://bucket/my_store 1 --data.mixture.stores/b=0.5 --optim.lr 0.01"
     given, _ = parse(words.split())
