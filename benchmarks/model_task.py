@@ -117,7 +117,8 @@ def prepare_ours(
 def prepare_plain(
     task: Task, config: ModelConfig, weights: Answers, video: Tensor, aspect: Tensor, queries: Queries
 ) -> Callable[[], Answers]:
-    plain = PlainD4RT(weights, config.encoder_heads, config.decoder_heads, task.dropout)
+    fused = task.kind == "train"  # nn.MultiheadAttention has the fused kernel too, where gradients are wanted
+    plain = PlainD4RT(weights, config.encoder_heads, config.decoder_heads, task.dropout, fused)
     height, width = video.shape[2:4]
     pixels = video.permute(0, 1, 4, 2, 3) / 255
     uv = to_opend4rt(queries.uv_norm, width, height)
@@ -136,7 +137,7 @@ def prepare_plain(
         }
 
     if task.kind == "train":
-        optimizer = torch.optim.AdamW([weight.requires_grad_() for weight in weights.values()], lr=0)
+        optimizer = torch.optim.AdamW([weight.requires_grad_() for weight in weights.values()], lr=0, fused=True)
 
         def train() -> Answers:
             optimizer.zero_grad()

@@ -2,8 +2,8 @@
 
 Nothing is shared with `model/`. Weights are a state dict under OpenD4RT's own keys, and everything runs in their dtype,
 so float64 weights give the numbers to float64. The work is done the way open implementations do it: attention in single
-steps (scores, softmax, dropout, sum), a whole frame gathered for every query to cut its patch from, and the keys and
-values of the memory projected anew for every chunk of queries.
+steps (scores, softmax, dropout, sum), or in PyTorch's fused kernel where they train, a whole frame gathered for every
+query to cut its patch from, and the keys and values of the memory projected anew for every chunk of queries.
 
 Conventions are OpenD4RT's: video (B, T, 3, H, W), from 0 to 1 and not normalised; u = px / (W - 1), v = py / (H - 1)
 where the centre of a pixel has integer coordinates; times count from 0; aspect is W / H of the original video.
@@ -31,6 +31,7 @@ class PlainD4RT:
     encoder_heads: int
     decoder_heads: int
     dropout: float = 0.0
+    fused_attention: bool = False
 
     def encode(self, video: Tensor, aspect: Tensor) -> Tensor:
         """video (B, T, 3, H, W) with an even T, aspect (B,) -> memory (B, N, C), the aspect token last if there is one.
@@ -97,8 +98,11 @@ class PlainD4RT:
             F.linear(source, weight, bias).unflatten(2, (heads, -1)).transpose(1, 2)  # (B, heads, N or Q, c)
             for source, (weight, bias) in zip((x, memory, memory), projections, strict=True)
         )
-        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3)
-        mixed = F.dropout(scores.softmax(-1), self.dropout) @ v
+        if self.fused_attention:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout)
+        else:
+            scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3)
+            mixed = F.dropout(scores.softmax(-1), self.dropout) @ v
         return self.linear(f"{name}.out_proj", mixed.transpose(1, 2).flatten(2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:

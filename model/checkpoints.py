@@ -2,7 +2,8 @@
 
     config.json           the ModelConfig; written last, so its presence means the folder is complete
     weights.safetensors   float32 tensors by name, nothing executable; bfloat16 and float16 are taken too. Its metadata
-                          say `trained_on`: the digests of the clip stores behind the weights, separated by commas
+                          say `trained_on`: the digests of the clip stores behind the weights, separated by commas;
+                          and `calibration`, if there is one: what confidences stand for, as JSON
 
 A training checkpoint, RUN/step_N, has such a folder in it, called `model`, and may be given in its place.
 `load(folder)` rebuilds the very model that `save(model, folder)` was given, or says what is wrong with the folder.
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.confidence import Calibration
 from model.config import ModelConfig
 from model.d4rt import D4RT
 from model.opend4rt import load_opend4rt, save_opend4rt
@@ -27,6 +29,7 @@ from model.pretrained import load_timm, load_videomae
 from model.weights import check_state, read_safetensors, readable, usable, what_it_is
 
 __all__ = [
+    "calibration",
     "folder_of",
     "load",
     "load_opend4rt",
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-TRAINED_ON = "trained_on"  # among the metadata of the weights
+TRAINED_ON, CALIBRATION = "trained_on", "calibration"  # among the metadata of the weights
 MODEL = "model"  # the folder inside a training checkpoint
 TABLES = tuple(f"query_embedder.{name}_embed.weight" for name in ("t_src", "t_tgt", "t_cam"))
 
@@ -54,6 +57,8 @@ def save(model: D4RT, folder: str | Path) -> Path:
     (folder / CONFIG).unlink(missing_ok=True)  # an older checkpoint here is void from now on
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {TRAINED_ON: ",".join(sorted(model.trained_on))}
+    if model.calibration is not None:
+        metadata[CALIBRATION] = model.calibration.to_json()
     save_file(state, folder / f"{WEIGHTS}.partial", metadata)
     os.replace(folder / f"{WEIGHTS}.partial", folder / WEIGHTS)
     (folder / f"{CONFIG}.partial").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
@@ -77,6 +82,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:
     check_state(state, model.state_dict(), folder / WEIGHTS, f"{CONFIG} beside it")
     model.load_state_dict(state, strict=True, assign=True)
     model.trained_on = trained_on(folder)
+    model.calibration = calibration(folder)
     return model.to(device).eval()
 
 
@@ -85,15 +91,29 @@ def trained_on(folder: str | Path) -> frozenset[str]:
 
     Only the head of the file is read. Raises ValueError as `load` does.
     """
+    digests = _metadata(folder_of(folder) / WEIGHTS).get(TRAINED_ON, "")
+    return frozenset(filter(None, digests.split(",")))
+
+
+def calibration(folder: str | Path) -> Calibration | None:
+    """What the confidences of a checkpoint stand for; None where it does not say. Raises ValueError as `load` does."""
     path = folder_of(folder) / WEIGHTS
+    text = _metadata(path).get(CALIBRATION)
+    try:
+        return None if text is None else Calibration.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Of weights. Only the head of the file is read."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; the checkpoint is incomplete")
     try:
         with safe_open(path, "pt") as file:
-            digests = (file.metadata() or {}).get(TRAINED_ON, "")
+            return file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
-    return frozenset(filter(None, digests.split(",")))
 
 
 def folder_of(place: str | Path) -> Path:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.chunks import automatic_chunk, chunks
+from model.confidence import Calibration
 from model.config import RGB, ModelConfig
 from model.decoder import Decoder, Heads, KeysValues, Prediction
 from model.encoder import Droppable, Encoder, Tokenizer
@@ -43,6 +44,8 @@ class D4RT(nn.Module):
 
     trained_on: frozenset[str] = frozenset()
     """Digests of the clip stores from which these weights were learnt; checkpoints keep them."""
+    calibration: Calibration | None = None
+    """What confidences stand for: with it, answers have calibrated ones. Checkpoints keep it; none while training."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -196,6 +199,8 @@ class D4RT(nn.Module):
         tokens = self.query_embedder(source, target)
         tokens = tokens.flatten(1, -2)  # (B, Q, D)
         prediction = self.heads(self.decoder(tokens, memory.keys_values))
+        if self.calibration is not None:
+            prediction = replace(prediction, confidence_logit=self.calibration.apply(prediction.confidence_logit))
         if not self.config.compat:
             return prediction
         uv_tgt = prediction.uv_tgt

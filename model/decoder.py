@@ -5,6 +5,7 @@ not depend on what else is asked, and questions can be decoded in chunks of any 
 memory alone: they are projected once per video and kept.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from model.confidence import EVEN_ERROR
 from model.config import OUTPUT_CHANNELS, ModelConfig
 from model.encoder import Attention, FeedForward, run
 
@@ -52,6 +54,12 @@ class Prediction:
     def confidence(self) -> Tensor:
         """(B, Q), from 1e-4 to 1 - 1e-4."""
         return self.confidence_logit.sigmoid().clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
+
+    @property
+    def log_error(self) -> Tensor:
+        """(B, Q): log of the relative error b that a confidence c = 0.1 / (0.1 + b) stands for, if it was learnt as
+        that (`LossConfig.confidence`) or is calibrated (`model/confidence.py`)."""
+        return math.log(EVEN_ERROR) - self.confidence_logit
 
     @classmethod
     def from_channels(cls, channels: Tensor) -> Self:

@@ -183,11 +183,13 @@ def _download(uri: str, folder: Path) -> Path:
 
 
 def model_digest(model: D4RT) -> str:
-    """Of config and weights: equal digests, equal answers."""
+    """Of config, weights and calibration: equal digests, equal answers."""
     digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy())
+    if model.calibration is not None:
+        digest.update(model.calibration.to_json().encode())
     return digest.hexdigest()
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from plane_store import write_plane_store
-from scipy.stats import spearmanr
 
-from model import D4RT, ModelConfig, Prediction, checkpoints
+from model import D4RT, ModelConfig, checkpoints
+from model.confidence import Calibration
+from pipelines.evaluation.tally import WITHIN
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import ClipStore
 from train.__main__ import main
-from train.diagnose import numbers, rank_correlation, rows
+from train.diagnose import numbers, rows
 
 MODEL = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=1)
 QUERIES = 80
@@ -65,8 +66,7 @@ def test_errors_are_those_of_the_formulas(store):
     for term, values in (("l3d", position), ("l2d", projection), ("lvis", visibility), ("lnormal", normal)):
         assert found[f"error/{term}"] == pytest.approx(np.concatenate(values).mean(), rel=1e-4), term
     assert found["error/ldisp"] == 0
-    assert found["loss/l3d"] == pytest.approx(found["error/l3d"] / 2, rel=1e-4)  # times confidence
-    assert found["loss/lconf"] == pytest.approx(np.log(2), rel=1e-4)
+    assert found["loss/l3d"] == found["error/l3d"]
     assert found["confidence"] == pytest.approx(0.5)
     assert found["masked/l2d"] == pytest.approx(1 - len(np.concatenate(projection)) / (3 * QUERIES))
     assert found["masked/l3d"] == found["masked/lnormal"] == 0
@@ -95,7 +95,7 @@ def test_trivial_answers_are_those_of_the_formulas(store):
 def test_a_collapsed_model_is_found(store):
     bad = words(rows(numbers(constant((0.0, 0.0, 1.0), -8.0), store.uri, count=3)))
     assert bad["spread"] == bad["depth"] == "variance collapse: the answers hardly differ"
-    assert bad["confidence"] == "confidence collapse: the 3D error counts next to nothing"
+    assert bad["confidence"] == "confidence collapse: no answer is trusted"
     assert bad["gradient"] == "nothing to learn from in encoder, aspect_proj, query_embedder, decoder"
     assert bad["projection"] == bad["normal"] == "no better than the trivial answer"
     assert bad["displacement"] == ""  # nothing moves here, and that is what it says
@@ -139,26 +139,21 @@ def test_gradients_of_all_clips_are_added(store):
     assert model.heads.bias.grad[5].item() == pytest.approx(0.1 * (0.5 - p), rel=1e-3)  # d/dx of 0.1 BCE(x) at 0
 
 
-def test_rank_correlation_is_spearmans():
-    """With equal confidences, at any scale, and over known points alone."""
-    rng = np.random.default_rng(0)
-    true = np.tile([0, 0, 4.0], (60, 1))
-    predicted = true * rng.uniform(0.3, 1.7, (60, 1))
-    predicted[50:] *= 90  # not known
-    row = {"xyz": true.astype(np.float32), "valid": np.where(np.arange(60) < 50, VALID_BITS["xyz"], 0)}
-    error = np.abs(4 / np.median(predicted[:50, 2]) * predicted[:, 2] - 4)
-    logit = -np.round(2 * error) + rng.integers(-2, 3, 60)
-    expected = spearmanr(logit[:50], error[:50]).statistic
-    assert -0.9 < expected < -0.3
-
-    def answers(logit: np.ndarray) -> Prediction:
-        xyz = torch.tensor(predicted / 3, dtype=torch.float32)[None]
-        flat = torch.zeros(1, 60)
-        return Prediction(xyz, xyz[..., :2], flat, xyz, xyz, torch.tensor(logit, dtype=torch.float32)[None])
-
-    assert rank_correlation(answers(logit), row) == pytest.approx(expected, abs=1e-3)
-    assert rank_correlation(answers(-error), row) == pytest.approx(-1, abs=1e-3)  # two may round to one
-    assert rank_correlation(answers(np.ones(60)), row) == 0
+def test_calibration_is_judged_by_the_share_of_points_within_the_errors_it_tells(store):
+    """One answer to everything, (0, 0, 4): its errors are known, and so how many are below 0.1, 0.3 and 0.9."""
+    model = constant((0.0, 0.0, 4.0), 0.0)
+    assert "none; see" in dict(row[:2] for row in rows(numbers(model, store.uri, count=3)))["calibration"]
+    model.calibration = Calibration((0.0,), ((0.1,), (0.3,), (0.9,)))
+    found = numbers(model, store.uri, count=3)
+    errors = []
+    for truth in truths(store):
+        answer = np.array([0, 0, np.median(np.linalg.norm(truth["xyz"], axis=1))])
+        errors.append(np.linalg.norm(answer - truth["xyz"], axis=1) / np.linalg.norm(truth["xyz"], axis=1))
+    shares = [(np.concatenate(errors) <= bound).mean() for bound in (0.1, 0.3, 0.9)]
+    assert [found[name] for name in WITHIN] == pytest.approx(shares)
+    off = max(abs(np.array(shares) - [0.5, 0.8, 0.95])) > 0.1
+    assert (words(rows(found))["calibration"] != "") == off
+    assert found["confidence"] == pytest.approx(0.5, abs=1e-4)  # 0.1 / (0.1 + 0.1)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_points_behind_the_camera_count():
 
 def test_confidence_fades_in():
     batch, prediction = random_batch(), random_prediction()
-    config = LossConfig(confidence_warmup_steps=10)
+    config = LossConfig(confidence="paper", confidence_warmup_steps=10)
     error = losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config)
     c = 1 / (1 + np.exp(-numbers(prediction.confidence_logit)))
     for step, share in ((0, 0.0), (4, 0.4), (10, 1.0), (99, 1.0)):
@@ -163,7 +163,7 @@ def test_confidence_fades_in():
 @pytest.mark.parametrize("logit", [-60.0, -12.0, -3.0, 0.0, 3.0, 9.5, 14.0, 25.0])
 def test_confidence_can_always_change(logit):
     """Values and gradients of c e - 0.2 log c are those of the closed form in float64, however sure or unsure it is."""
-    batch, config = random_batch(), NO_WARMUP
+    batch, config = random_batch(), dataclasses.replace(NO_WARMUP, confidence="paper")
     prediction = dataclasses.replace(random_prediction(), confidence_logit=torch.full((B, Q), logit).requires_grad_())
     error = numbers(losses.point_error(prediction, batch, losses.clip_scales(prediction, batch, config), config))
     terms = losses.loss_terms(prediction, batch, config, 0)

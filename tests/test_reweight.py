@@ -79,11 +79,12 @@ def test_equal_lengths_do_not_exceed_their_own_threshold():
 @pytest.mark.parametrize("max_weight", [5.0, 2.0])
 def test_moving_points_get_a_large_weight_and_no_penalty(max_weight):
     rules = {"kubric": "median", "scannet": "median"}
-    config = dataclasses.replace(NO_WARMUP, dynamic_reweight=rules, max_weight=max_weight)
+    paper = dataclasses.replace(NO_WARMUP, confidence="paper")
+    config = dataclasses.replace(paper, dynamic_reweight=rules, max_weight=max_weight)
     batch, prediction = clips("many small"), random_prediction(queries=QUERIES)
     prediction.confidence_logit[2] -= 9  # so unsure that the weight is at its floor
     prediction.confidence_logit.requires_grad_()
-    plain, changed = (losses.loss_terms(prediction, batch, c, 0) for c in (NO_WARMUP, config))
+    plain, changed = (losses.loss_terms(prediction, batch, c, 0) for c in (paper, config))
     moves = numbers(moving(batch, rules)).astype(bool)
     known, c = numbers(batch.xyz_valid).astype(bool), 1 / (1 + np.exp(-numbers(prediction.confidence_logit)))
     error = numbers(plain["l3d"][0]) / c

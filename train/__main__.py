@@ -22,20 +22,30 @@ def register(
     ] = None,
     opend4rt: Annotated[Path | None, tyro.conf.arg(help="Instead: opend4rt.ckpt of an OpenD4RT release.")] = None,
     config: Annotated[Path | None, tyro.conf.arg(help="The model.yaml beside it.")] = None,
+    calibrate_on: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help="Clip stores of scenes that it was not trained on: count there what confidences stand for."),
+    ] = (),
     name: Annotated[str, tyro.conf.arg(help="Name in the MLflow model registry.")] = "d4rt",
     alias: Annotated[str, tyro.conf.arg(help="Alias that is moved to the new version.")] = "champion",
 ) -> None:
     """Put a checkpoint folder, or a released checkpoint of OpenD4RT, into the MLflow model registry."""
     if (checkpoint is None) == (opend4rt is None) or (opend4rt is None) != (config is None):
         raise ValueError("register takes either --checkpoint FOLDER, or --opend4rt CKPT with --config MODEL_YAML")
+    if opend4rt is not None and calibrate_on:
+        raise ValueError("register it first, then: register --checkpoint models:/NAME/VERSION --calibrate-on STORE")
     check_registry_names(name, alias)
     print(f"registering as {name}: reading the weights, then MLflow", flush=True)
     from train import tracking
 
-    if checkpoint is not None:
-        version = tracking.register(checkpoint, name, alias)
-    else:
+    if opend4rt is not None:
         version = tracking.register_opend4rt(opend4rt, config, name, alias)
+    elif calibrate_on:
+        from train.calibrate import calibrate
+
+        version = tracking.register(checkpoint, name, alias, calibration=calibrate(checkpoint, list(calibrate_on)))
+    else:
+        version = tracking.register(checkpoint, name, alias)
     announce(f"models:/{name}/{version}", name, alias)
 
 

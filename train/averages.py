@@ -91,7 +91,8 @@ class Averages:
                 f"variance collapse: predicted depth varies {means['z_ratio']:.2f} times as much as the truth within a "
                 "clip; lower optim.lr, start from weights that know depth (--init), or look at the data"
             )
-        if warm and means.get("confidence", math.nan) < LOW_CONFIDENCE:
+        paper = self.config.loss.confidence == "paper"
+        if warm and paper and means.get("confidence", math.nan) < LOW_CONFIDENCE:
             found["confidence_collapse"] = (
                 f"confidence collapse: {means['confidence']:.3f} on average, so 3D errors hardly count; raise "
                 "loss.confidence_warmup_steps or loss.lconf, or lower optim.lr"

@@ -185,7 +185,6 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         TrainConfig(
             model=ModelConfig.preset("tiny"),
             data=DataConfig(queries=256, clips_per_worker=8, augment=False),
-            loss=LossConfig(confidence_warmup_steps=50),
             optim=OptimConfig(optimiser="muon", lr=5e-3, final_lr=5e-5, warmup_steps=50, betas=(0.9, 0.95)),
             steps=1_500,
             workers=2,
@@ -199,7 +198,6 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         TrainConfig(
             model=replace(ModelConfig.preset("small"), image_size=128, clip_frames=8),
             data=DataConfig(queries=1024, clips_per_worker=1, augment=False),
-            loss=LossConfig(confidence_warmup_steps=100),
             optim=OptimConfig(lr=3e-4, final_lr=3e-6, warmup_steps=100),
             steps=1_600,
             workers=2,
@@ -217,7 +215,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         TrainConfig(
             model=replace(ModelConfig.preset("giant"), **OPEND4RT),
             data=DataConfig(queries=4096, clips_per_worker=2, augment=False),
-            loss=LossConfig(lnormal=0.4, displacement_norm="metric", confidence_warmup_steps=0),
+            loss=LossConfig(lnormal=0.4, displacement_norm="metric", confidence="paper", confidence_warmup_steps=0),
             optim=OptimConfig(lr=4e-6, final_lr=4e-7, warmup_steps=500, decay_all=True),
             steps=30_000,
             dropout=0.0,  # theirs is 0.1, which no part of the paper asks for

@@ -8,7 +8,8 @@ The monitors of training (`train/losses.py`) on a few clips of each store, with 
 | a head            | its error, in the unit of its loss term and without confidence; that of a trivial answer; and    |
 |                   | the share of queries that its term leaves out, because nothing is known                          |
 | spread, depth     | ratio of predicted to true spread of points, and of their depth, and its correlation, per clip   |
-| confidence        | its mean, and its rank correlation with the relative error, per clip: -1 would be perfect        |
+| confidence        | its mean, and its rank correlation with the relative error: -1 would be perfect                  |
+| calibration       | the share of points within the errors that 50, 80 and 95 % should be within, by their confidence |
 | gradient          | its norm in each part of the network, of the mean loss of the clips                              |
 
 Trivial answers: one constant depth on the true ray (position), nothing moves (projection, displacement), one
@@ -24,7 +25,9 @@ from torch import nn
 from tqdm import tqdm
 
 from model import D4RT, Prediction
-from pipelines.evaluation.scores import constant_depth, require_fit, scale
+from model.confidence import SHARES
+from pipelines.evaluation.scores import answers_of, constant_depth, measure, require_fit
+from pipelines.evaluation.tally import WITHIN, Tally
 from pipelines.models import load_model
 from pipelines.query_table import VALID_BITS
 from pipelines.raw.place import absolute
@@ -38,6 +41,7 @@ from train.stores import open_mixture
 
 HEADS = {"position": "l3d", "projection": "l2d", "visibility": "lvis", "displacement": "ldisp", "normal": "lnormal"}
 LOW_CORRELATION = 0.1  # of depth with the truth, or of doubt with the error: next to none
+MISFIT = 0.1  # of a share of answers
 MAX_QUERIES = 2048  # per clip
 CONFIG = LossConfig()
 WARM = CONFIG.confidence_warmup_steps  # from this step on confidence counts in full, at step 0 not at all
@@ -68,7 +72,7 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
     plan, (store,) = open_mixture(config, model.config, seed=0)
     read = [read_clip(plan, i, config.queries) for i in range(count)]
     seen = np.concatenate([row["visible"][row["valid"] & VALID_BITS["visible"] > 0] for row in read])
-    sums, counts, ranks, watched = Counter(), Counter(), [], torch.zeros(len(losses.MONITORS))
+    sums, counts, tally, watched = Counter(), Counter(), Tally(), torch.zeros(len(losses.MONITORS))
     model.zero_grad()
     for i, row in enumerate(tqdm(read, desc="diagnose", unit="clip")):
         clip = store[plan.clip(i)[1]]
@@ -87,9 +91,11 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
                 sums[f"{kind}/{name}"] += value[mask].sum().item()
                 counts[f"{kind}/{name}"] += mask.sum().item()
         watched += losses.monitors(prediction, batch, CONFIG).cpu()
-        ranks.append(rank_correlation(prediction, row))
+        answers = answers_of(model, prediction, clip.world_from_cam)  # the cameras are not judged here
+        tally.add(measure(row, answers, clip.world_from_cam, is_metric=clip.is_metric))
     watch = dict(zip(losses.MONITORS, watched.tolist(), strict=True))
     clips = watch["clips"] or math.nan  # with a scale
+    confidence = tally.scores()["confidence"]
     parts = {name: [p.grad for p in part.parameters() if p.grad is not None] for name, part in model.named_children()}
     return {
         **{name: sums[name] / (counts[name] or math.nan) for name in sums},
@@ -98,7 +104,8 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
         "z_ratio": watch["z_std"] / (watch["z_std_true"] or math.nan),
         "z_correlation": watch["z_correlation"] / clips,
         "confidence": watch["confidence"] / clips,
-        "rank_correlation": float(np.mean(ranks)),
+        **{f"rank_correlation/{name}": value or 0.0 for name, value in confidence["rank_correlation"].items()},
+        **{name: math.nan if share is None else share for name, share in confidence["coverage"].items()},
         **{f"gradient/{name}": nn.utils.get_total_norm(grads).item() for name, grads in parts.items() if grads},
     }
 
@@ -116,16 +123,24 @@ def rows(found: dict[str, float]) -> list[Row]:
         table.append((head, f"error {error:.4f}, trivial {easy:.4f}, masked {masked:.1%}", bad))
 
     spread, z, correlation = (found[name] for name in ("spread_ratio", "z_ratio", "z_correlation"))
-    confidence, order = found["confidence"], found["rank_correlation"]
+    confidence, order = found["confidence"], found["rank_correlation/all"]
+    coverage = [found[name] for name in WITHIN]
     flat = "variance collapse: the answers hardly differ"
     unrelated = "unrelated to the true depth" if correlation < LOW_CORRELATION else ""
-    low = "confidence collapse: the 3D error counts next to nothing" if confidence < LOW_CONFIDENCE else ""
+    low = "confidence collapse: no answer is trusted" if confidence < LOW_CONFIDENCE else ""
     blind = "says nothing about the error" if order > -LOW_CORRELATION and confidence > 0 else ""
+    moving = f"of moving points {found['rank_correlation/moving']:.2f}"
+    calibration, off = "none; see register --calibrate-on", ""
+    if not math.isnan(coverage[0]):
+        calibration = ", ".join(f"{share:.0%} {part:.1%}" for share, part in zip(SHARES, coverage, strict=True))
+        worst = max(abs(share - part) for share, part in zip(SHARES, coverage, strict=True))
+        off = "the errors it tells are of another size here" if worst > MISFIT else ""
     depth = f"spread {z:.2f} of the true one, correlation {correlation:.2f}"
     table += [
         ("spread", f"{spread:.2f} of the true one", flat if spread < LOW_Z_RATIO else ""),
         ("depth", depth, flat if z < LOW_Z_RATIO else unrelated),
-        ("confidence", f"mean {confidence:.3f}, rank correlation with the error {order:.2f}", low or blind),
+        ("confidence", f"mean {confidence:.3f}, rank correlation with the error {order:.2f}, {moving}", low or blind),
+        ("calibration", calibration, off),
     ]
     parts = {name.removeprefix("gradient/"): norm for name, norm in found.items() if name.startswith("gradient/")}
     broken = ", ".join(name for name, norm in parts.items() if not (norm > 0 and math.isfinite(norm)))
@@ -140,18 +155,3 @@ def trivial(batch: QueryBatch, clip: Clip, seen: float) -> Prediction:
     logit = torch.full_like(batch.uv_norm[..., 0], seen).logit(eps=1e-4)
     facing = torch.tensor([0.0, 0.0, -1.0]).to(xyz).expand(xyz.shape)
     return Prediction(xyz, batch.uv_norm, logit, torch.zeros_like(xyz), facing, torch.zeros_like(logit))
-
-
-def rank_correlation(prediction: Prediction, row: dict[str, np.ndarray]) -> float:
-    """Spearman's, of confidence and relative error over the known points of a clip; 0 if one of them is constant."""
-    known = row["valid"] & VALID_BITS["xyz"] > 0
-    xyz = prediction.xyz[0].detach().float().cpu().numpy()
-    error = np.linalg.norm(scale(row, xyz) * xyz - row["xyz"], axis=1)[known]
-    pair = prediction.confidence[0].detach().cpu().numpy()[known], error / np.linalg.norm(row["xyz"][known], axis=1)
-    if not known.any() or any(np.ptp(values) == 0 for values in pair):
-        return 0.0
-    ranks = []
-    for values in pair:  # equal values share the mean of their places
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
-    return float(np.corrcoef(ranks)[0, 1])

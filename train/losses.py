@@ -1,7 +1,8 @@
 """The loss terms (paper 2.3, App. A): one function each, and one place that masks, averages and weighs them.
 
-    l3d      confidence * |phi(p / s_p) - phi(g / s_g)|, phi(x) = sign(x) log(1 + |x|); s a clip's own mean |z|
-    lconf    -log confidence
+    l3d      |phi(p / s_p) - phi(g / s_g)|, phi(x) = sign(x) log(1 + |x|); s a clip's own mean |z|
+    lconf    |log error - log of the error that the confidence stands for|: ours; or, with `confidence` paper,
+             l3d is multiplied by the confidence, and lconf is -log confidence
     l2d      |uv - uv_true|              lvis     binary cross-entropy
     ldisp    |d / s_p - d_true / s_g|    lnormal  1 - cosine
     ldepth   |log(z / s_p) - log(z_true / s_g)|: ours, without weight unless asked for
@@ -27,6 +28,7 @@ from train.recipe import TERMS, LossConfig
 from train.reweight import moving, moving_weight
 
 SCALE_FLOOR = 1e-4
+ERROR_FLOOR = 1e-4  # relative: smaller ones are not told apart
 DEPTH_FLOOR = 0.01  # of a clip's scale: what is nearer, or predicted behind the camera, counts as being there
 
 Term = tuple[Float[Tensor, "B Q"], Bool[Tensor, "B Q"]]
@@ -99,6 +101,28 @@ def confidence_in_effect(prediction: Prediction, config: LossConfig, step: int) 
     return blended, F.logsigmoid(logit) if share == 1 else blended.log()
 
 
+def relative_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
+    """Distance between point and truth by the truth's distance, as `evaluate clips` measures it; without gradient."""
+    known = batch.xyz_valid[..., None]
+    said, asked = (xyz.norm(dim=-1, keepdim=True) for xyz in (prediction.xyz.detach(), batch.xyz))
+    middle_said, middle_asked = (
+        length.masked_fill(~known, torch.nan).nanmedian(1, keepdim=True).values for length in (said, asked)
+    )
+    scale = middle_asked / middle_said.clamp(min=SCALE_FLOOR)
+    off = (scale * prediction.xyz.detach() - batch.xyz).norm(dim=-1)
+    return off / asked[..., 0].clamp(min=SCALE_FLOOR)
+
+
+def doubt_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
+    """How far the error that a confidence stands for is from the true one, as a ratio, in logarithms.
+
+    The absolute value is smallest, on average, where as many errors are larger as are smaller: at their median. Unlike
+    a likelihood of the errors themselves it is not ruled by a few that are large, and its gradient is at most 1.
+    """
+    true = relative_error(prediction, batch).clamp(min=ERROR_FLOOR).nan_to_num(1.0).log()
+    return (prediction.log_error - true).abs()
+
+
 def uv_error(prediction: Prediction, batch: QueryBatch) -> Float[Tensor, "B Q"]:
     return (prediction.uv_tgt - batch.uv_tgt).abs().mean(-1)
 
@@ -139,12 +163,16 @@ def term_masks(batch: QueryBatch, config: LossConfig) -> dict[str, Bool[Tensor, 
 def loss_terms(prediction: Prediction, batch: QueryBatch, config: LossConfig, step: int) -> dict[str, Term]:
     """All terms, by the name of their weight in `LossConfig`."""
     scales, masks = clip_scales(prediction, batch, config), term_masks(batch, config)
-    confidence, log_confidence = confidence_in_effect(prediction, config, step)
-    weight, unsure = confidence, -log_confidence
+    if config.confidence == "paper":
+        weight, log_weight = confidence_in_effect(prediction, config, step)
+        unsure = -log_weight
+    else:
+        weight, unsure = torch.ones_like(prediction.confidence), doubt_error(prediction, batch)
     if config.dynamic_reweight:
         moves = moving(batch, config.dynamic_reweight)
-        weight = torch.where(moves, moving_weight(confidence, masks["l3d"] & ~moves, config.max_weight), weight)
-        unsure = torch.where(moves, 0, unsure)
+        weight = torch.where(moves, moving_weight(weight, masks["l3d"] & ~moves, config.max_weight), weight)
+        if config.confidence == "paper":
+            unsure = torch.where(moves, 0, unsure)
     values = {
         "l3d": weight * point_error(prediction, batch, scales, config),
         "lconf": unsure,

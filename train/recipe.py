@@ -14,7 +14,7 @@ class LossConfig:
     """Weights of the terms (paper App. A) and what the paper leaves open."""
 
     l3d: float = 1.0
-    """Position, times confidence."""
+    """Position."""
     l2d: float = 0.1
     """Projection in the target frame."""
     lvis: float = 0.1
@@ -22,7 +22,7 @@ class LossConfig:
     ldisp: float = 0.1
     """Displacement."""
     lconf: float = 0.2
-    """Penalty for being unsure, -log confidence."""
+    """Confidence, which is then said of the error that remains."""
     lnormal: float = 0.5
     """Surface normal."""
     ldepth: float = 0.0
@@ -32,9 +32,12 @@ class LossConfig:
     joint: both by the truth's mean distance, no log; the prediction's scale is learned."""
     displacement_norm: Literal["scaled", "metric"] = "scaled"
     """scaled: by the same two scales as positions; metric: as it is, for data of one scale."""
+    confidence: Literal["error", "paper"] = "error"
+    """error: it learns how large the error of its answer is, and changes nothing about how that is learnt.
+    paper: it multiplies the 3D error, and -log confidence is added; it is 1 wherever that error is below lconf."""
     confidence_warmup_steps: int = 2_500
-    """Over these steps confidence fades in from 1, lest early errors drive it to 0 and the 3D gradient with it.
-    0 for fine-tuning."""
+    """Of the paper's: over these steps confidence fades in from 1, lest early errors drive it to 0 and the 3D gradient
+    with it. 0 for fine-tuning."""
     dynamic_reweight: dict[str, Motion] = field(default_factory=dict)
     """Dataset to the rule by which a point counts as moving; its 3D error then has a large weight, not its confidence
     (see train/reweight.py). Datasets that are not named keep their confidence. St4RTrack: point_odyssey and

@@ -3,7 +3,8 @@
 The loss confidence * error - 0.2 log confidence lets a model look away from the points it finds hard, and those are
 the ones that move. Where this is on (`loss.dynamic_reweight`), the 3D error of a moving point is multiplied by five
 times the largest confidence among its clip's other points, without gradient, from 1 to `loss.max_weight`; its
-confidence is not trained.
+confidence is not trained. With confidences that only tell the error (`loss.confidence`), no point is looked away from,
+and none has a weight but 1: moving ones then have five, or `loss.max_weight`, and their confidence is trained.
 
 A point moves if it is asked about at another time, and its displacement, both ends in the camera of t_cam, is longer
 than 1 cm and than the threshold of its clip:

@@ -26,6 +26,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
+from model.confidence import Calibration
 from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
 from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore
@@ -237,15 +238,20 @@ def register(
     alias: str | None,
     run_id: str | None = None,
     tags: dict[str, str] | None = None,
+    calibration: Calibration | None = None,
 ) -> int:
     """Make a checkpoint the newest version of registered model `name`, move the alias to it, and return it.
 
     `checkpoint`: whatever names a model (`pipelines/models.py`). Without an `alias` none moves. `run_id` is the run it
-    came from; without one it gets a run of its own. The version gets the `tags`. The model carries its own code and
+    came from; without one it gets a run of its own. The version gets the `tags`, and the `calibration` in place of its
+    own, if one is given. The model carries its own code and
     needs neither this repository nor the checkpoint any more. ValueError, before anything is written, if it is none.
     """
-    with checkpoint_folder(str(checkpoint)) as folder:
+    with checkpoint_folder(str(checkpoint)) as folder, tempfile.TemporaryDirectory() as scratch:
         model = checkpoints.load(folder)  # refuses what could not be loaded later
+        if calibration is not None:
+            model.calibration = calibration
+            folder = checkpoints.save(model, scratch)
         connect()
         check_writable()
         run_name = None if run_id else f"register {name}"

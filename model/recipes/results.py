@@ -17,7 +17,8 @@ class Tracks:
     visible: Tensor
     """(N, T) bool."""
     confidence: Tensor
-    """(N, T) float32, from 0 to 1."""
+    """(N, T) float32, from 0 to 1. Of a calibrated model, 0.1 / (0.1 + b), where half of such answers are within b
+    times their distance from the camera (`model/confidence.py`); so too below."""
     t_cam: int | Literal["target"]
     """The frame whose camera `xyz` is in; "target": each position is in its own frame's camera."""
 

@@ -9,6 +9,8 @@ Per clip, over all queries of all samples whose xyz is known; p is the answer, g
     moving          queries on something that moves (flag `dynamic`) with t_tgt != t_src; s is still that of all
     depth AbsRel    mean |s z_p - z_g| / z_g over queries with t_src = t_tgt = t_cam
     visibility      share of right answers where visibility is known
+    confidence      its rank correlation (Spearman's) with the relative error, -1 at best; and the share of queries
+                    within the errors in which 50, 80 and 95 % should be, by a calibrated model's confidence
     pose            cameras 1 to T - 1, the world being camera 0 on both sides, as `recipes.cameras` fits each to it:
                     rotation, the angle between the two in degrees, and translation, ||s c_p - c_g|| of the camera's
                     position c, in the unit of EPE and with the s of the points; a camera not found is infinitely wrong
@@ -26,7 +28,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from model import D4RT, ModelConfig, Queries, recipes
+from model import D4RT, ModelConfig, Prediction, Queries, recipes
+from model.confidence import SHARES
+from pipelines.evaluation.tally import WITHIN
 from pipelines.geometry import inverse, scaled_intrinsics, unproject
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
@@ -43,6 +47,9 @@ class Answers:
 
     xyz: Float32[np.ndarray, "Q 3"]
     visible: Bool[np.ndarray, "Q"]
+    confidence_logit: Float32[np.ndarray, "Q"]
+    within: Float32[np.ndarray, "shares Q"]
+    """Relative errors within which 50, 80 and 95 % should be; NaN if the model is not calibrated."""
     world_from_cam: Float32[np.ndarray, "T 4 4"]
     """The world is camera 0; NaN for a camera not found."""
 
@@ -71,10 +78,21 @@ def ask(model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, truth: 
         memory = model.encode(frames[None].to(device), torch.tensor([aspect], device=device))
         prediction = model.decode(memory, queries)
         cameras = recipes.cameras(model, frames, memory=memory, reference=0)
+    return answers_of(model, prediction, cameras.world_from_cam.numpy())
+
+
+def answers_of(model: D4RT, prediction: Prediction, world_from_cam: Float32[np.ndarray, "T 4 4"]) -> Answers:
+    """What a model predicted about one clip."""
+    logit = prediction.confidence_logit[0].detach().cpu()
+    within = torch.full((len(SHARES), len(logit)), torch.nan)
+    if model.calibration is not None:
+        within = torch.stack([model.calibration.error(logit, share) for share in SHARES])
     return Answers(
-        prediction.xyz[0].float().cpu().numpy(),
+        prediction.xyz[0].detach().float().cpu().numpy(),
         prediction.visible[0].cpu().numpy(),
-        cameras.world_from_cam.numpy(),
+        logit.numpy(),
+        within.numpy(),
+        world_from_cam,
     )
 
 
@@ -87,7 +105,10 @@ def constant_depth(truth: Truth, intrinsics: Float[np.ndarray, "T 3 3"], size: i
     to_norm = scaled_intrinsics(intrinsics, width_ratio=1 / size, height_ratio=1 / size)
     xyz = unproject(uv_norm, np.ones(len(uv_norm), np.float32), to_norm[truth["t_src"]])
     still = np.tile(np.eye(4, dtype=np.float32), (len(intrinsics), 1, 1))
-    return Answers(xyz.astype(np.float32), np.ones(len(uv_norm), bool), still)
+    unsaid = np.full((len(SHARES), len(uv_norm)), np.nan, np.float32)
+    return Answers(
+        xyz.astype(np.float32), np.ones(len(uv_norm), bool), np.zeros(len(uv_norm), np.float32), unsaid, still
+    )
 
 
 def scale(truth: Truth, xyz: Float32[np.ndarray, "Q 3"]) -> float:
@@ -104,8 +125,9 @@ def measure(
 ) -> dict[str, Float[np.ndarray, "n"]]:
     """The errors of one clip, one value per query or camera that has it (see the top of this file).
 
-    `relative`, `distance` (as in EPE) and `hits` (share of thresholds met) of the n queries with a known xyz, `moving`
-    which of them are; `depth` and `visible` of those that ask for them; `rotation` and `translation` of the cameras.
+    `relative`, `distance` (as in EPE), `hits` (share of thresholds met), `logit` (of confidence) and `within_50` and
+    so on (if calibrated) of the n queries with a known xyz, `moving` which of them are; `depth` and `visible` of those
+    that ask for them; `rotation` and `translation` of the cameras.
     """
     known = truth["valid"] & VALID_BITS["xyz"] > 0
     s = scale(truth, answers.xyz)
@@ -117,8 +139,12 @@ def measure(
     own = known & (truth["t_src"] == truth["t_tgt"]) & (truth["t_tgt"] == truth["t_cam"])
     tell = truth["valid"] & VALID_BITS["visible"] > 0
     rotation, offset = camera_errors(answers.world_from_cam, world_from_cam, s)
+    relative = error[known] / norm[known]
+    inside = (relative <= answers.within[:, known])[:, np.isfinite(answers.within[0, known])]
     return {
-        "relative": error[known] / norm[known],
+        "relative": relative,
+        "logit": answers.confidence_logit[known],
+        **{name: part.astype(np.float64) for name, part in zip(WITHIN, inside, strict=True)},
         "distance": error[known] / unit,
         "hits": np.mean([error[known] <= threshold * unit for threshold in THRESHOLDS], axis=0),
         "moving": moving[known].astype(np.float64),
@@ -155,6 +181,11 @@ ROWS = (  # of a table: title, where the score is, factor, format
     ("  moving points", ("epe", "moving"), 1, ".3f"),
     ("depth AbsRel %", ("depth_abs_rel",), 100, ".1f"),
     ("visibility right %", ("visibility_accuracy",), 100, ".1f"),
+    ("confidence and error, rank correlation", ("confidence", "rank_correlation", "all"), 1, ".2f"),
+    ("  moving points", ("confidence", "rank_correlation", "moving"), 1, ".2f"),
+    ("within the error told for 50 %", ("confidence", "coverage", "within_50"), 100, ".1f"),
+    ("  for 80 %", ("confidence", "coverage", "within_80"), 100, ".1f"),
+    ("  for 95 %", ("confidence", "coverage", "within_95"), 100, ".1f"),
     ("camera rotation off by, degrees", ("pose", "rotation_degrees"), 1, ".2f"),
     ("camera position off by", ("pose", "translation"), 1, ".3f"),
 )

@@ -27,6 +27,7 @@
 `xyz`, `xyz_cam`, `depth` and the cameras are separate answers of the model, not one computed from the other, and differ
 a little: `xyz_cam` moved into the world by `world_from_cam` is near `xyz`, but not equal.
 
+confidence: of a calibrated model, 0.1 / (0.1 + b), where half of such answers are off by less than b of their distance.
 World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
 is the model's image size; fx = fy, as pixels are square. Pictures: tracks.mp4, depth.mp4, points.png, cameras.png; they
