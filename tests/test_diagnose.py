@@ -66,7 +66,6 @@ def test_errors_are_those_of_the_formulas(store):
     for term, values in (("l3d", position), ("l2d", projection), ("lvis", visibility), ("lnormal", normal)):
         assert found[f"error/{term}"] == pytest.approx(np.concatenate(values).mean(), rel=1e-4), term
     assert found["error/ldisp"] == 0
-    assert found["loss/l3d"] == found["error/l3d"]
     assert found["confidence"] == pytest.approx(0.5)
     assert found["masked/l2d"] == pytest.approx(1 - len(np.concatenate(projection)) / (3 * QUERIES))
     assert found["masked/l3d"] == found["masked/lnormal"] == 0

@@ -5,8 +5,8 @@ The monitors of training (`train/losses.py`) on a few clips of each store, with 
 | row               | says                                                                                             |
 |-------------------|--------------------------------------------------------------------------------------------------|
 | loss              | with default weights, and its terms                                                              |
-| a head            | its error, in the unit of its loss term and without confidence; that of a trivial answer; and    |
-|                   | the share of queries that its term leaves out, because nothing is known                          |
+| a head            | its error, in the unit of its loss term; that of a trivial answer; and the share of queries that |
+|                   | its term leaves out, because nothing is known                                                    |
 | spread, depth     | ratio of predicted to true spread of points, and of their depth, and its correlation, per clip   |
 | confidence        | its mean, and its rank correlation with the relative error: -1 would be perfect                  |
 | calibration       | the share of points within the errors that 50, 80 and 95 % should be within, by their confidence |
@@ -44,7 +44,6 @@ LOW_CORRELATION = 0.1  # of depth with the truth, or of doubt with the error: ne
 MISFIT = 0.1  # of a share of answers
 MAX_QUERIES = 2048  # per clip
 CONFIG = LossConfig()
-WARM = CONFIG.confidence_warmup_steps  # from this step on confidence counts in full, at step 0 not at all
 
 Row = tuple[str, str, str]
 """Name, numbers, and in words what is bad about them, empty if nothing is."""
@@ -67,7 +66,7 @@ def look_into(model: str, data: list[str], clips: int) -> dict[str, list[Row]]:
 
 
 def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
-    """By name: loss/TERM, error/TERM, trivial/TERM, masked/TERM, gradient/PART, and the monitors. NaN if undefined."""
+    """By name: error/TERM, trivial/TERM, masked/TERM, gradient/PART, and the monitors. NaN if undefined."""
     config = DataConfig(mixture={uri: 1.0}, queries=min(open_store(uri).settings.queries, MAX_QUERIES))
     plan, (store,) = open_mixture(config, model.config, seed=0)
     read = [read_clip(plan, i, config.queries) for i in range(count)]
@@ -80,13 +79,12 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
         batch = QueryBatch.from_columns(columns | {"dataset": np.zeros(1, np.int64)}, (clip.dataset,)).to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
             prediction = model(batch.video, batch.aspect, batch.queries)
-        terms = losses.loss_terms(prediction, batch, CONFIG, WARM)
+        terms = losses.loss_terms(prediction, batch, CONFIG, 0)
         loss = sum(getattr(CONFIG, name) * losses.masked_mean(*term)[0] for name, term in terms.items())
         (loss / count).backward()
         with torch.no_grad():
-            plain = losses.loss_terms(prediction, batch, CONFIG, 0)
             easy = losses.loss_terms(trivial(batch, clip, seen.mean() if seen.size else 0.5), batch, CONFIG, 0)
-        for kind, answered in (("loss", terms), ("error", plain), ("trivial", easy)):
+        for kind, answered in (("error", terms), ("trivial", easy)):
             for name, (value, mask) in answered.items():
                 sums[f"{kind}/{name}"] += value[mask].sum().item()
                 counts[f"{kind}/{name}"] += mask.sum().item()
@@ -112,7 +110,7 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
 
 def rows(found: dict[str, float]) -> list[Row]:
     """`numbers` as a table, with words."""
-    loss = {name: found[f"loss/{name}"] for name in losses.TERMS}
+    loss = {name: found[f"error/{name}"] for name in losses.TERMS}
     total = sum(getattr(CONFIG, name) * value for name, value in loss.items() if not math.isnan(value))
     table = [("loss", f"{total:.4f}: " + ", ".join(f"{name} {value:.3f}" for name, value in loss.items()), "")]
     for head, term in HEADS.items():
