@@ -4,6 +4,7 @@
 |------------------------------------------|-------------------------|-----------|
 | ValueError: what was given is wrong      | `error: ` and its words | 2         |
 | a failure that the command knows         | `error: ` and its words | 1         |
+| a disk without room                      | `error: ` and its words | 2         |
 | Ctrl-C                                   |                         | 130       |
 | nobody reads the output any more: `head` |                         | 141       |
 
@@ -11,30 +12,48 @@
 """
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
 
 HELP = ("-h", "--help")
+NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
 
 
 def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
     """Do it and say how it ended. `failures`: errors that are not about what was given, but can be said in words."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a name in other letters than the terminal's is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             command()
         finally:
-            sys.stdout.flush()  # here, where a reader that is gone can be told; also after --help, which is SystemExit
+            # Here, where a reader that is gone can be told; also after --help, which is SystemExit.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more when it ends, and must not stumble again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except KeyboardInterrupt:
         return 130
     except (ValueError, *failures) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.filename or 'what is written to'}: {NO_ROOM[error.errno]}; make room", file=sys.stderr)
+        _drop_output()
+        return 2
     return 0
+
+
+def _drop_output() -> None:
+    """Python flushes once more when it ends, and must not stumble again."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,15 @@ TUBELET = 2  # the only temporal patch size the paper uses
 OUTPUT_CHANNELS = 13  # xyz 3, uv 2, visible 1, displacement 3, normal 3, confidence 1 (paper Fig. 7)
 
 
+LARGEST = {  # far beyond any model of this kind, and below what makes libraries stumble or a machine hang
+    **dict.fromkeys(("encoder_width", "encoder_hidden", "decoder_width", "decoder_hidden"), 65_536),
+    **dict.fromkeys(("encoder_layers", "encoder_heads", "decoder_layers", "decoder_heads"), 512),
+    **dict.fromkeys(("image_size", "clip_frames"), 8_192),
+    **dict.fromkeys(("patch_size", "query_patch"), 255),
+    **dict.fromkeys(("tubelet", "fourier_octaves"), 64),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything needed to build a D4RT; it travels inside every checkpoint.
@@ -76,8 +85,10 @@ class ModelConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for field in fields(self):
             check_type(field.name, field.type, getattr(self, field.name))
-            if field.type is int and getattr(self, field.name) < (0 if field.name == "query_patch" else 1):
-                raise ValueError(f"{field.name} ({getattr(self, field.name)}) must be positive")
+            if field.type is int:
+                least, most = 0 if field.name == "query_patch" else 1, LARGEST[field.name]
+                if not least <= getattr(self, field.name) <= most:
+                    raise ValueError(f"{field.name} ({getattr(self, field.name)}) must be from {least} to {most}")
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:

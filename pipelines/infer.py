@@ -21,6 +21,7 @@ from pipelines.whole import listed, read_file, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
+MAX_GRID = 1024  # a million tracks
 READERS = 8  # videos that are looked at together, before the work
 
 
@@ -59,8 +60,8 @@ def infer(
     chosen, sources, loaded = [], [], None
     with problems.noted():
         chosen = _parse_tasks(tasks)
-    if grid < 1:
-        problems.reasons.append(f"--grid {grid} must be at least 1")
+    if not 1 <= grid <= MAX_GRID:
+        problems.reasons.append(f"--grid {grid} must be from 1 to {MAX_GRID}: so many points to a side")
     with problems.noted():
         out = lasting(out, "--out")
         _require_folder(out)

@@ -18,6 +18,7 @@ from ray import cloudpickle
 from tqdm import tqdm
 
 from pipelines.cluster import connect, model_resources
+from pipelines.raw.place import NoRoom
 
 MAX_TRIES = 3  # of a row whose process dies
 ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
@@ -161,7 +162,7 @@ def _answer(work: Callable[[Row], Any], row: Row) -> _Answer:
     try:
         return _Answer(work(row))
     except Exception as error:  # whatever it is, it becomes this row's reason
-        return _Answer(None, reason_of(error), stop=isinstance(error, StopJob))
+        return _Answer(None, reason_of(error), stop=isinstance(error, StopJob | NoRoom))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -26,7 +25,8 @@ from filelock import FileLock
 from torch import device as Device
 
 from model import D4RT, checkpoints
-from pipelines.raw.place import S3, open_place, reachable
+from pipelines.raw.place import S3, NoRoom, open_place, reachable
+from pipelines.whole import scratch_folder
 
 # MLflow reads these when it is imported, which is done late because it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -124,7 +124,7 @@ def model_version(uri: str) -> str:
             found = _registry(uri).tracking.MlflowClient()
             return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
     except _mlflow_error() as error:
-        raise _unknown(uri, error) from None
+        raise _not_found(uri, error) from error
 
 
 def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None = None) -> D4RT:
@@ -152,15 +152,17 @@ def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
         _, path = open_place(uri)
         yield checkpoints.folder_of(path)
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         if uri.startswith(S3):
-            folder = _download(uri, Path(scratch))
+            folder = _download(uri, scratch)
         else:
             try:
                 with impatient():
-                    found = _registry(uri, registry).artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch)
+                    found = _registry(uri, registry).artifacts.download_artifacts(
+                        artifact_uri=uri, dst_path=str(scratch)
+                    )
             except (_mlflow_error(), OSError) as error:
-                raise _unknown(uri, error) from None
+                raise _not_found(uri, error) from error
             folder = _checkpoint_in(Path(found), uri)
         try:
             yield folder
@@ -216,7 +218,16 @@ def _mlflow_error() -> type[Exception]:
     return MlflowException
 
 
-def _unknown(uri: str, error: Exception) -> ValueError:
+def _not_found(uri: str, error: Exception) -> ValueError:
+    """Why there is no model of that name: MLflow says everything with one exception."""
+    words = str(error)
+    if "No space left" in words:
+        return NoRoom(f"the folder for temporary files (TMPDIR) is full: {uri} cannot be fetched; free some of it")
+    if any(hint in words for hint in ("Max retries", "Connection", "timed out")):
+        return ValueError(
+            f"the registry {tracking_uri()} gives no answer about {uri} ({words}): start its server, or set "
+            "MLFLOW_TRACKING_URI to the registry that has it"
+        )
     return ValueError(
         f"no model {uri!r} in the registry {tracking_uri()} ({error}): check name, version and alias, or set "
         "MLFLOW_TRACKING_URI to the registry that has it"

@@ -15,7 +15,7 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from pipelines.raw.place import is_local, open_place, reachable
+from pipelines.raw.place import is_local, open_place, reachable, room_in
 
 CONFLICTS = 20  # of two conditional writes of one file on S3, after which it is given up
 CLAIM = "claim.json"  # of a folder of results on S3: whose it is
@@ -164,18 +164,33 @@ def result_folder(uri: str, last: str, claim: bytes | None = None) -> Iterator[P
     """
     require_new(uri, claim)
     fs, path = open_place(uri)
-    parent, name = os.path.split(path)
+    parent = os.path.dirname(path)
     beside = Path(parent if is_local(fs) else tempfile.gettempdir())
     with reachable(str(beside)):
         beside.mkdir(parents=True, exist_ok=True)
-        folder = beside / f".{name}.{uuid.uuid4().hex}.partial"
+        folder = beside / f".{uuid.uuid4().hex}.partial"  # of no length of its own: `name` may be as long as it can be
         folder.mkdir()
     try:
-        yield folder
+        with room_in(str(beside)):
+            yield folder
         if is_local(fs):
             _rename(folder, uri, path)
         else:
             _upload(folder, uri, last, uuid.uuid4().hex.encode() if claim is None else claim)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A local folder for files on their way, gone when the block ends. ValueError, naming TMPDIR, where there is no
+    room for it."""
+    place = "the folder for temporary files (TMPDIR)"
+    with reachable(place):
+        folder = Path(tempfile.mkdtemp(prefix="d4rt-"))
+    try:
+        with room_in(f"{folder}, in {place}"):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

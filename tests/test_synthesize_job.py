@@ -120,5 +120,5 @@ def test_job_refuses_to_mix_with_what_is_there(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"scenes": 0}, {"frames": 0}, {"seed": -1}, {"out": "s3://bucket/raw"}])
 def test_job_refuses_what_it_cannot_do(bad, tmp_path):
-    with pytest.raises(ValueError, match=r"at least 1, 1 and 0|not a local path"):
+    with pytest.raises(ValueError, match=r"must be from|not a local path"):
         synthesize("tartanair", **({"out": str(tmp_path / "raw")} | bad))

@@ -44,6 +44,8 @@ class DataConfig:
         for store, weight in self.mixture.items():
             if not (weight > 0 and math.isfinite(weight)):
                 raise ValueError(f"data.mixture: weight of {store} ({weight}) must be positive; leave the store out")
+        if not math.isfinite(sum(self.mixture.values())):
+            raise ValueError("data.mixture: the weights add up to more than a number can be; only their ratios matter")
 
 
 @dataclass(frozen=True, kw_only=True)

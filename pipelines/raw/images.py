@@ -1,12 +1,13 @@
 """Images from bytes: of the kind that is asked for, of a bearable size, and whole, or ValueError that names them."""
 
 import io
+import re
 
 import cv2
 import numpy as np
 import OpenEXR
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.raw.limits import MAX_PIXELS
 
@@ -14,8 +15,29 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 FORMATS = ["PNG", "JPEG", "PPM", "TIFF"]  # others are not even looked into: EPS, for one, is a program
 # What Pillow and OpenCV raise for damaged files.
 NO_IMAGE = OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error
+# How files of images begin, those of formats that are not read here among them.
+BEGINNINGS = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "WebP": rb"RIFF....WEBP",
+    "BMP": rb"BM",
+    "GIF": rb"GIF8",
+    "JPEG 2000": rb"\0\0\0\x0cjP  ",
+    "PostScript": rb"%!PS",
+}
 # A damaged file becomes an error with a name, not a line on the terminal.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class OtherFormat(ValueError):
+    """A whole image, of a format that is not read here."""
+
+
+def format_of(start: bytes) -> str | None:
+    """What kind of image a file is that begins so; None if of no kind that is known here."""
+    kinds = (name for name, beginning in BEGINNINGS.items() if re.match(beginning, start, re.DOTALL))
+    return next(kinds, None)
 
 
 def decode_image(content: bytes, where: str, kinds: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
@@ -37,7 +59,14 @@ def decode_image(content: bytes, where: str, kinds: tuple[str, ...], what: str, 
 
 def header_of(file: io.IOBase) -> Image.Image:
     """Its header alone. Pillow itself only warns of up to twice as many pixels as it allows."""
-    image = Image.open(file, formats=FORMATS)
+    start = file.read(16)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:  # whose words name an object in memory
+        if other := format_of(start):
+            raise OtherFormat(other) from None
+        raise ValueError("it begins like none" if start else "it is empty") from None
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, over {MAX_PIXELS}")
     return image
@@ -105,4 +134,6 @@ def decode_exr(content: bytes, where: str, channel: str) -> Float[np.ndarray, "H
 
 
 def unreadable(where: str, what: str, error: Exception | str) -> ValueError:
+    if isinstance(error, OtherFormat):
+        return ValueError(f"{where} is a {error} file, which is not read here: save it as PNG or JPEG")
     return ValueError(f"{where} cannot be read as {what} ({error}): truncated or corrupt, download it again")

@@ -34,6 +34,16 @@ REFUSALS = {
     errno.EIO: ("it cannot be read or written", "check the disk or the server, and try again"),
 }
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class Refused(ValueError):
+    """A place does not give or take what it is asked for. It says nothing about the content: another time it may."""
+
+
+class NoRoom(Refused):
+    """A place takes nothing more, whatever is written: its disk is full or read-only."""
+
 
 def open_place(uri: str) -> tuple[AbstractFileSystem, str]:
     """The filesystem of a local path or s3://bucket/prefix, and the path in it: every character of it literally, no
@@ -87,10 +97,6 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return "file" in fs.protocol
 
 
-class Refused(ValueError):
-    """A place does not give or take what it is asked for. It says nothing about the content: another time it may."""
-
-
 @contextmanager
 def reachable(place: str) -> Iterator[None]:
     """Whatever a filesystem raises inside becomes Refused, which names the place, what it refuses and the remedy.
@@ -115,7 +121,21 @@ def reachable(place: str) -> Iterator[None]:
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno  # S3's have no number
         number = errno.EEXIST if isinstance(error, FileExistsError) else number
         rule, remedy = REFUSALS.get(number, REFUSALS[errno.EIO])
-        raise Refused(f"{place}: {rule} ({_said(error)}); {remedy}") from error
+        kind = NoRoom if number in NO_ROOM else Refused
+        raise kind(f"{place}: {rule} ({_said(error)}); {remedy}") from error
+
+
+@contextmanager
+def room_in(place: str) -> Iterator[None]:
+    """While a place is written to: NoRoom, naming it, if it takes nothing more. All else passes as it is, because it
+    may be about what is read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        with reachable(place):
+            raise
 
 
 def _said(error: Exception) -> str:

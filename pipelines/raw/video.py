@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipelines.raw.display import Display, display_matrix, display_notes
-from pipelines.raw.images import unreadable
+from pipelines.raw.images import format_of, unreadable
 from pipelines.raw.limits import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,yuv4mpegpipe"
@@ -70,6 +70,9 @@ class VideoFrames:
         self._file, self._where, self._first = file, where, first
         if file.seek(0, io.SEEK_END) == 0:
             raise ValueError(f"{where} is empty: copy or download it again")
+        file.seek(0)
+        if (kind := format_of(file.read(16))) not in (None, "GIF"):
+            raise ValueError(f"{where} is one image ({kind}): give a video file, or a folder of PNG or JPEG images")
         self._open()
         self._display = Display(where)
         self.notes: list[str] = []

@@ -6,7 +6,7 @@ import torch
 
 from model import D4RT, recipes
 from model.precision import half_on_gpu
-from pipelines.models import load_model
+from pipelines.models import load_model, model_digest
 from pipelines.results.files import FIELDS, RESULT, Arrays, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
 from pipelines.whole import ExistsAlready, result_folder
@@ -59,6 +59,8 @@ class Reconstruct:
     def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, self.device, registry=registry)
+        if model_digest(self.model) != about["model"]["digest"]:  # others may write to where it lies
+            raise ValueError(f"model {model} was replaced since the job began: run it again")
         self.selection, self.out, self.about = selection, out, about
 
     def __call__(self, row: dict[str, Any]) -> tuple[str, ...]:

@@ -134,6 +134,10 @@ def _sources_in(uri: str, dataset: str | None) -> list[Source]:
         there = fs.exists(path)
     if not there:
         raise ValueError(f"video {uri} does not exist: check --video")
+    with reachable(uri):
+        kept = fs.isfile(path) or fs.isdir(path)
+    if not kept:  # a pipe can be read once only, and opening it may wait for ever
+        raise ValueError(f"video {uri} is neither a file nor a folder: save what comes out of it to a file first")
     return [Source(uri)]
 
 

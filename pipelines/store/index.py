@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +11,7 @@ import pyarrow.parquet
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.store.layout import INDEX_SCHEMA, SCHEMA, StoreSettings
 from pipelines.store.marks import load
-from pipelines.whole import create_if_absent, read_file, write_file
+from pipelines.whole import create_if_absent, read_file, scratch_folder, write_file
 
 INDEX = "clips.parquet"
 GROUPS_AT_ONCE = 512  # whose rows are held in memory
@@ -26,8 +24,8 @@ def finish(store: str, settings: StoreSettings, names: list[str], facts: dict[st
     """
     digest, places = (hashlib.blake2b(digest_size=16) for _ in range(2))
     num_clips = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, INDEX)
+    with scratch_folder() as scratch:
+        file = scratch / INDEX
         with pyarrow.parquet.ParquetWriter(file, INDEX_SCHEMA) as writer:
             for first in range(0, len(names), GROUPS_AT_ONCE):
                 rows = [row for name in names[first : first + GROUPS_AT_ONCE] for row in load(store, name).rows]

@@ -64,8 +64,13 @@ def synthesize(
         size: Frames as large as the dataset's own, or small ones for tests and tiny models.
         seed: Different seeds give different scenes.
     """
-    if scenes < 1 or frames < 1 or seed < 0:
-        raise ValueError(f"--scenes {scenes} --frames {frames} --seed {seed}: at least 1, 1 and 0 are needed")
+    for option, value, least, most in (
+        ("scenes", scenes, 1, 100_000),
+        ("frames", frames, 1, 100_000),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if not least <= value <= most:
+            raise ValueError(f"--{option} {value} must be from {least} to {most}")
     if "://" in out:
         raise ValueError(f"--out {out!r} is not a local path: write to a folder, then copy it")
     out = lasting(out, "--out")
