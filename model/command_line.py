@@ -52,7 +52,10 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
 
 def _drop_output() -> None:
     """Python flushes once more when it ends, and must not stumble again."""
-    if sys.stdout is not None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

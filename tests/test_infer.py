@@ -24,8 +24,9 @@ from pipelines.infer import infer
 from pipelines.models import load_model, model_version
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
-from pipelines.results.reconstruct import Reconstruct
-from pipelines.results.sources import Selection, Source, find_sources
+from pipelines.results.files import TASKS, write_results
+from pipelines.results.reconstruct import Reconstruct, reconstruct
+from pipelines.results.sources import Selection, Source, Video, find_sources
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.truth.clips import resize
 from pipelines.whole import read_file, write_file
@@ -214,6 +215,23 @@ def test_pixels_are_square_and_separate_answers_are_said_to_be(results):
     np.testing.assert_allclose(intrinsics[:, 0, 0], intrinsics[:, 1, 1], rtol=1e-6)
     document = json.loads((results / "images" / "result.json").read_text())
     assert "separate answers" in document["agreement"] and document["video"]["notes"] == []
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e30])
+def test_a_model_that_says_nothing_gives_files_that_say_so(factor, tmp_path):
+    """Weights that are all zero see every point in one place; huge ones answer NaN."""
+    broken = D4RT(ModelConfig.preset("tiny")).eval()
+    with torch.no_grad():
+        for weights in broken.parameters():
+            weights.mul_(factor)
+    frames = textured(4, 64, 64)
+    footage = {"frame_numbers": np.arange(4), "fps": 10.0, "digest": "", "notes": ()}
+    video = Video(name="x", clip=frames, frames=frames, size=(64, 64), **footage)
+    found = reconstruct(broken, video, TASKS, 4)
+    write_results(tmp_path, video, found, {"request": {}})
+    assert np.isnan(found["depth"]["depth"]).all()
+    assert np.isnan(found["cameras"]["world_from_cam"][1:]).all()
+    assert {"result.json", "depth.npz", "cameras.png", "points.ply"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_path):

@@ -17,10 +17,10 @@ def full(path: str | None) -> OSError:
 
 
 def test_a_result_folder_without_room_names_its_place_and_leaves_nothing(tmp_path):
-    with pytest.raises(NoRoom, match=rf"{tmp_path}.*the disk is full.*free some of it"):
-        with result_folder(str(tmp_path / "out"), last="result.json") as folder:
-            (folder / "half").write_bytes(b"1")
-            raise full(None)  # what a library says of a file it writes, without its name
+    refused = pytest.raises(NoRoom, match=rf"{tmp_path}.*the disk is full.*free some of it")
+    with refused, result_folder(str(tmp_path / "out"), last="result.json") as folder:
+        (folder / "half").write_bytes(b"1")
+        raise full(None)  # what a library says of a file it writes, without its name
     assert list(tmp_path.iterdir()) == []
 
 

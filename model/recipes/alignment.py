@@ -104,8 +104,9 @@ def fit_robust(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) 
         target_from_source = fit(source, target, reduced, scale=scale)
         distance = (move(target_from_source, source) - target).norm(dim=-1)  # (T, P)
         median = _median(distance, finite)  # (T,)
-        typical = torch.maximum(median, 1e-9 * far)[:, None]
-        reduced = weights / (1 + (distance / typical.nan_to_num(1.0) / 2).square()).square()
+        typical = torch.maximum(median, 1e-9 * far).nan_to_num(1.0)[:, None]
+        typical = typical.clamp(min=torch.finfo(torch.float64).tiny)  # where all points are one
+        reduced = weights / (1 + (distance / typical / 2).square()).square()
     share = ((distance < INLIER_DISTANCE * far[:, None]) & finite).double().mean(-1)
     return Alignment(
         torch.where(enough[:, None, None], target_from_source, torch.nan),

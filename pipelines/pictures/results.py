@@ -127,7 +127,7 @@ def camera_figure(
     figure.suptitle(f"camera path, {known.sum()} of {len(known)} frames; world = camera of frame 0; {unit}")
     views = (("from above", 0, 2, "x, right", "z, forward"), ("from the side", 2, 1, "z, forward", "y, down"))
     centres = world_from_cam[known, :3, 3]
-    extent = float(np.ptp(centres, axis=0).max(initial=0))
+    extent = float(np.ptp(centres, axis=0).max()) if len(centres) else 0.0
     size = 0.2 * extent if extent > 1e-6 else 0.1
     for axes, (title, across, up, across_label, up_label) in zip(figure.subplots(1, 2), views, strict=True):
         axes.set(title=title, xlabel=across_label, ylabel=up_label)
