@@ -533,7 +533,7 @@ FOUND = {
     "colour image of 100 megapixels": ("rgb", lambda: png(10_000, 10_000, 8, 2), "10000 x 10000 pixels"),
     "size of 100 megapixels": ("image_size", lambda: png(10_000, 10_000, 8, 2), "10000 x 10000 pixels"),
     "mask of 100 megapixels": ("mask", lambda: png(10_000, 10_000, 1, 0, bytes(12_510_000)), "10000 x 10000 pixels"),
-    "program that draws an image": ("mask", lambda: EPS, "cannot identify"),
+    "program that draws an image": ("mask", lambda: EPS, "is a PostScript file"),
     "header of a PNG cut": ("rgb", lambda: png_of([(b"IHDR", b"\0")]), "Truncated IHDR"),
     "32-bit TIFF as 16-bit": ("grey16", lambda: image(GREY16.astype(np.int32), "TIFF"), "not a 16-bit grey PNG"),
     "OpenEXR of 60 megapixels": ("exr", lambda: exr_of(7_000, 8_500), "cannot be read as an OpenEXR"),
