@@ -8,6 +8,7 @@ import torch
 from train.config import PRESETS, TrainConfig
 from train.errors import OutOfMemory
 from train.memory import GPU_RESERVE, explained, require_fit, step_bytes
+from train.parallel import usage
 
 H100 = {("giant", False): 31.1, ("giant", True): 19.5, ("base", False): 7.3, ("base", True): 5.1}
 """GB at most in use: one worker, one clip of 48 frames of 256x256 a step, 2048 queries, bfloat16; with `recompute`."""
@@ -73,3 +74,12 @@ def test_out_of_memory_says_what_to_change(error):
         raise error
     with pytest.raises(RuntimeError, match="something else"), explained(PRESETS["giant"][1], 7):
         raise RuntimeError("something else")
+
+
+def test_curves_say_what_the_device_does():
+    """A step is three forward passes of matrix products, however many parts it has and whatever is computed again."""
+    config = replace(PRESETS["base"][1], accumulate=2, recompute=True)
+    forward = config.model.flops_encode(48) + config.model.flops_decode(config.data.queries, 48)
+    found = usage(config, 48, seconds_per_step=2.0, device=torch.device("cpu"))
+    assert found["tflops_per_worker"] == pytest.approx(3 * 8 * forward / 2e12)
+    assert 0.05 < found["peak_memory_gb"] < 1000

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_losses import TINY, half_of, random_batch, train_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import D4RT
 from train.config import TrainConfig
@@ -212,6 +213,29 @@ def test_the_scale_moves_as_that_of_torch():
 
 
 # ---- waits ----
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host must know numbers of the device: a number by itself, sizes that follow
+    from numbers. What is copied as a whole goes unseen on a CPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.count += name in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2")
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_step_needs_no_number_of_its_own(optimiser):
+    config = config_of(optimiser, accumulate=2)
+    state, batch = fresh(config), random_batch()
+    with Waits() as checked:
+        state.model(batch.video, batch.aspect, batch.queries)
+    with Waits() as within:
+        take_step(state, batch, config)
+    assert checked.count and not within.count
 
 
 @pytest.mark.gpu
