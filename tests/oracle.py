@@ -33,7 +33,7 @@ class Faults:
     shift: float = 0.0
     """Metres by which they are moved, likewise."""
     bend: float = 0.0
-    """Radians per frame by which cameras are believed to turn, likewise."""
+    """Radians by which the world is believed to turn about the first camera's y axis from each frame to the next."""
     noise: float = 0.0
     """Of each coordinate, as a share of the depth, for each query by itself."""
     uv_noise: float = 0.0
@@ -136,7 +136,8 @@ class Oracle:
         then, asked = scene.position(hits, frames[t_src])[source], hits[source]
         world = then if self.faults.frozen else scene.position(asked, tgt)
         cam_from_world = inverse(scene.cameras.world_from_cam)
-        xyz = transform(cam_from_world[cam], world)
+        bent = self._bent(world, t_tgt - t_cam, frames[0])
+        xyz = transform(cam_from_world[cam], bent)
         own = transform(cam_from_world[tgt], world)
         uv_tgt = project(own, scene.cameras.intrinsics[tgt]) / [scene.width, scene.height]
         visible = np.where(scene.visible(asked, tgt), SURE, -SURE)
@@ -161,12 +162,18 @@ class Oracle:
             visible = np.where(wrong, np.where(chance(12) < 0.5, SURE, -SURE), visible)
             told = np.where(moving, 2 * SURE, UNSURE + 4 * chance(6))
             confidence = np.where(wrong, told, confidence)
-        if faults.bend:
-            axis = Rotation.random(random_state=np.random.default_rng([*frames, 1])).as_matrix()[0]
-            xyz = np.einsum("nij,nj->ni", Rotation.from_rotvec(faults.bend * t_cam[:, None] * axis).as_matrix(), xyz)
         xyz = transform(self.similarity(frames), xyz)
         answers = (xyz, uv_tgt, visible, displacement, normal, confidence)
         return Prediction(*(torch.tensor(x, dtype=torch.float32)[None] for x in answers))
+
+    def _bent(self, world: np.ndarray, later: np.ndarray, first: int) -> np.ndarray:
+        """Where the points (Q, 3) are believed to be that are so many frames later than the camera."""
+        if not self.faults.bend:
+            return world
+        pose = self.scene.cameras.world_from_cam[first]
+        turned = Rotation.from_rotvec(self.faults.bend * later[:, None] * [0.0, 1.0, 0.0]).as_matrix()
+        local = transform(inverse(pose), world)
+        return transform(pose, np.einsum("nij,nj->ni", turned, local))
 
 
 class Chance:

@@ -18,7 +18,7 @@ from model.recipes import pixel_centres
 from model.recipes.alignment import scale_of
 from model.recipes.following import FOLLOWED, LOST, RECALLED, Followed, follow
 from model.recipes.joining import WindowGeometry, chain, join, look
-from model.recipes.long_video import LongVideo, join_tracks, long_video
+from model.recipes.long_video import LongVideo, join_tracks, track_long_video
 from model.recipes.windows import WindowPlan
 from pipelines.geometry import inverse, transform
 from pipelines.synthesize.staged import hidden_balls
@@ -39,7 +39,7 @@ def points_of(oracle: Oracle, frame: int = 0) -> tuple[Tensor, np.ndarray]:
 
 
 def ask(oracle: Oracle, uv_norm: Tensor, t_src: int | Tensor = 0, **options) -> LongVideo:
-    return long_video(oracle, oracle.video, uv_norm, t_src, aspect=oracle.aspect, **options)
+    return track_long_video(oracle, oracle.video, uv_norm, t_src, aspect=oracle.aspect, **options)
 
 
 def true_tracks(oracle: Oracle, uv_norm: Tensor, t_src: np.ndarray, first_window: range) -> np.ndarray:
@@ -287,7 +287,7 @@ def test_long_videos_run_on_a_real_model():
     torch.manual_seed(0)
     model = D4RT(ModelConfig.preset("tiny"))
     video = torch.randint(0, 256, (9, 64, 64, 3), dtype=torch.uint8)
-    result = long_video(model, video.numpy(), pixel_centres(3, 3), 4, aspect=1.5)
+    result = track_long_video(model, video.numpy(), pixel_centres(3, 3), 4, aspect=1.5)
     assert [(w.start, w.stop) for w in result.plan.windows] == [(0, 4), (3, 7), (5, 9)]
     assert result.cameras.world_from_cam.shape == (9, 4, 4) and result.tracks.xyz.shape == (9, 9, 3)
     own = result.plan.owner == result.plan.owner[4]

@@ -14,6 +14,8 @@
 Without further questions: `jitter` asks any query again beside its place, `extrapolate` continues tracks at a constant
 velocity.
 
+These take one clip; `track_long_video` takes any number of frames, in windows (see there).
+
 What every recipe takes:
     video    (T, S, S, 3) uint8, resized to the model's square S without cropping; with `memory`, what it is of
     aspect   raw width / height; None takes it from `memory`, else from `native`, else from `video` itself
@@ -30,11 +32,13 @@ from model.recipes.camera_paths import MIN_GRID, cameras
 from model.recipes.dense_tracking import all_tracks, pixel_tracks
 from model.recipes.depth_maps import depth, depth_at, frame_depth
 from model.recipes.extrapolation import extrapolate
+from model.recipes.long_video import LongTracks, LongVideo, track_long_video
 from model.recipes.point_clouds import point_cloud
 from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
 from model.recipes.scene_flow import scene_flow
 from model.recipes.tracking import tracks
 from model.recipes.uncertainty import jitter
+from model.recipes.windows import WindowPlan, plan_windows
 
 __all__ = [
     "MIN_GRID",
@@ -42,9 +46,12 @@ __all__ = [
     "CameraPath",
     "Depth",
     "Forecast",
+    "LongTracks",
+    "LongVideo",
     "PointCloud",
     "SceneFlow",
     "Tracks",
+    "WindowPlan",
     "all_tracks",
     "ask_frames",
     "cameras",
@@ -56,8 +63,10 @@ __all__ = [
     "output_size",
     "pixel_centres",
     "pixel_tracks",
+    "plan_windows",
     "point_cloud",
     "prepare",
     "scene_flow",
+    "track_long_video",
     "tracks",
 ]

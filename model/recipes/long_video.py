@@ -1,7 +1,7 @@
 """A video of any length: windows that a model can take, joined to one world (paper App. B, and beyond it).
 
-`long_video` does all of it in one go. It is made of functions, each from arrays to arrays that can be kept, so that a
-job can run windows as tasks of their own and join them again at will:
+`track_long_video` does all of it in one go. It is made of functions, each from arrays to arrays that can be kept, so
+that a job can run windows as tasks of their own and join them again at will:
 
 | step                      | of          | needs                                     | gives                 |
 |---------------------------|-------------|-------------------------------------------|-----------------------|
@@ -57,6 +57,7 @@ class LongVideo:
     plan: WindowPlan
     tracks: LongTracks
     cameras: CameraPath
+    geometry: list[WindowGeometry]
     seams: list[Seam]
     forwards: list[Followed]
     """What each window says of the tracks, going forwards."""
@@ -65,7 +66,7 @@ class LongVideo:
 
 
 @torch.inference_mode()
-def long_video(
+def track_long_video(
     model: AnsweringModel,
     video: Frames,
     uv_norm: Numbers,
@@ -116,6 +117,7 @@ def long_video(
         plan=plan,
         tracks=join_tracks(plan, world_from_window, t_src, forwards, backwards),
         cameras=join_cameras(plan, geometry, world_from_window),
+        geometry=geometry,
         seams=seams,
         forwards=forwards,
         world_from_window=world_from_window,

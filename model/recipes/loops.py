@@ -28,7 +28,7 @@ MAX_DISAGREEMENT = 0.03
 """Share of its distance by which a point may lie elsewhere if the other end tells how the camera moved."""
 
 SEEN_BACK = 0.1
-"""Share of the points of either end, at least, that are seen from the other and found again from there."""
+"""Share of the points of a frame, at least, that are seen from one of the other end and found again from there."""
 
 BACK_AT = 0.02
 """Image sizes from where it came from, within which a point is found again."""
@@ -109,7 +109,11 @@ def look_for_loop(
         first_from_second=first_from_loop @ torch.linalg.inv(by_both) @ torch.linalg.inv(second_from_loop),
         alike=alike,
         disagreement=float(apart.nanmedian()),
-        seen_back=min(_seen_back(view, *cameras), _seen_back(view, *reversed(cameras))),
+        seen_back=max(
+            min(_seen_back(view, here, there), _seen_back(view, there, here))
+            for here in landmark_frames(plan, first)[:: LANDMARK_FRAMES - 1]
+            for there in landmark_frames(plan, second)[:: LANDMARK_FRAMES - 1]
+        ),
     )
 
 
