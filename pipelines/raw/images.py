@@ -6,6 +6,7 @@ import re
 import cv2
 import numpy as np
 import OpenEXR
+import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -13,6 +14,7 @@ from pipelines.raw.limits import MAX_PIXELS
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 FORMATS = ["PNG", "JPEG", "PPM", "TIFF"]  # others are not even looked into: EPS, for one, is a program
+JPEG = ("JPEG", "MPO")
 # What Pillow and OpenCV raise for damaged files.
 NO_IMAGE = OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error
 # How files of images begin, those of formats that are not read here among them.
@@ -42,12 +44,18 @@ def format_of(start: bytes) -> str | None:
 
 def decode_image(content: bytes, where: str, kinds: tuple[str, ...], what: str, flag: int | None) -> np.ndarray:
     """Pillow reads the header and checks size and kind, which is format and mode, like "PNG RGB". OpenCV decodes, three
-    times as fast, except palettes, of which it would give the colours. `where` names the image in errors."""
+    times as fast, except palettes, of which it would give the colours, and JPEGs in colour, whose damage it passes
+    over in silence. `where` names the image in errors."""
     try:
         with header_of(io.BytesIO(content)) as image:
             decoded = None
             if fits := f"{image.format} {image.mode}" in kinds:
-                decoded = np.asarray(image) if flag is None else cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+                if flag is None:
+                    decoded = np.asarray(image)
+                elif flag == cv2.IMREAD_COLOR_RGB and image.format in JPEG:
+                    decoded = simplejpeg.decode_jpeg(content)
+                else:
+                    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except NO_IMAGE as error:
         raise unreadable(where, "an image", error) from None
     if not fits:
@@ -92,6 +100,8 @@ def decode_shown(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "H W 3"]
             if "A" in image.mode or "transparency" in image.info:
                 notes.append("parts of it are transparent: they are shown as if they were not")
             if fits:
+                if image.format in JPEG:
+                    simplejpeg.decode_jpeg(content)  # for what it says of damage: Pillow knows only a sudden end
                 image = ImageOps.exif_transpose(image)
                 wide = image.mode.startswith("I")  # 16 bits of grey, which Pillow would cut at 255
                 pixels = np.asarray(image if wide else image.convert("RGB"))
