@@ -42,6 +42,8 @@ class Faults:
     """Share of the queries that get nonsense for an answer: with any confidence, but the highest about what moves."""
     frozen: bool = False
     """Whether it is sure that nothing moves."""
+    unknown: float = 0.0
+    """Share of the queries that get an answer of which nothing is a number."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,9 @@ class Oracle:
             confidence = np.where(wrong, told, confidence)
         xyz = transform(self.similarity(frames), xyz)
         answers = (xyz, uv_tgt, visible, displacement, normal, confidence)
+        if faults.unknown:
+            unknown = chance(14) < faults.unknown
+            answers = (np.where(unknown.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x) for x in answers)
         return Prediction(*(torch.tensor(x, dtype=torch.float32)[None] for x in answers))
 
     def _bent(self, world: np.ndarray, later: np.ndarray, first: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from model.recipes.joining import WindowGeometry, chain, join, look
 from model.recipes.long_video import LongVideo, join_tracks, track_long_video
 from model.recipes.windows import WindowPlan
 from pipelines.geometry import inverse, transform
-from pipelines.synthesize.staged import hidden_balls
+from pipelines.synthesize.staged import hidden_balls, round_trip
 
 NONE = Faults()
 FAULTS = Faults(scale=0.1, turn=0.02, shift=0.05, noise=0.003, uv_noise=0.0005, wrong=0.2)
@@ -203,7 +203,36 @@ def test_what_is_hidden_where_no_memory_frame_fits_is_lost_with_its_gap():
     hidden = on_ball & ~result.tracks.visible[:, 22:24].any(dim=1).numpy()
     assert hidden.any()
     assert (result.tracks.status[hidden, 23:] == LOST).all() and (result.tracks.status[hidden, :23] == FOLLOWED).all()
+    assert result.tracks.known[hidden].unique(dim=0).tolist() == [[0, 22]]
+    kept = result.tracks.status[:, -1] != LOST
+    assert kept.any() and result.tracks.known[kept].unique(dim=0).tolist() == [[0, 45]]
     assert result.tracks.xyz[hidden, 23:].isnan().all() and result.tracks.xyz[hidden, :23].isfinite().all()
+
+
+def test_answers_that_are_no_numbers_are_no_answers_and_do_no_harm():
+    oracle = every_second(40, Faults(unknown=0.3))
+    uv_norm, _ = points_of(oracle)
+    result = ask(oracle, uv_norm)
+    assert result.seams[0].residual < 1e-5 and (result.tracks.status[:, -1] == LOST).float().mean() < 0.1
+    truth = true_tracks(oracle, uv_norm, np.zeros(len(uv_norm), int), result.plan.windows[0])
+    error = np.linalg.norm(result.tracks.xyz.numpy() - truth, axis=-1)
+    assert np.nanmax(error) < 1e-4 and 0.6 < np.isfinite(error).mean() < 0.8
+    np.testing.assert_allclose(
+        result.cameras.world_from_cam,
+        inverse(oracle.scene.cameras.world_from_cam[0]) @ oracle.scene.cameras.world_from_cam[::2],
+        atol=1e-4,
+    )
+
+
+def test_what_leaves_the_view_for_many_windows_is_known_when_the_camera_comes_back():
+    """Two memory frames and more are carried along from window to window."""
+    oracle = Oracle(round_trip(200), clip_frames=24, step=2)
+    uv_norm = pixel_centres(4, 5)
+    result = ask(oracle, uv_norm)
+    truth = true_tracks(oracle, uv_norm, np.zeros(20, int), result.plan.windows[0])
+    assert (result.tracks.status != LOST).all()
+    np.testing.assert_allclose(result.tracks.xyz, truth, atol=5e-5)
+    assert not result.tracks.visible[:, 30:60].any() and result.tracks.visible[:, 80].float().mean() > 0.9
 
 
 # ---- windows as tasks of their own ----

@@ -51,9 +51,10 @@ class Sightings:
 
 
 def how_well_seen(answers: Prediction) -> Tensor:
-    """`Sightings.seen` of answers, in the shape of their confidence."""
+    """`Sightings.seen` of answers, in the shape of their confidence. What is not a number is not seen."""
     inside = ((answers.uv_tgt >= 0) & (answers.uv_tgt <= 1)).all(-1)
-    return torch.where(answers.visible & inside, answers.visible_logit.sigmoid() * answers.confidence, 0.0)
+    score = answers.visible_logit.sigmoid() * answers.confidence
+    return torch.where(answers.visible & inside, score.nan_to_num(), 0.0)
 
 
 def agree(there: Tensor, here: Tensor, tolerance: float) -> Tensor:

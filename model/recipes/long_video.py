@@ -25,7 +25,7 @@ from torch import Tensor
 
 from model.recipes.alignment import move, scale_of
 from model.recipes.asking import AnsweringModel, Numbers, points_at
-from model.recipes.following import Followed, follow
+from model.recipes.following import LOST, Followed, follow
 from model.recipes.joining import Seam, WindowGeometry, chain, join, join_cameras, look
 from model.recipes.results import CameraPath
 from model.recipes.views import Frames, View
@@ -48,6 +48,13 @@ class LongTracks:
     """(N, T) float32, from 0 to 1; 0 where lost."""
     status: Tensor
     """(N, T) int8: `following.FOLLOWED`, RECALLED by memory frames, or LOST."""
+
+    @property
+    def known(self) -> Tensor:
+        """(N, 2) int64: the first and the last frame between which each track is known; beyond them it is lost."""
+        known = (self.status != LOST).byte()
+        last = known.shape[1] - 1 - known.flip(1).argmax(dim=1)
+        return torch.stack([known.argmax(dim=1), last], dim=1)
 
 
 @dataclass(frozen=True)
