@@ -135,10 +135,11 @@ def read_config(path: Path) -> ModelConfig:
     """Raises ValueError, with the path, for a file that is not a model config."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    with readable(path):
+        content = path.read_bytes()
     try:
-        with readable(path):
-            values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not the fields of a model config")

@@ -23,6 +23,7 @@ from pipelines.store.index import digest_of, finish
 from pipelines.store.layout import StoreSettings
 from pipelines.store.marks import Mark, Origin
 from pipelines.store.reader import ClipStore
+from pipelines.store.wholeness import require_whole
 from pipelines.store.writer import write_group
 from pipelines.truth.clips import Span, build_clips, spans
 from pipelines.truth.verdict import judge
@@ -112,6 +113,7 @@ def plan_sequence(row: Row, *, conversion: Conversion) -> Plan:
             else:
                 plan.todo.append(place)
             first += len(group)
+        require_whole(conversion.store, [published[found].group for found in plan.done])
         if plan.todo:
             verdict = judge(sequence)
             if verdict.outcome == "misfit" and not conversion.allow_misfit:

@@ -14,14 +14,14 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-import fsspec
 import numpy as np
 from jaxtyping import Float, Int64
 
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import Clip, ClipStore, evenly, open_store
-from pipelines.whole import require_new, result_folder
+from pipelines.store.wholeness import require_whole
+from pipelines.whole import require_new, result_folder, sizes
 
 # Ray and Matplotlib take a second to import and are not needed to print help or refuse a typing error: see below.
 
@@ -87,6 +87,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
     opened = ClipStore(absolute(store))
     if not len(opened):
         raise ValueError(f"store {store} has no clips: run convert with another --split or more raw data")
+    require_whole(opened.uri, opened.column("group"))
     require_new(out)
 
     from pipelines import jobs
@@ -168,12 +169,11 @@ def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -
 
 def bytes_per_clip(store: ClipStore) -> dict[str, float]:
     """Stored bytes, by array."""
-    fs, path = fsspec.core.url_to_fs(f"{store.uri}/data")
-    sizes: Counter[str] = Counter()
-    for file, size in fs.du(path, total=False).items():
+    stored: Counter[str] = Counter()
+    for file, size in sizes(f"{store.uri}/data").items():
         inside = file.partition(".zarr/")[2].split("/")
-        sizes[inside[0] if len(inside) > 1 else "metadata"] += size
-    return {name: size / len(store) for name, size in sorted(sizes.items())} | {"total": sizes.total() / len(store)}
+        stored[inside[0] if len(inside) > 1 else "metadata"] += size
+    return {name: size / len(store) for name, size in sorted(stored.items())} | {"total": stored.total() / len(store)}
 
 
 def summary_text(summary: dict[str, Any]) -> str:

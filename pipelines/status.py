@@ -3,13 +3,54 @@
 It only lists and reads small files, so it may be asked at any time, also of what is being written.
 """
 
-import json
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import Annotated
 
-from pipelines.store.layout import SCHEMA, StoreSettings
+from annotated_types import Ge
+
+from pipelines import documents
+from pipelines.results.files import RESULT, read_answer
+from pipelines.store.layout import StoreSettings
+from pipelines.store.reader import ClipStore
+from pipelines.store.wholeness import require_whole
 from pipelines.whole import listed, read_file
 
-RESULT, RECORD, POSITION = "result.json", "run.json", "position.json"
+RECORD, POSITION = "run.json", "position.json"
+COMMAND = re.compile(r"\d+\.json")
+CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Of a run's config, how many there will be."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Of run.json, what is said here."""
+
+    config: Steps
+    run_id: str
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Of a command's file, what is said here."""
+
+    pid: int
+    host: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of position.json, how far a checkpoint is."""
+
+    step: Annotated[int, Ge(0)]
 
 
 def status(place: str, /) -> None:
@@ -32,7 +73,7 @@ def status(place: str, /) -> None:
 
 
 def store_status(store: str, names: list[str]) -> list[str]:
-    settings = _json(store, "settings.json") if "settings.json" in names else {}
+    settings = documents.read(f"{store}/settings.json", dict, "convert into another --store") or {}
     told = ", ".join(f"{key} {settings[key]}" for key in StoreSettings.__dataclass_fields__ if key in settings)
     groups = {name: len(listed(f"{store}/groups/{name}")) for name in listed(f"{store}/groups")}
     lines = [
@@ -42,56 +83,59 @@ def store_status(store: str, names: list[str]) -> list[str]:
     if "store.json" not in names:
         return [*lines, "finished   no: run convert with the same settings to go on"]
 
-    info = _json(store, "store.json")
-    if info.get("schema") != SCHEMA:
-        return [*lines, f"finished   with schema {info.get('schema')}, this code reads {SCHEMA}: convert it again"]
-    counts = ", ".join(f"{count} {name}" for name, count in info["counts"].items())
-    lines.append(f"finished   {counts}; digest {info['digest']}")
-    return lines + [
-        f"{kind:10} {name}: {reason}" for kind in ("failed", "skipped") for name, reason in sorted(info[kind].items())
-    ]
+    opened = ClipStore(store)
+    counts = ", ".join(f"{count} {name}" for name, count in opened.info["counts"].items())
+    lines.append(f"finished   {counts}; digest {opened.info['digest']}")
+    for kind in ("failed", "skipped"):
+        lines += [f"{kind:10} {name}: {reason}" for name, reason in sorted(opened.info[kind].items())]
+    try:
+        require_whole(store, opened.column("group"))
+    except ValueError as error:
+        lines.append(f"damaged    {error}")
+    return lines
 
 
 def run_status(run: str, names: list[str]) -> list[str]:
-    record = _json(run, RECORD)
-    whole = [name for name in names if name.startswith("step_") and POSITION in listed(f"{run}/{name}")]
-    steps = record["config"]["steps"]
-    done = max((_json(f"{run}/{name}", POSITION)["step"] for name in whole), default=0)
-    model = record.get("model")
+    record = documents.read(f"{run}/{RECORD}", Run, "the run cannot go on: begin another", others="ignore")
+    done = 0
+    for name in names:
+        if CHECKPOINT.fullmatch(name):
+            place = documents.read(f"{run}/{name}/{POSITION}", Place, "delete this checkpoint", others="ignore")
+            done = max(done, place.step if place else 0)
     return [
-        f"{run}: training run, MLflow run {record['run_id']}",
-        f"trained    {done} of {steps} steps, by its last checkpoint",
+        f"{run}: training run, MLflow run {record.run_id}",
+        f"trained    {done} of {record.config.steps} steps, by its last checkpoint",
         *_holder(run),
-        f"finished   {model}" if model else "finished   no: the same command with its --name goes on",
+        f"finished   {record.model}" if record.model else "finished   no: the same command with its --name goes on",
     ]
 
 
 def _holder(run: str) -> list[str]:
     """Who trains it, as `train/lease.py` keeps it; nothing if nobody has begun."""
-    commands = [name.removesuffix(".json") for name in listed(f"{run}/commands") if name.endswith(".json")]
+    commands = [name for name in listed(f"{run}/commands") if COMMAND.fullmatch(name)]
     if not commands:
         return []
-    last = max(commands, key=int)
-    owner = _json(f"{run}/commands", f"{last}.json")
-    who = f"process {owner.get('pid')} on {owner.get('host')}, begun {owner.get('since')}"
-    if read_file(f"{run}/commands/{last}.alive") == b"ended":
+    last = max(commands, key=lambda name: int(name.removesuffix(".json")))
+    owner = documents.read(f"{run}/commands/{last}", Owner, "delete it if nobody trains this run", others="ignore")
+    who = f"process {owner.pid} on {owner.host}, begun {owner.since}"
+    if read_file(f"{run}/commands/{last.removesuffix('.json')}.alive") == b"ended":
         return [f"held by    nobody; last by {who}"]
     return [f"held by    {who}, which trains it, or was killed: the same command would tell"]
 
 
 def results_status(folder: str, names: list[str]) -> list[str]:
-    done = [name for name in names if RESULT in listed(f"{folder}/{name}")]
-    if not done:
+    done, damaged, open_ones = [], [], []
+    for name in names:
+        if RESULT not in listed(f"{folder}/{name}"):
+            open_ones.append(name)
+            continue
+        try:
+            read_answer(f"{folder}/{name}")
+            done.append(name)
+        except ValueError as error:
+            damaged.append(f"damaged    {name}: {error}")
+    if not done and not damaged:
         raise ValueError(f"{folder} holds no clip store, training run or results: check its name")
-    open_ones = sorted(set(names) - set(done))
     lines = [f"{folder}: results of {len(done)} videos"]
-    lines += [f"done       {name}" for name in done]
+    lines += [f"done       {name}" for name in done] + damaged
     return lines + [f"not done   {name}" for name in open_ones if not name.startswith(".")]
-
-
-def _json(place: str, name: str) -> dict[str, Any]:
-    content = read_file(f"{place}/{name}")
-    try:
-        return dict(json.loads(content or b""))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{place}/{name} is damaged ({error})") from None

@@ -102,6 +102,17 @@ def listed(uri: str) -> list[str]:
             return []
 
 
+def sizes(uri: str) -> dict[str, int]:
+    """Bytes of every file below a folder, by its path in it; none if there is no such folder."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        if not is_local(fs):
+            found = fs.find(path, detail=True)  # on S3 literally, and a thousand files per request
+            return {name.removeprefix(f"{path}/"): entry["size"] for name, entry in found.items()}
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+
+
 def delete_folder(uri: str) -> None:
     """Delete a folder and all in it, if it is there. Its name, and the names in it, are taken literally."""
     fs, path = open_place(uri)

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.whole import listed, read_file, write_file
 from train import lease, run_folder
-from train.lease import Lease, owned
+from train.lease import Lease, Owner, owned
 from train.run_folder import Position
 
 OWN = """
@@ -73,9 +74,7 @@ def test_one_that_was_killed_is_followed_and_one_that_is_alive_is_not(run, monke
 
 def test_a_zombie_from_another_machine_writes_no_checkpoint_and_is_told(run, tmp_path):
     zombie = Lease(run, 1)
-    write_file(
-        f"{run}/commands/0001.json", json.dumps({"host": "gone", "pid": 7, "began": 0, "since": "then"}).encode()
-    )
+    write_file(f"{run}/commands/0001.json", json.dumps(asdict(Owner("gone", 7, "then", None, None))).encode())
     zombie.give_sign(b"41")
     zombie.require_held()
     with owned(run) as held:
@@ -95,3 +94,32 @@ def test_a_zombie_from_another_machine_writes_no_checkpoint_and_is_told(run, tmp
         held.require_held()
     assert read_file(f"{run}/commands/0002.alive") == b"ended"
     assert [name for name in listed(f"{run}/commands") if name.endswith("json")] == ["0001.json", "0002.json"]
+
+
+def test_whether_a_process_is_gone_does_not_hang_on_the_clock_or_on_the_name_of_its_host(monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        here = Owner.this_process()
+        running = replace(here, pid=child.pid, start=lease._start(child.pid))
+        assert not here.is_gone() and not running.is_gone()
+        assert replace(running, start=running.start + 1).is_gone()  # its number was used again
+        elsewhere = replace(running, world="another container on the same host", pid=2**22 + 1)
+        monkeypatch.setattr(time, "time", lambda: 0.0)  # the clock was set
+        assert not running.is_gone() and not elsewhere.is_gone()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+        assert running.is_gone()
+    assert running.is_gone()
+    assert replace(here, world=None, start=None).is_gone() is False  # no /proc there
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"pid": "7"}', "[" * 100_000])
+def test_a_command_that_cannot_be_read_is_named_and_other_files_are_no_commands(content, tmp_path):
+    write_file(f"{tmp_path}/commands/abc.json", b"")
+    with owned(str(tmp_path)) as held:
+        assert held.number == 1
+    write_file(f"{tmp_path}/commands/0001.json", content.encode())
+    with (
+        pytest.raises(ValueError, match=r"commands/0001\.json is damaged \(.*delete it if nobody"),
+        owned(str(tmp_path)),
+    ):
+        pass

@@ -11,22 +11,54 @@ folders that bear its number.
 
 import json
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-import psutil
+from annotated_types import Interval
 
+from pipelines import documents
 from pipelines.whole import create_if_absent, listed, read_file, write_file
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # of an owner that is taken for dead
 ENDED = b"ended"
+COMMAND = re.compile(r"(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A command that began to train a run, as it says itself."""
+
+    host: str
+    pid: Annotated[int, Interval(gt=0, lt=2**31)]
+    since: str
+    """For people: its clock may be set at any time."""
+    world: str | None
+    """Where its pid means a process: this boot of a kernel, and the pid namespace in it. Containers share a name of
+    the host now and then, but not this. None where the system does not say."""
+    start: int | None
+    """When the process began, in ticks since that boot: numbers of processes are used again."""
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        pid, world = os.getpid(), _world()
+        return cls(socket.gethostname(), pid, since, world, _start(pid) if world else None)
+
+    def is_gone(self) -> bool:
+        """Whether it certainly runs no more; False also where that cannot be told from here."""
+        if self.world is None or self.world != _world():
+            return False
+        start = _start(self.pid)
+        return start is not None and start != self.start
 
 
 @dataclass(frozen=True)
@@ -52,7 +84,7 @@ class Lease:
 def owned(run: str) -> Iterator[Lease]:
     """Own the run of that folder while the block runs. ValueError, saying who does, if somebody else owns it."""
     lease = Lease(run, require_free(run) + 1)
-    if not create_if_absent(_place(run, lease.number, "json"), json.dumps(_this_process()).encode()):
+    if not create_if_absent(_place(run, lease.number, "json"), json.dumps(asdict(Owner.this_process())).encode()):
         raise ValueError(f"{run} has just been taken by another command: let it finish, or choose another --name")
     over = threading.Event()
 
@@ -76,14 +108,15 @@ def owned(run: str) -> Iterator[Lease]:
 
 def require_free(run: str) -> int:
     """The number of the last command on a run, 0 if there was none. ValueError, saying who, if it is alive."""
-    numbers = [int(name.partition(".")[0]) for name in listed(f"{run}/commands") if name.endswith(".json")]
-    last = max(numbers, default=0)
+    names = [COMMAND.fullmatch(name) for name in listed(f"{run}/commands")]
+    last = max((int(match[1]) for match in names if match), default=0)
     if last:
-        owner = json.loads(read_file(_place(run, last, "json")))
-        if _is_alive(run, last, owner):
+        remedy = "delete it if nobody trains this run any more, or choose another --name"
+        owner = documents.read(_place(run, last, "json"), Owner, remedy)
+        if owner is not None and _is_alive(run, last, owner):
             raise ValueError(
-                f"{run} is being trained by process {owner['pid']} on {owner['host']}, since {owner['since']}: let it "
-                "finish or stop it, or choose another --name"
+                f"{run} is being trained by process {owner.pid} on {owner.host}, since {owner.since}: let it finish or "
+                "stop it, or choose another --name"
             )
     return last
 
@@ -92,18 +125,12 @@ def _place(run: str, number: int, kind: str) -> str:
     return f"{run}/commands/{number:04d}.{kind}"
 
 
-def _this_process() -> dict[str, Any]:
-    process = psutil.Process()
-    since = datetime.fromtimestamp(process.create_time()).astimezone().isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "began": process.create_time(), "since": since}
-
-
-def _is_alive(run: str, number: int, owner: dict[str, Any]) -> bool:
+def _is_alive(run: str, number: int, owner: Owner) -> bool:
     """Whether the owner gives signs of life. Only its own clock moves them, so no clocks need to agree."""
     sign = read_file(_place(run, number, "alive"))
-    if sign == ENDED or (owner["host"] == socket.gethostname() and not _is_running(owner)):
+    if sign == ENDED or owner.is_gone():
         return False
-    print(f"{run} was begun by process {owner['pid']} on {owner['host']}: looking whether it is alive", flush=True)
+    print(f"{run} was begun by process {owner.pid} on {owner.host}: looking whether it is alive", flush=True)
     end = time.monotonic() + SILENT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, SILENT_SECONDS / 10))
@@ -113,10 +140,24 @@ def _is_alive(run: str, number: int, owner: dict[str, Any]) -> bool:
     return False
 
 
-def _is_running(owner: dict[str, Any]) -> bool:
-    """Of a process of this machine. Numbers are used again, so the time it began counts too."""
+def _world() -> str | None:
     try:
-        process = psutil.Process(owner["pid"])
-        return process.create_time() == owner["began"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _start(pid: int) -> int | None:
+    """0 if there is no such process, or only its exit code is left; None if there is one that says nothing."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return 0
+    except PermissionError:
+        pass
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *numbers = stat.rpartition(")")[2].split()  # its name, before that, may hold anything
+    return 0 if state in "ZX" else int(numbers[18])  # field 22 of proc_pid_stat(5)

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.fs
+from annotated_types import Ge, MinLen
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
+from pipelines import documents
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file, write_file
@@ -38,6 +40,7 @@ from train.state import held_bytes
 
 RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_snapshot.json"
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
+Count = Annotated[int, Ge(0)]
 CHUNK_BYTES = 64 << 20
 OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
@@ -53,12 +56,12 @@ OPERATIONAL = (
 class Position:
     """How far a run has got, besides its weights."""
 
-    step: int = 0
+    step: Count = 0
     """Steps done."""
-    clips: int = 0
+    clips: Count = 0
     """Clips used: the one that comes next is number `clips` of the run's plan, whatever the number of workers."""
-    workers: int = 0
-    clips_per_worker: int = 0
+    workers: Count = 0
+    clips_per_worker: Count = 0
     unsent: list[dict[str, Any]] = field(default_factory=list)
     """Points of the curves that MLflow has not got yet, as `curves.MetricLog` keeps them."""
 
@@ -67,7 +70,9 @@ class Position:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Position":
-        return cls(**json.loads(Path(folder, POSITION).read_text()))
+        file = Path(folder, POSITION)
+        remedy = "delete this checkpoint, and the run goes on from the one before"
+        return documents.parse(file.read_bytes(), cls, str(file), remedy, others="forbid")
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,27 @@ class Record:
     config: dict[str, Any]
     run_id: str
     """Of MLflow."""
-    stores: dict[str, list[str]] = field(default_factory=dict)
+    stores: dict[str, Annotated[list[str], MinLen(1)]] = field(default_factory=dict)
     """URI of each store -> the digests it had: more than one if it changed while the run was interrupted."""
     model: str | None = None
     """Of the finished run, its name in the registry."""
 
     def save(self, run: str) -> None:
         write_file(f"{run}/{RECORD}", json.dumps(asdict(self), indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A checkpoint that Ray Train knows of."""
+
+    checkpoint_dir_name: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Of Ray Train's list of checkpoints, what is looked at here."""
+
+    checkpoint_results: list[Reported]
 
 
 def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
@@ -93,16 +112,12 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
     """
     run = f"{config.out}/{config.name}"
     digests = {store.uri: store.info["digest"] for store in stores}
-    content = read_file(f"{run}/{RECORD}")
-    if content is None:
+    record = documents.read(f"{run}/{RECORD}", Record, "choose another --name")
+    if record is None:
         run_id = tracking.start_run(config.name, config.to_dict(), stores)
         record = Record(config.to_dict(), run_id, {uri: [digest] for uri, digest in digests.items()})
         record.save(run)
         return record
-    try:
-        record = Record(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{run}/{RECORD} is damaged ({error}): choose another --name") from error
     if record.model is not None:
         raise ValueError(f"run {config.name} in {config.out} is finished ({record.model}): choose another --name")
     before, now = (tracking.flatten(entry) for entry in (record.config, json.loads(json.dumps(config.to_dict()))))
@@ -235,8 +250,9 @@ def mend(fs: FileSystem, run: str) -> None:
     with fs.open_input_stream(snapshot) as file:
         content = file.read()
     try:
-        listed = [f"{run}/{result['checkpoint_dir_name']}" for result in json.loads(content)["checkpoint_results"]]
+        known = documents.parse(content, Snapshot, snapshot, "delete it", others="ignore")
     except ValueError:
-        listed = None
-    if listed is None or not set(listed) <= set(step_folders(fs, run)):
+        known = None
+    folders = set(step_folders(fs, run))
+    if known is None or not {f"{run}/{result.checkpoint_dir_name}" for result in known.checkpoint_results} <= folders:
         fs.delete_file(snapshot)

@@ -1,6 +1,6 @@
 """Places: local paths or s3:// URIs, taken literally, and what they refuse said in words.
 
-fsspec reads more into a name than its letters: `fs.cat`, `get`, `put`, `rm`, `find` and `glob` expand patterns in it,
+fsspec reads more into a name than its letters: `fs.cat`, `get`, `put`, `rm` and `glob` expand patterns in it,
 and `url_to_fs` takes `::` for a chain of filesystems. A folder may well be called `room[12] *?{a,b}`. So a place is
 opened here, and of its filesystem only calls are used that name one file or folder: `open`, `info`, `ls`, `isdir`,
 `exists`, `cat_file`, `cat_ranges`, `pipe_file`, `put_file`, `get_file`, `rm_file`, `makedirs`.

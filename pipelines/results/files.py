@@ -35,15 +35,17 @@ are at most about 1280 pixels wide, and what lasts less than 2 seconds is shown 
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from pipelines import documents
 from pipelines.geometry import xyzw_from_rotation
 from pipelines.results.sources import Video
-from pipelines.whole import read_file
+from pipelines.whole import listed
 
 SCHEMA = 1
 TASKS = ("tracks", "depth", "points", "cameras")
@@ -152,17 +154,29 @@ def claim_of(request: dict[str, Any]) -> bytes:
     return json.dumps(request, sort_keys=True).encode()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Of result.json, what tells whether it is the answer to a request, and whether all of it is there."""
+
+    request: dict[str, Any]
+    all_files: list[str]
+
+
+def read_answer(uri: str) -> Answer | None:
+    """None if there is no result.json at `uri`. ValueError if it is damaged, or files it lists are gone."""
+    remedy = f"remove {uri}, or use another --out"
+    answer = documents.read(f"{uri}/{RESULT}", Answer, remedy, others="ignore")
+    if answer is not None and (gone := sorted(set(answer.all_files) - set(listed(uri)))):
+        raise ValueError(f"{uri} lacks {', '.join(gone)}, which its {RESULT} lists: {remedy}")
+    return answer
+
+
 def is_answered(uri: str, request: dict[str, Any]) -> bool:
-    """Whether there is an answer to this very request. ValueError if there is one to another."""
-    content = read_file(f"{uri}/{RESULT}")
-    if content is None:
+    """Whether there is an answer to this very request. ValueError if there is one to another, or only a part."""
+    answer = read_answer(uri)
+    if answer is None:
         return False
-    try:
-        there = json.loads(content).get("request", {})
-    except (ValueError, AttributeError):
-        raise ValueError(
-            f"{uri}/{RESULT} is not of this project, or damaged: remove {uri}, or use another --out"
-        ) from None
+    there = answer.request
     differences = [
         f"{key} was {there.get(key)!r}, now {request[key]!r}" for key in request if there.get(key) != request[key]
     ]

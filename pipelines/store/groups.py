@@ -32,6 +32,8 @@ class Group:
         self._fs, self._path = open_place(uri)
         self._local = is_local(self._fs)
         document = json.loads(self._bytes("zarr.json"))
+        self.settings: dict[str, Any] = dict(document["attributes"]["settings"])
+        """Of the conversion that made it."""
         self._byte_ranges: dict[str, list] = document["attributes"]["byte_ranges"]
         self._arrays: dict[str, Any] = document["consolidated_metadata"]["metadata"]
         self._small: dict[str, np.ndarray] = {}

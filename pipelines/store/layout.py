@@ -40,6 +40,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
 SCHEMA = 2
+ARRAYS = ("video", "queries", "intrinsics", "world_from_cam", "frame_index")
 CONVERSION = 1  # grows when the same raw files and settings give other clips than before
 INDEX_SCHEMA = pa.schema(
     {

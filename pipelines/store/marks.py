@@ -7,8 +7,11 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipelines import documents
+from pipelines.documents import Kind
 from pipelines.raw.folder import RawFolder
-from pipelines.store.layout import CONVERSION, SCHEMA, StoreSettings, escaped
+from pipelines.store.document import find_document
+from pipelines.store.layout import CONVERSION, StoreSettings, escaped
 from pipelines.whole import create_if_absent, delete_folder, listed, read_file
 
 ABANDONED_SECONDS = 24 * 3600  # after which nobody works any more on a group that was never published
@@ -55,9 +58,7 @@ class Mark:
 
 def begin(store: str, settings: StoreSettings) -> None:
     """Say what the store will hold, or see that it says the same. ValueError if it does not, or cannot be written."""
-    if (found := read_file(f"{store}/store.json")) is not None and f'"schema": {SCHEMA},'.encode() not in found:
-        raise ValueError(f"{store} holds a store of another schema than {SCHEMA}: convert into another --store")
-
+    find_document(store)
     content = json.dumps(asdict(settings), indent=1).encode()
     if create_if_absent(f"{store}/settings.json", content):
         if create_if_absent(f"{store}/settings.json", content):
@@ -67,7 +68,7 @@ def begin(store: str, settings: StoreSettings) -> None:
             )
         return
 
-    there = _json(store, "settings.json")
+    there = _read(f"{store}/settings.json", dict)
     if differences := settings.differences(there):
         raise ValueError(
             f"store {store} was begun with other settings ({'; '.join(differences)}): "
@@ -88,15 +89,7 @@ def is_published(store: str, name: str) -> bool:
 
 def load(store: str, name: str) -> Mark:
     """The mark of a group. ValueError if it is not there, or damaged."""
-    document = _json(store, f"groups/{name}.json")
-    try:
-        origin = document["origin"]
-        origin = Origin(**origin | {"frames": tuple(tuple(frames) for frames in origin["frames"])})
-        return Mark(origin=origin, group=document["group"], rows=document["rows"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{store}/groups/{name}.json is no mark of a group ({error!r}): delete it and run convert again"
-        ) from None
+    return _read(f"{store}/groups/{name}.json", Mark)
 
 
 def new_group(name: str) -> str:
@@ -137,10 +130,9 @@ def _is_mark(file: str) -> bool:
     return file.endswith(".json")  # not what a writer that was killed left beside it
 
 
-def _json(store: str, name: str) -> Any:
-    content = read_file(f"{store}/{name}")
-    try:
-        return json.loads(content or b"")
-    except ValueError as error:
-        what = "missing" if content is None else f"damaged ({error})"
-        raise ValueError(f"{store}/{name} is {what}: delete it and run convert again") from None
+def _read(file: str, kind: type[Kind]) -> Kind:
+    remedy = "delete it and run convert again"
+    found = documents.read(file, kind, remedy)
+    if found is None:
+        raise ValueError(f"{file} is missing: {remedy}")
+    return found

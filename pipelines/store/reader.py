@@ -1,6 +1,6 @@
 """Reading clip stores by clip number. The layout is told in `pipelines/store/layout.py`."""
 
-import json
+from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -8,33 +8,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 from jaxtyping import Float32, Int64, UInt8
 
 from pipelines.query_table import unpack_queries
 from pipelines.raw.place import open_place, reachable
-from pipelines.store.groups import Damaged, Group, open_group
-from pipelines.store.layout import SCHEMA, StoreSettings, clip_id
-from pipelines.whole import read_file
+from pipelines.store.document import REMEDY, STORE, read_document
+from pipelines.store.groups import Group, open_group
+from pipelines.store.layout import clip_id
 
+UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError, OverflowError)  # a group's file
 OFFSET = np.dtype("<i8")  # of a frame in its clip's JPEG files
-DOCUMENT = {  # keys of store.json, and what each must be
-    "schema": int,
-    "settings": dict,
-    "index": str,
-    "groups": str,
-    "num_clips": int,
-    "digest": str,
-    "query_fields": dict,
-    "valid_bits": dict,
-    "flag_bits": dict,
-    "catalog": dict,
-    "counts": dict,
-    "sequences": list,
-    "failed": dict,
-    "skipped": dict,
-    "noted": dict,
-}
 # What a reader keeps of the index for every clip, in less than 100 bytes; the rest is read when it is asked for.
 KEPT = {
     "group": pa.dictionary(pa.int32(), pa.string()),
@@ -46,6 +31,7 @@ KEPT = {
     "aspect": pa.float64(),
     "is_metric": pa.bool_(),
 }
+COUNTS = {"row": 0, "start": 0, "stride": 1, "crop_number": 0}  # and the least that each can be
 
 
 def evenly(total: int, count: int | None) -> list[int]:
@@ -93,13 +79,13 @@ class Clip:
     def _chunk(self, name: str, sample: int = 0) -> np.ndarray:
         try:
             return self._open().chunk(name, self._row, sample)
-        except (Damaged, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        except UNREADABLE as error:
             raise self._damaged(name, error) from error
 
     def _small(self, name: str) -> np.ndarray:
         try:
             return self._open().small(name)[self._row]
-        except (Damaged, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        except UNREADABLE as error:
             raise self._damaged(name, error) from error
 
     @property
@@ -143,57 +129,59 @@ class ClipStore:
     """Read access by clip number: `len(store)`, `store[i]`. Cheap to open, cheap to send to another process."""
 
     def __init__(self, uri: str) -> None:
-        """ValueError if there is no finished store at `uri`, it is damaged, or of another schema."""
+        """ValueError if there is no finished store at `uri`, it is damaged, of another schema, or not of its clips."""
         self.uri = str(uri).rstrip("/")
-        self.info = self._document()
-        settings = self.info["settings"]
-        try:
-            self.settings = StoreSettings(**settings | {"strides": tuple(settings["strides"])})  # JSON has lists only
-        except (TypeError, KeyError, ValueError) as error:
-            raise self._broken("store.json", f"its settings cannot be: {error}") from None
+        document = read_document(self.uri)
+        self.info = {field.name: getattr(document, field.name) for field in fields(document)}
+        self.info["settings"] = asdict(document.settings)
+        self.settings = document.settings
 
-        self._kept = self._columns(list(KEPT)).cast(pa.schema(KEPT)).unify_dictionaries().combine_chunks()
+        self._kept = self._index()
         pa.default_memory_pool().release_unused()
-        if self._kept.num_rows != self.info["num_clips"]:
-            found = f"{self._kept.num_rows} clips, store.json says {self.info['num_clips']}"
-            raise self._broken(self.info["index"], found)
+        if self._kept.num_rows != document.num_clips:
+            raise self._broken(f"{self._kept.num_rows} clips, store.json says {document.num_clips}")
+        if len(self):
+            self._require_settings_of(self._kept["group"][0].as_py())
 
-    def _document(self) -> dict[str, Any]:
-        content = read_file(f"{self.uri}/store.json")
-        if content is None:
-            raise ValueError(
-                f"no store.json in {self.uri}: not a clip store, or its conversion did not finish; run convert (again)"
-            )
+    def _require_settings_of(self, group: str) -> None:
+        """That the store was made as store.json says: each of its groups says it too."""
+        folder = f"{self.uri}/data/{group}.zarr"
         try:
-            document = dict(json.loads(content))
-        except (ValueError, TypeError) as error:
-            raise self._broken("store.json", f"it is damaged ({error})") from None
-        if document.get("schema") != SCHEMA:
+            there = open_group(folder).settings
+        except UNREADABLE as error:
             raise ValueError(
-                f"store {self.uri} has schema {document.get('schema')}, this code reads {SCHEMA}: convert it again, "
-                "into another place"
+                f"{folder} cannot be read ({error!r}): the store is damaged; delete groups/{group.rpartition('-')[0]}"
+                ".json and store.json in it and run convert again, which makes only that anew"
+            ) from error
+        if differences := self.settings.differences(there):
+            raise ValueError(
+                f"{self.uri}/{STORE} says other settings than {folder} ({'; '.join(differences)}): {REMEDY}"
             )
-        if unknown := sorted(document.keys() - DOCUMENT.keys()):
-            raise self._broken("store.json", f"it has an unknown key {unknown[0]!r}")
-        for key, kind in DOCUMENT.items():
-            if not isinstance(document.get(key), kind):
-                raise self._broken("store.json", f"its {key} is {document.get(key)!r}")
-        return document
 
-    def _broken(self, file: str, why: str) -> ValueError:
-        return ValueError(f"{self.uri}/{file}: {why}; delete store.json and run convert again, which makes both anew")
+    def _broken(self, why: str) -> ValueError:
+        return ValueError(f"{self.uri}/{self.info['index']}: {why}; {REMEDY}")
+
+    def _index(self) -> pa.Table:
+        """What is kept of it (`KEPT`)."""
+        table = self._columns(list(KEPT))
+        try:
+            kept = table.cast(pa.schema(KEPT)).unify_dictionaries().combine_chunks()
+        except pa.ArrowException as error:
+            raise self._broken(f"it is damaged ({error})") from None
+        for name, column in zip(kept.column_names, kept.columns, strict=True):
+            if column.null_count or (name in COUNTS and len(column) and pa.compute.min(column).as_py() < COUNTS[name]):
+                raise self._broken(f"it is damaged ({name} cannot be null or below {COUNTS.get(name)})")
+        return kept
 
     def _columns(self, names: list[str]) -> pa.Table:
         fs, path = open_place(self.uri)
         index = self.info["index"]
-        if "/" in index:
-            raise self._broken("store.json", f"its index {index!r} is not in the store")
         dictionaries = [name for name in names if name in KEPT and pa.types.is_dictionary(KEPT[name])]
         try:
             with reachable(f"{self.uri}/{index}"), fs.open(f"{path}/{index}", "rb") as file:
                 return pyarrow.parquet.ParquetFile(file, read_dictionary=dictionaries).read(names).select(names)
         except (pa.ArrowException, KeyError) as error:
-            raise self._broken(index, f"it is damaged ({error})") from None
+            raise self._broken(f"it is damaged ({error})") from None
 
     def column(self, name: str) -> np.ndarray:
         """A column of the index (`INDEX_SCHEMA`), read for this call; objects where it has text or nulls."""
