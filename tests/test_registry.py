@@ -56,6 +56,8 @@ def refused(words: str, capsys) -> str:
         ("--alias latest", "'latest' is no alias"),
         ("--alias v3", "'v3' is no alias"),
         ("--alias the/best", "'the/best' is no alias"),
+        ("--alias ä", "'ä' is no alias"),
+        (f"NAME {'a' * 300}", "is no name of a registered model: it has more than 200 letters"),
         ("NAME a/b", "'a/b' is no name of a registered model"),
         ("NAME a:b", "'a:b' is no name of a registered model"),
     ],

@@ -16,9 +16,25 @@ import tyro
 from model import ModelConfig
 from model.config import OPEND4RT
 from pipelines.catalog import load_mixture
+from train.ranges import BELOW_ONE, STEPS, check_numbers
 from train.recipe import LossConfig, OptimConfig
 
 MIN_POINTS = 16  # a clip with fewer known points says too little about its scale: its 3D terms are dropped
+
+LONGEST_NAME = 200  # a file system takes 255 bytes, MLflow 256 letters, and both are added to
+RANGES = {  # of the numbers in `TrainConfig`
+    "steps": STEPS,
+    "workers": (1, 10**5),
+    "accumulate": (1, 10**6),
+    "min_workers": (1, 10**5),
+    "dropout": (0, BELOW_ONE),
+    "seed": (0, 2**63 - 1),
+    "checkpoint_every": STEPS,
+    "log_every": STEPS,
+    "keep_checkpoints": (1, 10**6),
+    "max_skipped": (0, 10**9),
+    "max_failures": (0, 10**6),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +53,7 @@ class DataConfig:
     of the paper's augmentation, are made by `convert --crops`."""
 
     def __post_init__(self) -> None:
-        if self.queries < MIN_POINTS:
-            raise ValueError(f"data.queries ({self.queries}) must be at least {MIN_POINTS}: a scale needs that many")
-        if self.clips_per_worker < 1:
-            raise ValueError(f"data.clips_per_worker ({self.clips_per_worker}) must be at least 1")
+        check_numbers(self, {"queries": (MIN_POINTS, 1 << 20), "clips_per_worker": (1, 10**6)}, "data.")
         for store, weight in self.mixture.items():
             if not (weight > 0 and math.isfinite(weight)):
                 raise ValueError(f"data.mixture: weight of {store} ({weight}) must be positive; leave the store out")
@@ -63,10 +76,7 @@ class ValidationConfig:
     """Clips drawn each time."""
 
     def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise ValueError(f"validation.clips ({self.clips}) must be at least 1")
-        if self.pictures < 0:
-            raise ValueError(f"validation.pictures ({self.pictures}) must not be negative; 0 draws none")
+        check_numbers(self, {"every": STEPS, "clips": STEPS, "pictures": (0, 1000)}, "validation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,31 +137,27 @@ class TrainConfig:
     """Restarts from the last checkpoint when a worker dies; beyond that the run fails."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "workers", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        check_numbers(self, RANGES)
         check_registry_names(self.register_as, self.alias)
         if self.name is not None and (not self.name.strip(". ") or re.search(r"[/\\\0-\x1f]", self.name)):
             raise ValueError(f"name ({self.name!r}) must be that of a folder in `out`: without / in it, not just dots")
+        if len((self.name or "").encode()) > LONGEST_NAME:
+            raise ValueError(f"name ({self.name!r}) has more than {LONGEST_NAME} bytes: no folder can be called so")
         if self.data.clips_per_worker % self.accumulate:
             raise ValueError(
                 f"data.clips_per_worker ({self.data.clips_per_worker}) must be a multiple of accumulate "
                 f"({self.accumulate}): so many parts of equal size"
             )
-        if not 0 <= self.optim.warmup_steps < self.steps:
+        if self.optim.warmup_steps >= self.steps:
             raise ValueError(f"optim.warmup_steps ({self.optim.warmup_steps}) must be below steps ({self.steps})")
-        if self.max_skipped < 0:
-            raise ValueError(f"max_skipped ({self.max_skipped}) must not be negative; 0: the first one ends the run")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout ({self.dropout}) must be from 0 to below 1")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ValueError(f"min_workers ({self.min_workers}) must be from 1 to workers ({self.workers})")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must be at most workers ({self.workers})")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
             )
         every = self.validation.every
-        if every is not None and (every < 1 or every % self.checkpoint_every):
+        if every is not None and every % self.checkpoint_every:
             raise ValueError(
                 f"validation.every ({every}) must be a multiple of checkpoint_every ({self.checkpoint_every}): what is "
                 "scored is a checkpoint"
@@ -171,8 +177,10 @@ def check_registry_names(model: str, alias: str) -> None:
     """Raise ValueError for a name or an alias that MLflow's registry does not take: before training, not after."""
     if not model.strip() or re.search(r"[/:\0-\x1f]", model) or model in (".", ".."):
         raise ValueError(f"{model!r} is no name of a registered model: it may not be empty, nor hold / or :")
-    if not re.fullmatch(r"[\w-]{1,255}", alias):
-        raise ValueError(f"{alias!r} is no alias: it has letters, digits, _ and - only, such as champion")
+    if len(model) > LONGEST_NAME:
+        raise ValueError(f"{model!r} is no name of a registered model: it has more than {LONGEST_NAME} letters")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias):
+        raise ValueError(f"{alias!r} is no alias: it has the letters a to z, digits, _ and - only, such as champion")
     if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise ValueError(f"{alias!r} is no alias: MLflow keeps `latest` and v1, v2, ... to itself; take another word")
 

@@ -1,8 +1,9 @@
 """How a run learns: what is minimised, and how the weights move. `train/config.py` has the rest of a run."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from train.ranges import BELOW_ONE, STEPS, check_numbers
 
 TERMS = ("l3d", "lconf", "l2d", "lvis", "ldisp", "lnormal", "ldepth")
 Motion = Literal["pair_q75_or_mean", "median", "relative_mean"]
@@ -46,15 +47,10 @@ class LossConfig:
     """Of a moving point."""
 
     def __post_init__(self) -> None:
-        for name in TERMS:
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"loss.{name} ({getattr(self, name)}) must not be negative; 0 switches the term off")
+        ranges = dict.fromkeys(TERMS, (0, 1e6)) | {"confidence_warmup_steps": (0, STEPS[1]), "max_weight": (1, 1e6)}
+        check_numbers(self, ranges, "loss.")
         if not any(getattr(self, name) for name in TERMS if name != "lconf"):
             raise ValueError("loss: all terms have weight 0, so there is nothing to learn; give one a weight")
-        if self.confidence_warmup_steps < 0:
-            raise ValueError(f"loss.confidence_warmup_steps ({self.confidence_warmup_steps}) must not be negative")
-        if self.max_weight < 1:
-            raise ValueError(f"loss.max_weight ({self.max_weight}) must be at least 1, the weight of a sure point")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,11 @@ class OptimConfig:
     """Parts that do not learn: encoder, or decoder with the query tokens and the heads."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.final_lr <= self.lr:
+        rate = (0, 10)
+        ranges = {"lr": rate, "final_lr": rate, "encoder_lr": rate, "warmup_steps": (0, STEPS[1])}
+        ranges |= {"weight_decay": (0, 10), "betas": (0, BELOW_ONE), "clip_norm": (1e-6, 1e6), "ema": (0, BELOW_ONE)}
+        check_numbers(self, ranges, "optim.")
+        if self.final_lr > self.lr:
             raise ValueError(f"optim.final_lr ({self.final_lr}) must be from 0 to optim.lr ({self.lr})")
         if self.encoder_lr is not None and not 0 < self.encoder_lr <= self.lr:
             raise ValueError(
@@ -93,9 +93,7 @@ class OptimConfig:
             )
         if self.encoder_lr is not None and "encoder" in self.freeze:
             raise ValueError("optim.encoder_lr has no meaning with optim.freeze encoder: leave one of them out")
-        if self.clip_norm <= 0:
-            raise ValueError(f"optim.clip_norm ({self.clip_norm}) must be positive")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"optim.ema ({self.ema}) must be from 0, for none, to below 1")
         if len(set(self.freeze)) == 2:
             raise ValueError("optim.freeze: with encoder and decoder frozen nothing learns; freeze one of them")
+        if len(set(self.freeze)) < len(self.freeze):
+            raise ValueError(f"optim.freeze {' '.join(self.freeze)}: a part is named twice; once is enough")
