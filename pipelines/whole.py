@@ -133,8 +133,8 @@ def delete_folder(uri: str) -> None:
 
 
 def _unless_gone(_call: object, _path: str, raised: tuple) -> None:
-    """Another process may delete the same folder."""
-    if not isinstance(raised[1], FileNotFoundError):
+    """Another process may delete the same folder, or still write into it: then it deletes it itself."""
+    if not isinstance(raised[1], FileNotFoundError) and raised[1].errno != errno.ENOTEMPTY:
         raise raised[1]
 
 

@@ -267,6 +267,6 @@ def test_a_store_that_cannot_be_written_is_not_the_fault_of_the_data(raw, tmp_pa
 
 def test_a_store_of_another_schema_is_left_alone(raw, tmp_path):
     (tmp_path / "store.json").write_text('{"schema": 1, "settings": {}}')
-    with pytest.raises(ValueError, match="holds a store of another schema than 2"):
+    with pytest.raises(ValueError, match="has schema 1, this code reads 2: convert it again, into another place"):
         convert(raw, str(tmp_path), replace(SETTINGS, queries=32))
     assert os.listdir(tmp_path) == ["store.json"]
