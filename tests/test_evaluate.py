@@ -177,6 +177,7 @@ def test_confidence_is_judged_by_the_order_and_the_sizes_of_the_errors_it_tells(
     assert score(truth, answers(along_z(depths)))["confidence"] == {
         "rank_correlation": {"all": None, "moving": None},
         "coverage": dict.fromkeys(WITHIN),
+        "calibration": None,
     }
 
 

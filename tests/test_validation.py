@@ -18,6 +18,7 @@ from test_train import at_checkpoint, kill_worker
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.evaluation.scores import ask, measure
 from pipelines.evaluation.tally import Tally
+from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
 from train import tracking
 from train.champion import contest, register
@@ -115,12 +116,21 @@ def test_the_last_checkpoint_is_scored_on_the_same_clips_as_ever(champion, workp
     found = scores_of(champion)
     assert found.keys() == expected.keys()
     for name, scores in expected.items():
+        scores["confidence"].pop("calibration")  # a text
         for score, value in tracking.flatten(scores).items():
             close = value if value is None else pytest.approx(value, rel=1e-4)
             assert tracking.flatten(found[name])[score] == close, (name, score)
     assert dict(curve(run_id("good"), "val/left/epe/all"))[20] == pytest.approx(
         expected["left"]["epe"]["all"], rel=1e-4
     )
+
+
+@pytest.mark.slow
+def test_the_version_is_calibrated_on_the_clips_of_validation(champion):
+    calibration = load_model("models:/d4rt/1").calibration
+    assert calibration is not None
+    assert calibration.to_json() == scores_of(champion)["all"]["confidence"]["calibration"]
+    assert checkpoints.load(f"{champion.out}/good/step_{STEPS:07d}").calibration is None  # it may go on from there
 
 
 @pytest.mark.slow

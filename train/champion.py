@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray.train import Checkpoint
 
+from model.confidence import Calibration
 from pipelines.cluster import model_resources
 from train import tracking
 from train.config import TrainConfig
@@ -45,18 +46,20 @@ class Outcome:
 
 def register(config: TrainConfig, run_id: str, checkpoint: Checkpoint, validation: Validation | None) -> str:
     """Register a run's last checkpoint, and return its URI; the alias moves as the table says, or if there is no
-    validation, always.
+    validation, always. With validation, its confidences are calibrated on the clips of it.
 
     Raises RunFailed if the checkpoint cannot be scored: nothing is registered unseen.
     """
-    alias, tags = config.alias, {tracking.STEPS: str(config.steps)}
+    alias, tags, calibration = config.alias, {tracking.STEPS: str(config.steps)}, None
     if validation:
         outcome = judge(config, validation, Path(checkpoint.path).name)
         alias, tags = config.alias if outcome.won else None, tags | outcome.tags
+        found = outcome.record["scores"]["all"]["confidence"]["calibration"]
+        calibration = found and Calibration.from_json(found)
     elif before := tracking.bearer(config.register_as, config.alias):
         print(unscored(config, *before), flush=True)
     with checkpoint.as_directory() as folder:
-        version = tracking.register(Path(folder) / MODEL, config.register_as, alias, run_id, tags)
+        version = tracking.register(Path(folder) / MODEL, config.register_as, alias, run_id, tags, calibration)
     return f"models:/{config.register_as}/{version}"
 
 

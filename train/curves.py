@@ -92,6 +92,6 @@ def log_validation(tracking_uri: str, run_id: str, step: int, scores: dict[str, 
     now, entries = int(time.time() * 1000), []
     for group, score in scores.items():
         prefix = "val" if group == "all" else f"val/{group}"
-        known = {key: value for key, value in tracking.flatten(score).items() if value is not None}
+        known = {key: value for key, value in tracking.flatten(score).items() if isinstance(value, int | float)}
         entries += [Metric(f"{prefix}/{key.replace('.', '/')}", value, now, step) for key, value in known.items()]
     client.log_batch(run_id, metrics=entries)  # in one transaction: all of them or none

@@ -10,7 +10,8 @@ Per clip, over all queries of all samples whose xyz is known; p is the answer, g
     depth AbsRel    mean |s z_p - z_g| / z_g over queries with t_src = t_tgt = t_cam
     visibility      share of right answers where visibility is known
     confidence      its rank correlation (Spearman's) with the relative error, -1 at best; and the share of queries
-                    within the errors in which 50, 80 and 95 % should be, by a calibrated model's confidence
+                    within the errors in which 50, 80 and 95 % should be, by a calibrated model's confidence; and what
+                    would calibrate it (`model/confidence.py`), as JSON
     pose            cameras 1 to T - 1, the world being camera 0 on both sides, as `recipes.cameras` fits each to it:
                     rotation, the angle between the two in degrees, and translation, ||s c_p - c_g|| of the camera's
                     position c, in the unit of EPE and with the s of the points; a camera not found is infinitely wrong

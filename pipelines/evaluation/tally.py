@@ -175,6 +175,7 @@ class Tally:
 
     def scores(self) -> dict[str, Any]:
         """The scores over the queries of all clips; None where no query asks, and for infinite ones."""
+        calibration = self.calibration()
         medians = {name: part.value() for name, part in self.medians.items()}
         means = {name: part.value() for name, part in self.means.items()}
         return {
@@ -186,6 +187,7 @@ class Tally:
             "confidence": {
                 "rank_correlation": {name: rank_correlation(*part.values()) for name, part in self.pairs.items()},
                 "coverage": {name: means[name] for name in WITHIN},
+                "calibration": calibration and calibration.to_json(),
             },
             "pose": {"rotation_degrees": medians["rotation"], "translation": medians["translation"]},
             "queries": {
