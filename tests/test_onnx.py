@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import D4RT, Memory, ModelConfig, Prediction, Queries, checkpoints, onnx_export
 from model.__main__ import main
+from model.confidence import Calibration
 from model.config import OPEND4RT
 
 FRAMES = 3  # odd: the graph must repeat the last frame
@@ -52,6 +53,8 @@ def exported(request, tmp_path_factory) -> Exported:
     with torch.no_grad():
         for parameter in model.parameters():  # no term is 0 or 1 by accident
             parameter.add_(0.1 * torch.randn_like(parameter))
+    if request.param == "bare":
+        model.calibration = Calibration((-1.0, 0.0, 2.0), ((0.3, 0.1, 0.02), (0.5, 0.2, 0.1), (1.0, 0.9, 0.3)))
     folder = tmp_path_factory.mktemp(request.param)
     checkpoints.save(model, folder / "checkpoint")
     command = ["export", str(folder / "checkpoint"), "--out", str(folder / "onnx"), "--frames", str(FRAMES)]
