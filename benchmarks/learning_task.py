@@ -230,7 +230,8 @@ def flops_of_step(config: TrainConfig) -> int:
 def config_of(setting: Setting, recipe: Recipe, rate: float | None, steps: int) -> TrainConfig:
     """The run that a recipe asks for; `rate` instead of its learning rate."""
     preset = PRESETS["tiny"][1]
-    optim = replace(preset.optim, optimiser=recipe.optimiser)
+    warmup = min(preset.optim.warmup_steps, steps // 10)
+    optim = replace(preset.optim, optimiser=recipe.optimiser, warmup_steps=warmup)
     if recipe.optimiser == "adamw" or rate:
         optim = replace(optim, lr=rate or setting.adamw, final_lr=(rate or setting.adamw) / 100)
     paper = {"confidence": "paper", "lconf": 0.2, "confidence_warmup_steps": 0}
