@@ -93,13 +93,13 @@ def test_where_the_scale_is_known_none_is_fitted():
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_two_fifths_of_the_points_may_be_anywhere(scale, seed):
+def test_nearly_half_of_the_points_may_be_anywhere(scale, seed):
     source, expected = cloud(seed=seed), similarity(1.3 if scale else 1.0)
     target = move(expected, source)
-    target[:80] = cloud(80, seed + 100) * 2
+    target[:90] = cloud(90, seed + 100) * 2
     found, residual, inliers = fit_robust(source[None], target[None], torch.ones(1, 200), scale=scale)
     torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
-    assert 0.6 <= inliers.item() < 0.65 and residual.item() < 1e-4
+    assert 0.55 <= inliers.item() < 0.6 and residual.item() < 1e-4
 
 
 def test_a_fifth_that_moved_together_and_surely_is_left_behind():

@@ -52,14 +52,17 @@ def true_tracks(oracle: Oracle, uv_norm: Tensor, t_src: np.ndarray, first_window
 
 
 def distance_from_itself(oracle: Oracle, followed: Followed, uv_norm: Tensor) -> np.ndarray:
-    """(N,) Metres, on its surface, between a point of frame 0 and the one that a window was asked about; inf on another
-    surface. NaN where none was asked about."""
+    """(N,) Metres between a point of frame 0 and the one that a window was asked about, at the time they are farthest
+    apart: a point of another thing that moves otherwise is far. NaN where none was asked about."""
     asked = (followed.t_src >= 0).numpy()
     here = oracle.hits(followed.uv_src.numpy()[asked], oracle.numbers[followed.t_src.numpy()[asked]])
-    there = oracle.hits(uv_norm.numpy(), np.zeros(len(uv_norm), int))[asked]
+    itself = oracle.hits(uv_norm.numpy(), np.zeros(len(uv_norm), int))[asked]
     distance = np.full(len(uv_norm), np.nan)
-    off = np.linalg.norm(here.xyz_local - there.xyz_local, axis=1)
-    distance[asked] = np.where(here.surface == there.surface, off, np.inf)
+    distance[asked] = 0
+    for t in oracle.numbers[::5]:
+        t = np.full(asked.sum(), t)
+        apart = np.linalg.norm(oracle.scene.position(here, t) - oracle.scene.position(itself, t), axis=1)
+        distance[asked] = np.maximum(distance[asked], apart)
     return distance
 
 
@@ -144,7 +147,7 @@ def test_the_scale_of_every_window_is_found_although_a_fifth_of_the_answers_is_w
     for seam, (before, after) in zip(result.seams, pairwise(result.plan.windows), strict=True):
         planted = oracle.similarity(before) @ inverse_of(oracle.similarity(after))
         assert seam.scale == pytest.approx(np.cbrt(np.linalg.det(planted[:3, :3])), rel=2e-3)
-        assert 0.5 < seam.inliers < 0.8 and seam.residual < 0.02
+        assert 0.5 < seam.inliers < 0.8 and seam.residual < 3 * FAULTS.noise
 
 
 def inverse_of(similarity: np.ndarray) -> np.ndarray:
@@ -162,14 +165,15 @@ def test_nearly_all_tracks_survive_two_hundred_frames_and_none_becomes_another(f
 
 
 def test_static_points_do_not_jump_at_seams(faulty):
-    """Not by the noise of one answer, in the median over the points."""
+    """Neither all together nor a typical one by as much as the noise of one answer."""
     _, _, on_ball, result = faulty
     xyz, depth = result.tracks.xyz[~on_ball], result.tracks.xyz_cam[~on_ball][..., 2].nanmedian()
     noise = FAULTS.noise * float(depth)
+    assert noise < 0.02, "metres"
     for number in range(len(result.plan) - 1):
         before, after = (xyz[:, result.plan.owner == side].nanquantile(0.5, dim=1) for side in (number, number + 1))
         assert (after - before).nanmedian(dim=0).values.norm() < noise
-        assert (after - before).norm(dim=-1).nanmedian() < 2 * noise
+        assert (after - before).norm(dim=-1).nanmedian() < noise
 
 
 def test_hidden_balls_come_out_right(faulty):

@@ -18,6 +18,9 @@ MIN_SPREAD = 1e-8
 ROUNDS = 20
 """Reweighted fits after the first; each costs one 3x3 singular value decomposition."""
 
+RIGHT_SHARE = 0.5
+"""Of the points, at least so many are taken to be right: the typical distance left is the median of theirs."""
+
 INLIER_DISTANCE = 0.02
 """A point counts as inlier when what is left of its distance is below this share of the points' typical range."""
 
@@ -28,7 +31,8 @@ class Alignment(NamedTuple):
     target_from_source: Tensor
     """(..., 4, 4) float64; NaN where there are too few points, or all of them are on a line."""
     residual: Tensor
-    """(...,) float32: median distance left, relative to the median range of the target points. NaN with the motion."""
+    """(...,) float32: distance left at a typical point of those that are right, relative to the median range of the
+    target points. NaN with the motion."""
     inliers: Tensor
     """(...,) float32: share of the points that are left with less than `INLIER_DISTANCE` of that range."""
 
@@ -85,7 +89,7 @@ def fit(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Tens
 def fit_robust(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Alignment:
     """`fit` for points of which some are wrong: refit with the weights of points lowered by what is left.
 
-    A point at r times the median distance keeps 1 / (1 + (r / 2)^2)^2 of its weight (Geman and McClure). Points that
+    A point at r times the typical distance keeps 1 / (1 + (r / 2)^2)^2 of its weight (Geman and McClure). Points that
     are not finite are ignored.
 
     Args:
@@ -97,26 +101,26 @@ def fit_robust(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) 
     usable = finite | ~enough[:, None]  # what cannot be fitted is fitted to anything, then set to NaN
     source, target = (x.double().masked_fill(~finite[..., None], 0) for x in (source, target))
     weights = weights.double().nan_to_num().masked_fill(~usable, 0).clamp(min=1e-12 * usable)
-    far = _median(target.norm(dim=-1), finite)  # (T,)
+    far = _quantile(target.norm(dim=-1), finite, 0.5)  # (T,)
 
     reduced = weights
     for _ in range(1 + ROUNDS):
         target_from_source = fit(source, target, reduced, scale=scale)
         distance = (move(target_from_source, source) - target).norm(dim=-1)  # (T, P)
-        median = _median(distance, finite)  # (T,)
-        typical = torch.maximum(median, 1e-9 * far).nan_to_num(1.0)[:, None]
+        left = _quantile(distance, finite, RIGHT_SHARE / 2)  # (T,)
+        typical = torch.maximum(left, 1e-9 * far).nan_to_num(1.0)[:, None]
         typical = typical.clamp(min=torch.finfo(torch.float64).tiny)  # where all points are one
         reduced = weights / (1 + (distance / typical / 2).square()).square()
     share = ((distance < INLIER_DISTANCE * far[:, None]) & finite).double().mean(-1)
     return Alignment(
         torch.where(enough[:, None, None], target_from_source, torch.nan),
-        torch.where(enough, median / far, torch.nan).float(),
+        torch.where(enough, left / far, torch.nan).float(),
         torch.where(enough, share, 0.0).float(),
     )
 
 
-def _median(values: Tensor, usable: Tensor) -> Tensor:
-    return values.masked_fill(~usable, torch.nan).nanmedian(-1).values
+def _quantile(values: Tensor, usable: Tensor, share: float) -> Tensor:
+    return values.masked_fill(~usable, torch.nan).nanquantile(share, dim=-1)
 
 
 def _spread(points: Tensor, usable: Tensor) -> Tensor:

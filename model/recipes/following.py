@@ -23,6 +23,7 @@ from model.recipes.identity import (
     AGREEMENT,
     CANDIDATES,
     MEMORY_FRAMES,
+    MOST_DISAGREEMENT,
     Sightings,
     agree,
     choose,
@@ -227,7 +228,7 @@ def _go_on(
     answers = view.track(candidates.uv_norm[asked], candidates.frames[asked], times, here.arriving.start)
     xyz[asked] = move(there_from_here, answers.xyz)
 
-    found = choose(candidates.seen, agree(there, xyz, max(AGREEMENT, seam.residual)))
+    found = choose(candidates.seen, agree(there, xyz, min(max(AGREEMENT, seam.residual), MOST_DISAGREEMENT)))
     known = found >= 0
     picked = (torch.where(known)[0], found[known])
     _write(followed, here, view, rows[known], candidates.frames[picked], candidates.uv_norm[picked], status)

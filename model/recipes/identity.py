@@ -22,6 +22,9 @@ ONCE_MORE = 0.05
 AGREEMENT = 0.01
 """Share of the distance by which two windows may differ about one point; or the residual of their seam, if larger."""
 
+MOST_DISAGREEMENT = 0.03
+"""But no more than this: where windows are joined worse, nobody is known again."""
+
 NEAR = 3
 """By so many times as much at one instant."""
 

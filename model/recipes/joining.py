@@ -64,7 +64,7 @@ class Seam:
     before_from_camera: Tensor
     """(4, 4) float64, rigid: that camera in the first camera of before."""
     residual: float
-    """Median distance between the same points as both windows say them, relative to their range."""
+    """Typical distance between the same points as both windows say them, relative to their range."""
     inliers: float
     """Share of the points that agree to `alignment.INLIER_DISTANCE`."""
     points: int

@@ -103,6 +103,6 @@ class CameraPath:
     intrinsics: Tensor
     """(T, 3, 3) float32, in pixels of the size asked for; the principal point is the centre. NaN where unknown."""
     residual: Tensor
-    """(T,) float32: median distance left between the two point sets of the pose fit, relative to their depth."""
+    """(T,) float32: typical distance left between the two point sets of the pose fit, relative to their depth."""
     inliers: Tensor
     """(T,) float32: share of the grid whose relative distance is below `alignment.INLIER_DISTANCE`."""
