@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pipelines.raw.place import absolute, lasting
-from pipelines.store.reader import ClipStore, evenly
+from pipelines.raw.place import lasting
+from pipelines.store.reader import ClipStore, evenly, open_different
 from pipelines.whole import require_new, result_folder
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
@@ -51,7 +51,7 @@ def evaluate(
         raise ValueError("no clip store given: name at least one after --data")
     out = lasting(out, "--out")
     require_new(out)
-    stores = [ClipStore(uri) for uri in dict.fromkeys(map(absolute, data))]
+    stores = open_different(data)
 
     from pipelines import jobs
     from pipelines.evaluation.clip_scorer import METHODS, ClipScorer

@@ -10,6 +10,7 @@ from plane_store import write_plane_store
 
 from model import ModelConfig
 from pipelines.query_table import VALID_BITS
+from pipelines.store.reader import open_different
 from train.augment import Look
 from train.clips import TIMES, batch_dtype, check_asked, check_target, read_clip
 from train.config import DataConfig, LossConfig
@@ -240,3 +241,13 @@ def test_a_batch_in_memory_has_room_for_what_a_clip_is(tmp_path, frames):
     for name, values in clip.items():
         assert place[name].shape[1:] == np.shape(values)
         assert place[name].dtype == np.asarray(values).dtype or name == "store"
+
+
+def test_the_same_store_counts_once_however_it_is_spelt(tmp_path):
+    write_plane_store(tmp_path / "a", clips=2, queries=64)
+    write_plane_store(tmp_path / "b", clips=2, queries=64, seed=1)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert len(open_different([f"{tmp_path}/a/", f"{tmp_path}/b"])) == 2
+    for other in (f"{tmp_path}/a/", f"{tmp_path}/b/../a", f"{tmp_path}/link", f"{tmp_path}/a"):
+        with pytest.raises(ValueError, match=r"holds the same clips as .*: name them once"):
+            open_different([f"{tmp_path}/a", f"{tmp_path}/b", other])

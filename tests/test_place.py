@@ -126,3 +126,22 @@ def test_no_server(fresh_s3):
         fs, path = open_place("s3://bucket/x")
         with pytest.raises(ValueError, match=r"gives no answer .*; check AWS_ENDPOINT_URL"), reachable("s3://bucket/x"):
             fs.cat_file(path)
+
+
+def test_what_is_set_wrong_is_not_blamed_on_the_server(monkeypatch):
+    for bucket in ("Bad Bucket", "room[1]", "b!"):
+        with pytest.raises(ValueError, match=r"bucket .* must have letters, digits"):
+            open_place(f"s3://{bucket}/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(ValueError, match=r"^AWS_ENDPOINT_URL 'nonsense' is no server: it must be like http://"):
+        open_place("s3://bucket/x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    S3FileSystem.clear_instance_cache()
+    fs, path = open_place("s3://bucket/x")
+    with (
+        pytest.raises(ValueError, match=r"profile \(nosuch\) could not be found; check AWS_PROFILE"),
+        reachable("s3://b/x"),
+    ):
+        fs.cat_file(path)
+    S3FileSystem.clear_instance_cache()

@@ -88,6 +88,7 @@ def test_a_checkpoint_cut_short_after_any_file_is_none(tmp_path):
     [
         ("", False),
         ('{"checkpoint_results": [{"che', False),
+        *((content, False) for content in ("", "{}", "[]", '{"checkpoint_results": [1]}', "[" * 100_000)),
         ('{"checkpoint_results": [{"checkpoint_dir_name": "step_0000010", "metrics": {}}]}', False),  # which is gone
         ('{"checkpoint_results": [{"checkpoint_dir_name": "step_0000020", "metrics": {}}]}', True),
         ('{"checkpoint_results": []}', True),
@@ -305,3 +306,22 @@ def test_waiting_for_data_is_said_when_it_lasts(monkeypatch):
                 warnings += [line for line in averages.close(step)[1] if line.startswith("warning")]
         assert len(warnings) == len(expected)
         assert all(f"data wait: {share}" in line for share, line in zip(expected, warnings, strict=True))
+
+
+@pytest.mark.parametrize("content", ["", "null", '{"foo": 1}', '{"step": "1"}', '{"step": -1}', "[" * 100_000])
+def test_a_position_that_cannot_be_is_refused(content, tmp_path):
+    (tmp_path / run_folder.POSITION).write_text(content)
+    with pytest.raises(ValueError, match=r"position\.json is damaged \(.*\): delete this checkpoint"):
+        Position.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"stores": [1]}, {"stores": {"a": []}}, {"run_id": 5}, {"run_id": None}, {"config": 1}, {"foo": 1}]
+)
+def test_a_damaged_run_is_no_run(change, tmp_path):
+    config = replace(PRESETS["tiny"][1], out=str(tmp_path), name="run")
+    record = {"config": config.to_dict(), "run_id": "abc", "stores": {}, "model": None} | change
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\): choose another --name"):
+        run_folder.claim(config, [])

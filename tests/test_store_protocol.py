@@ -265,6 +265,20 @@ def test_a_store_that_cannot_be_written_is_not_the_fault_of_the_data(raw, tmp_pa
     assert convert(raw, store) and np.all([clip.num_samples == 1 for clip in ClipStore(store)])
 
 
+def test_clips_that_are_gone_are_not_complete(raw, tmp_path):
+    store = str(tmp_path / "store")
+    convert(raw, store)
+    group = next(Path(store).glob("data/*/*.zarr"))
+    mark = Path(store, "groups", group.parent.name, f"{group.stem.rpartition('-')[0]}.json")
+    next(file for file in group.glob("intrinsics/c/**/*") if file.is_file()).unlink()
+    with pytest.raises(ValueError, match=f"it lacks intrinsics of {group.parent.name}/{group.stem}; delete store"):
+        convert(raw, store)
+    mark.unlink()
+    Path(store, "store.json").unlink()
+    assert convert(raw, store) and content(store)
+    assert not convert(raw, store)
+
+
 def test_a_store_of_another_schema_is_left_alone(raw, tmp_path):
     (tmp_path / "store.json").write_text('{"schema": 1, "settings": {}}')
     with pytest.raises(ValueError, match="has schema 1, this code reads 2: convert it again, into another place"):

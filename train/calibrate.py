@@ -8,8 +8,7 @@ from pipelines.evaluation.calibration import FEWEST
 from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
-from pipelines.raw.place import absolute
-from pipelines.store.reader import evenly, open_store
+from pipelines.store.reader import evenly, open_different
 
 MOST_CLIPS = 256  # of a store: a quantile of 95 % gets no better with more of them
 
@@ -21,7 +20,7 @@ def calibrate(model: str, data: list[str]) -> Calibration:
     """
     loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
     loaded.calibration = None
-    stores = [open_store(absolute(uri)) for uri in dict.fromkeys(data)]
+    stores = open_different(data)
     for store in stores:
         require_fit(store, loaded.config)
         if store.info["digest"] in loaded.trained_on:

@@ -30,7 +30,6 @@ from pipelines.evaluation.scores import answers_of, constant_depth, measure, req
 from pipelines.evaluation.tally import WITHIN, Tally
 from pipelines.models import load_model
 from pipelines.query_table import VALID_BITS
-from pipelines.raw.place import absolute
 from pipelines.store.reader import Clip, open_store
 from train import losses
 from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
@@ -54,7 +53,7 @@ def look_into(model: str, data: list[str], clips: int) -> dict[str, list[Row]]:
     if clips < 1:
         raise ValueError(f"--clips {clips} must be at least 1")
     loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
-    stores = [open_store(absolute(uri)) for uri in dict.fromkeys(data)]
+    stores = open_different(data)
     for store in stores:
         require_fit(store, loaded.config)
     found = {store.uri: rows(numbers(loaded, store.uri, min(clips, len(store)))) for store in stores}

@@ -2,8 +2,7 @@
 
 from model import ModelConfig
 from pipelines.query_table import VALID_BITS
-from pipelines.raw.place import absolute
-from pipelines.store.reader import ClipStore, evenly, open_store
+from pipelines.store.reader import ClipStore, evenly, open_different
 from train.config import MIN_POINTS, DataConfig
 from train.mixture import MixturePlan
 from train.recipe import LossConfig
@@ -15,7 +14,7 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
     """Open every store of the mixture and check that it fits the model. ValueError, naming the store, if not."""
     if not config.mixture:
         raise ValueError("data.mixture is empty: name at least one clip store, --data.mixture.STORE WEIGHT")
-    stores = [open_store(absolute(uri)) for uri in config.mixture]
+    stores = open_different(config.mixture)
     frames = stores[0].settings.frames
     for store in stores:
         settings = store.settings

@@ -28,8 +28,7 @@ from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
-from pipelines.raw.place import absolute
-from pipelines.store.reader import ClipStore, evenly, open_store
+from pipelines.store.reader import ClipStore, evenly, open_different, open_store
 from pipelines.whole import listed, read_file, write_file
 from train import curves, run_folder, tracking
 from train.config import ValidationConfig
@@ -52,7 +51,7 @@ class HeldOut:
     @classmethod
     def open(cls, config: ValidationConfig, model: ModelConfig, trained: list[ClipStore]) -> "HeldOut":
         """ValueError, naming the store, if one does not fit the model or is among those that are `trained` on."""
-        stores = [open_store(absolute(uri)) for uri in dict.fromkeys(config.stores)]
+        stores = open_different(config.stores)
         mixture = {store.info["digest"]: store.uri for store in trained}
         for store in stores:
             require_fit(store, model)

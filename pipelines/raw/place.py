@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import ConnectionError as NoConnection
 from fsspec import AbstractFileSystem
 
 S3 = "s3://"
+BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^/]+")
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # a variable of that name is set by Ray in what `ray job submit` runs
 PACKAGES = "working_dir_files"  # the folder in which Ray keeps the copies of --working-dir
 CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do there"
@@ -63,7 +65,17 @@ def open_place(uri: str) -> tuple[AbstractFileSystem, str]:
     path = uri.removeprefix(S3).rstrip("/")
     if not path or path.startswith("/") or "?versionId=" in path:
         raise ValueError(f"{uri!r} is no place: an S3 URI is s3://bucket/prefix, without a version")
+    bucket = path.partition("/")[0]
+    if not BUCKET.fullmatch(bucket):
+        raise ValueError(f"{uri!r} is no place: bucket {bucket!r} must have letters, digits, '.', '-' and '_' only")
+    if (endpoint := _endpoint()) and not re.match(r"https?://[^/]", endpoint):
+        raise ValueError(f"AWS_ENDPOINT_URL {endpoint!r} is no server: it must be like http://host:port")
     return fsspec.filesystem("s3", use_listings_cache=False), path
+
+
+def _endpoint() -> str | None:
+    """The S3 server, if it is not Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def absolute(uri: str) -> str:
@@ -112,10 +124,14 @@ def reachable(place: str) -> Iterator[None]:
     except PermissionError as error:
         remedy = CREDENTIALS if remote else "check its owner and its mode"
         raise Refused(f"{place}: access is denied ({_said(error)}); {remedy}") from error
-    except (BotoCoreError, ClientError, ConnectionError, TimeoutError) as error:
-        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    except (HTTPClientError, NoConnection, ClientError, ConnectionError, TimeoutError) as error:
+        server = _endpoint() or "AWS"
         raise Refused(
             f"{place}: the server {server} gives no answer ({_said(error)}); check AWS_ENDPOINT_URL and the network"
+        ) from error
+    except BotoCoreError as error:  # before anything is asked
+        raise Refused(
+            f"{place}: {_said(error)}; check AWS_PROFILE, ~/.aws/config and the name of the bucket"
         ) from error
     except OSError as error:
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno  # S3's have no number

@@ -1,5 +1,6 @@
 """Reading clip stores by clip number. The layout is told in `pipelines/store/layout.py`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pyarrow.parquet
 from jaxtyping import Float32, Int64, UInt8
 
 from pipelines.query_table import unpack_queries
-from pipelines.raw.place import open_place, reachable
+from pipelines.raw.place import absolute, open_place, reachable
 from pipelines.store.document import REMEDY, STORE, read_document
 from pipelines.store.groups import Group, open_group
 from pipelines.store.layout import clip_id
@@ -203,3 +204,13 @@ class ClipStore:
 def open_store(uri: str) -> ClipStore:
     """A ClipStore, opened once per process."""
     return ClipStore(uri)
+
+
+def open_different(uris: Iterable[str]) -> list[ClipStore]:
+    """Stores that are to count once each. ValueError if two of them hold the same clips, however they are spelt."""
+    stores = [open_store(absolute(uri)) for uri in uris]
+    for number, store in enumerate(stores):
+        for other in stores[:number]:
+            if store.info["digest"] == other.info["digest"]:
+                raise ValueError(f"store {store.uri} holds the same clips as {other.uri}: name them once")
+    return stores
