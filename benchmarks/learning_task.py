@@ -27,7 +27,6 @@ from train.config import PRESETS, TrainConfig
 from train.mixture import MixturePlan
 from train.optim import learning_rate, parameter_groups
 from train.query_batch import QueryBatch
-from train.recipe import LossConfig
 from train.state import TrainState
 from train.step import train_step
 
@@ -235,7 +234,8 @@ def config_of(setting: Setting, recipe: Recipe, rate: float | None, steps: int) 
     if recipe.optimiser == "adamw" or rate:
         optim = replace(optim, lr=rate or setting.adamw, final_lr=(rate or setting.adamw) / 100)
     paper = {"confidence": "paper", "lconf": 0.2, "confidence_warmup_steps": 0}
-    loss = LossConfig(displacement_norm=recipe.displacement, **(paper if recipe.confidence == "paper" else {}))
+    changed = paper if recipe.confidence == "paper" else {}
+    loss = replace(preset.loss, displacement_norm=recipe.displacement, **changed)
     return replace(
         preset,
         model=setting.model,
