@@ -423,6 +423,7 @@ def test_opend4rts_refinement_is_as_published():
         lconf=0.2,
         lnormal=0.4,
         displacement_norm="metric",
+        confidence="paper",
         confidence_warmup_steps=0,
     )
     assert preset.optim == OptimConfig(
