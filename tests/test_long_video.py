@@ -187,6 +187,14 @@ def test_hidden_balls_come_out_right(faulty):
         assert typical.max() < 0.1 and np.median(typical) < 0.05
 
 
+def test_where_half_of_the_pairs_are_wrong_tracks_are_lost_rather_than_others():
+    oracle = every_second(40, replace(FAULTS, noise=0.008, uv_noise=0.002, wrong=0.3))
+    uv_norm, _ = points_of(oracle)
+    result = ask(oracle, uv_norm)
+    assert result.seams[0].residual < 0.03
+    assert np.nanmax(distance_from_itself(oracle, result.forwards[1], uv_norm)) < 0.15
+
+
 def test_a_model_that_is_surely_wrong_about_what_moves_loses_it_and_takes_no_other_for_it():
     """But for points that are, by chance, where they were."""
     oracle = every_second(40, Faults(frozen=True))
