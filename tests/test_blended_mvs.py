@@ -10,7 +10,7 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.catalog import Catalog
-from pipelines.convert import Conversion, plan_sequence
+from pipelines.conversion import Conversion, plan_sequence
 from pipelines.datasets.blended_mvs import DATASET, BlendedMvs, _camera
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.pfm import read_pfm

@@ -13,7 +13,7 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.catalog import Catalog
-from pipelines.convert import Conversion, plan_sequence
+from pipelines.conversion import Conversion, plan_sequence
 from pipelines.datasets.co3d import DATASET, Co3d
 from pipelines.datasets.pytorch3d import Frame
 from pipelines.raw.folder import RawFolder

@@ -521,6 +521,9 @@ def test_damaged_checkpoints_are_refused_by_name(folder):
     ("text", "message"),
     [
         ('{"image_size": 64,', "config.json is not JSON"),
+        ("[" * 100_000, "config.json is not JSON"),
+        ('{"image_size": ' + "9" * 5000, "config.json is not JSON"),
+        (json.dumps(TINY.to_dict() | {"image_size": 10**9}), r"config.json: image_size \(1000000000\) must be"),
         ("[1, 2]", "config.json holds a list"),
         ("{}", "config.json: missing model config keys"),
         (json.dumps(TINY.to_dict() | {"encoder_heads": 5}), "config.json: encoder_width"),

@@ -12,7 +12,7 @@ from odd_names import ODD, upload
 from PIL import Image
 
 from pipelines.catalog import Catalog
-from pipelines.convert import Conversion, plan_sequence
+from pipelines.conversion import Conversion, plan_sequence
 from pipelines.datasets.mvs_synth import DATASET, MvsSynth
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Unknown

@@ -112,7 +112,7 @@ MEASURE = """
 import re, sys
 from pipelines.catalog import Catalog
 from pipelines.store.layout import StoreSettings
-from pipelines.convert import Conversion, convert_group, plan_sequence
+from pipelines.conversion import Conversion, convert_group, plan_sequence
 raw, store = sys.argv[1:]
 settings = StoreSettings(
     dataset="tartanair", split="all", frames=48, image_size=256, strides=(1, 1), hop=48, samples=4, queries=2048,

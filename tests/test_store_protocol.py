@@ -15,7 +15,8 @@ import pytest
 
 from pipelines import whole
 from pipelines.catalog import Catalog
-from pipelines.convert import Conversion, convert_group, in_order, is_finished, plan_sequence
+from pipelines.conversion import Conversion, convert_group, plan_sequence
+from pipelines.convert import in_order, is_finished
 from pipelines.datasets import DATASETS
 from pipelines.jobs import StopJob
 from pipelines.raw.folder import RawFolder
@@ -129,7 +130,7 @@ def test_killed_at_every_write(raw, undisturbed, tmp_path, monkeypatch):
             verdicts[sequence.name] = judge(sequence)
         return verdicts[sequence.name]
 
-    monkeypatch.setattr("pipelines.convert.judge", told_before)
+    monkeypatch.setattr("pipelines.conversion.judge", told_before)
     true, digest = content(undisturbed), ClipStore(undisturbed).info["digest"]
     total = writes(raw, f"{tmp_path}/counted", monkeypatch)
     assert total > 20
@@ -271,7 +272,7 @@ def test_clips_that_are_gone_are_not_complete(raw, tmp_path):
     group = next(Path(store).glob("data/*/*.zarr"))
     mark = Path(store, "groups", group.parent.name, f"{group.stem.rpartition('-')[0]}.json")
     next(file for file in group.glob("intrinsics/c/**/*") if file.is_file()).unlink()
-    with pytest.raises(ValueError, match=f"it lacks intrinsics of {group.parent.name}/{group.stem}; delete store"):
+    with pytest.raises(StopJob, match=f"it lacks intrinsics of {group.parent.name}/{group.stem}; delete store"):
         convert(raw, store)
     mark.unlink()
     Path(store, "store.json").unlink()
