@@ -36,8 +36,8 @@ from pipelines.truth.ground_truth import NEIGHBOURHOOD, GroundTruth, Points
 from pipelines.truth.queries import draw_queries
 
 FRAMES = 16
-CLIPS = 3  # of a sequence, which may have a gap in its middle; opening it and beginning a group are shared by them
-RUNS = 5
+CLIPS = 8  # of a sequence, of which real ones have dozens; opening it and beginning a group are shared by them
+RUNS = 3
 QUERY_FRAMES, QUERIES = 48, 16_384
 LOOKUPS = 9 + 25 + 4  # depths that a query needs: around its source, for its normal, around its target
 REST_FRAMES, POINTS = (16, 48), 8192
@@ -49,7 +49,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
     """The first clips of one sequence, built again and again."""
     raw = folder / dataset / "raw"
     row = {"dataset": dataset, "root": str(raw), "index": 0}
-    write_sequence(row, frames=2 * FRAMES + 4, size="official", seed=0)
+    write_sequence(row, frames=4 * FRAMES + 4, size="official", seed=0)
     layout, catalog = DATASETS[dataset], Catalog.load(dataset)
     name = layout.find(RawFolder(str(raw)))[0]
     settings = StoreSettings(
@@ -58,7 +58,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
         frames=FRAMES,
         image_size=256,
         strides=(1, 1),
-        hop=1,
+        hop=FRAMES // 4,
         samples=4,
         queries=2048,
         video="jpeg",

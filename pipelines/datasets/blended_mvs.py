@@ -14,7 +14,7 @@ Photos have no order in time, and numbers may be missing. Every scene has a unit
 import re
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from pipelines.geometry import check_fit, inverse
 from pipelines.raw.folder import RawFolder
@@ -23,6 +23,7 @@ from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = "BlendedMVS (+, ++): <PID of 24 hex digits>/ with blended_images/, rendered_depth_maps/ and cams/"
 MIN_KNOWN = 0.05  # share of a photo's pixels with depth, below which no clip has it
+POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class BlendedMvs(Sequence):
@@ -47,7 +48,7 @@ class BlendedMvs(Sequence):
             Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)  # refuses what is no rigid motion
         except ValueError as error:
             raise ValueError(f"{self._cams} in {raw.uri}: {error}") from None
-        shown = [np.isfinite(self.depth(t)).mean() >= MIN_KNOWN for t in range(len(told))]
+        shown = [self._known(self._stored(t), t).mean() >= MIN_KNOWN for t in range(len(told))]
         world_from_cam[~np.array(shown)] = np.nan
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)
 
@@ -56,10 +57,16 @@ class BlendedMvs(Sequence):
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
         """Without what lies outside the range that the camera file states, as the authors train."""
-        depth = self._sized(read_pfm(self.raw, self._depths[t]), self._depths[t])
+        depth = self._stored(t)
+        np.putmask(depth, ~self._known(depth, t), np.float32(np.nan))
+        return depth
+
+    def _stored(self, t: int) -> Float32[np.ndarray, "H W"]:
+        return self._sized(read_pfm(self.raw, self._depths[t]), self._depths[t])
+
+    def _known(self, stored: Float32[np.ndarray, "h W"], t: int) -> Bool[np.ndarray, "h W"]:
         nearest, farthest = self._ranges[t]
-        known = (depth > 0) & (depth >= nearest) & (depth <= farthest) & np.isfinite(depth)
-        return np.where(known, depth, np.float32(np.nan))
+        return (stored >= nearest) & (stored <= farthest)  # NaN is neither
 
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Static:
         return Static()
@@ -89,7 +96,8 @@ class BlendedMvs(Sequence):
 
 
 def _camera(text: str, where: str) -> tuple[Float64[np.ndarray, "4 4"], Float64[np.ndarray, "3 3"], tuple]:
-    """cam_from_world, intrinsics, and (nearest, farthest) depth, from 0 to inf where the file states no range."""
+    """cam_from_world, intrinsics, and (nearest, farthest) depth, all that is positive and finite where
+    the file states no range."""
     words = text.split()
     try:
         if len(words) not in (29, 30, 31) or (words[0], words[17]) != ("extrinsic", "intrinsic"):
@@ -105,7 +113,7 @@ def _camera(text: str, where: str) -> tuple[Float64[np.ndarray, "4 4"], Float64[
     smallest, interval, *more = numbers[25:]
     largest = more[1] if len(more) == 2 else smallest + interval * more[0] if more else np.inf
     stated = smallest > 0 and 0 < largest < np.inf
-    depths = (smallest + interval, largest) if stated else (0, np.inf)
+    depths = (float(smallest + interval), float(largest)) if stated else POSITIVE
     return numbers[:16].reshape(4, 4), numbers[16:25].reshape(3, 3), depths
 
 

@@ -18,7 +18,7 @@ Units differ between scenes (outdoor ones are larger), so nothing here is metric
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from pipelines.geometry import inverse, project, towards_camera, transform
+from pipelines.geometry import distance, finite, inverse, project, towards_camera, transform
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.npz import Npz
 from pipelines.sequence import Cameras, Dataset, Sequence, Tracks
@@ -78,7 +78,7 @@ class PointOdyssey(Sequence):
             return Tracks(xyz_world=np.empty((0, len(frames), 3), np.float32), visible=np.empty((0, len(frames)), bool))
         xyz = self._annotation.rows("trajs_3d", frames).astype(np.float32)
         valid, visible = self._flags(frames)
-        valid &= np.isfinite(xyz).all(axis=-1) & np.isfinite(self._annotation.rows("trajs_2d", frames)).all(axis=-1)
+        valid &= finite(xyz) & finite(self._annotation.rows("trajs_2d", frames))
         xyz[~valid] = np.nan
         kept = self._plausible(frames, xyz, valid)
         return Tracks(
@@ -98,15 +98,15 @@ class PointOdyssey(Sequence):
     ) -> Bool[np.ndarray, "P"]:
         """Tracks that neither wander off nor jump. The projections are computed here: trajs_2d is not exact."""
         start = np.take_along_axis(xyz, valid.argmax(axis=0)[None, :, None], axis=0)
-        before = np.nan
+        before = np.full((xyz.shape[1], 2), np.nan)
         wander, jumps = np.zeros(xyz.shape[1]), np.zeros(xyz.shape[1], bool)
 
         for t, points in zip(frames, xyz, strict=True):
-            wander += np.nan_to_num(np.linalg.norm(points - start[0], axis=-1))
+            wander += np.nan_to_num(distance(points, start[0]))
             cam = transform(inverse(self.cameras.world_from_cam[t]), points)
             cam[cam[:, 2] <= 0] = np.nan
             uv = project(cam, self.cameras.intrinsics[t])
-            jumps |= np.linalg.norm(uv - before, axis=-1) > MAX_JUMP
+            jumps |= distance(uv, before) > MAX_JUMP
             before = uv
         return (wander <= MAX_WANDER) & ~jumps
 
