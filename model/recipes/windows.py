@@ -61,7 +61,9 @@ class WindowPlan:
         return owner
 
 
-def plan_windows(num_frames: int, clip_frames: int, *, length: int | None = None, common: int | None = None):
+def plan_windows(
+    num_frames: int, clip_frames: int, *, length: int | None = None, common: int | None = None
+) -> WindowPlan:
     """Windows for a model that takes `clip_frames`: as long as it can, a third in common, unless told otherwise.
 
     Raises ValueError for windows longer than the model takes.
