@@ -58,7 +58,7 @@ def main() -> None:
     from pipelines.evaluate import evaluate
     from pipelines.infer import infer
     from pipelines.inspect import inspect
-    from pipelines.synthesize.job import synthesize
+    from pipelines.synthesize.job import write_scenes
     from train.loop import run
 
     shutil.rmtree(OUT, ignore_errors=True)
@@ -69,8 +69,9 @@ def main() -> None:
         f"python -m pipelines synthesize tartanair --out {raw('train', 'tartanair')} --scenes 120 --frames 4 ...",
     )
     for seed, (split, scenes) in enumerate(SCENES.items()):
-        for dataset, count in scenes.items():
-            synthesize(dataset, out=raw(split, dataset), scenes=count, frames=4, seed=seed)
+        wanted = {dataset: (raw(split, dataset), count) for dataset, count in scenes.items()}
+        written = write_scenes(wanted, frames=4, size="small", seed=seed)
+        print(f"{OUT}/raw/{split}: {sum(scenes.values())} scenes, {sum(written.values()) / 1e6:.0f} MB")
 
     step(
         "raw datasets to clip stores; every sequence is audited on the way",
@@ -96,7 +97,8 @@ def main() -> None:
     preset = PRESETS["tiny"][1]
     step(
         f"training `tiny` for {preset.steps} steps on {preset.workers} workers, then into the registry",
-        f"python -m train tiny --mixture nine --stores {OUT}/clips/train",
+        f"export MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}",
+        f"python -m train tiny --mixture nine --stores {OUT}/clips/train --out {OUT}/runs --name demo",
     )
     data = replace(preset.data, mixture=mixture)
     run(replace(preset, data=DataConfig(**vars(data)), out=f"{OUT}/runs", name="demo"))
@@ -119,7 +121,10 @@ def main() -> None:
     print(f"\nDone in {time.perf_counter() - STARTED:.0f} s. Look at:")
     for picture in ("inspect", "loss.png", "evaluation", "results"):
         print(f"    {OUT}/{picture}")
-    print(f"    MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']} mlflow ui")
+    kept = f"MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}"
+    print(f"The model, for a video of four frames or more, and the curves of its training:\n    export {kept}")
+    print(f"    python -m pipelines infer --model {MODEL} --video VIDEO --num-frames 4 --out {OUT}/mine")
+    print("    mlflow ui")
 
 
 def draw_curve() -> None:

@@ -1,13 +1,24 @@
 """`make bench`: all benchmarks, as tables and as JSON in benchmarks/results/."""
 
+import argparse
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks import feeding, model, reading, training, truth
+BENCHMARKS = ("model", "truth", "reading", "feeding", "training")
 
-if __name__ == "__main__":  # processes of the model benchmark import this file
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"One of them: python -m benchmarks.NAME, which is {', '.join(BENCHMARKS)}, or learning (an hour).",
+    ).parse_args()
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    for module in (model, truth, reading, feeding, training):
-        name = module.__name__.removeprefix("benchmarks.")
-        module.main(["--out", str(results / f"{name}.json")])
+    for name in BENCHMARKS:
+        import_module(f"benchmarks.{name}").main(["--out", str(results / f"{name}.json")])
         print()
+
+
+if __name__ == "__main__":  # processes of the model benchmark import this file
+    main()

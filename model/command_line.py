@@ -59,6 +59,14 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def loading(*libraries: str) -> None:
+    """Say that these are about to be imported, which takes seconds; nothing of those that are."""
+    modules = {"PyTorch": "torch", "Ray": "ray", "MLflow": "mlflow"}
+    new = [name for name in libraries if modules[name] not in sys.modules]
+    if new:
+        print(f"loading {' and '.join(new)}", flush=True)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What to say of a name that is none of `known`."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from model.command_line import loading
 from pipelines.datasets import DATASETS, DatasetKey, open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, lasting
@@ -62,6 +63,7 @@ def audit(
     rows = [{"sequence": names[i]} for i in evenly(len(names), sequences)]
     report: dict[str, dict[str, Any]] = {}
 
+    loading("Ray")
     from pipelines import jobs
 
     with result_folder(out, last=SUMMARY) as folder:

@@ -132,6 +132,7 @@ def temporary_folder() -> str:
 
 def _start(held: int) -> None:
     """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
+    print("starting Ray", flush=True)
     # Workers import this code from where it lies, whether or not it is installed.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
     for attempts_left in reversed(range(START_ATTEMPTS)):
@@ -148,6 +149,8 @@ def _start(held: int) -> None:
                 _system_config={
                     "idle_worker_killing_time_threshold_ms": 120_000,
                     "num_workers_soft_limit": 16,
+                    # A run has many processes that hardly need a CPU. Ray warns of four times as many as this.
+                    "worker_maximum_startup_concurrency": max(cores(), 8),
                     "agent_register_timeout_ms": 180_000,
                 },
                 _temp_dir=temporary_folder(),

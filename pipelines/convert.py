@@ -11,9 +11,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from model.command_line import loading
 from pipelines.catalog import Catalog
 from pipelines.conversion import Conversion, Plan, convert_group, plan_sequence
 from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.problems import alike
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, lasting
 from pipelines.store import marks
@@ -83,6 +85,7 @@ def convert(
     )
     raw, store = absolute(raw), lasting(store, "--store")
 
+    loading("Ray")
     from pipelines import jobs
 
     layout = DATASETS[dataset]
@@ -106,9 +109,11 @@ def convert(
 
     skipped = {name: plan.skipped for name, plan in plans.items() if plan.skipped}
     noted = {name: plan.notes for name, plan in plans.items() if plan.notes}
-    for kind, told in (("noted", noted), ("failed", failed), ("skipped", skipped)):
-        for name, reason in sorted(told.items()):
-            tqdm.write(f"{kind} {name}: {reason}")
+    lines = [f"noted {line}" for line in alike(noted)]
+    lines += [f"failed {name}: {reason}" for name, reason in sorted(failed.items())]
+    lines += [f"skipped {line}" for line in alike(skipped)]
+    for line in lines:
+        tqdm.write(line)
     groups = in_order(done)
     left = f"{store} is left unfinished. Mend or remove what is listed above and run again"
     if not groups:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from model.command_line import loading
 from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore, evenly, open_different
 from pipelines.whole import require_new, result_folder
@@ -53,6 +54,7 @@ def evaluate(
     require_new(out)
     stores = open_different(data)
 
+    loading("PyTorch", "MLflow", "Ray")
     from pipelines import jobs
     from pipelines.evaluation.clip_scorer import METHODS, ClipScorer
     from pipelines.evaluation.scores import require_fit, score_table

@@ -12,8 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from model.command_line import loading
 from pipelines.datasets import DatasetKey
-from pipelines.problems import Problems
+from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting, open_place, reachable
 from pipelines.results.files import RESULT, TASKS, claim_of, is_answered
 from pipelines.results.sources import Selection, Source, check_video, find_sources, video_digest
@@ -52,6 +53,7 @@ def infer(
         grid: Points to track along each side of the first frame.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
+    loading("PyTorch", "MLflow", "Ray")
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
     from pipelines.results.reconstruct import Reconstruct
@@ -91,7 +93,7 @@ def infer(
         return
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
-    failed = {}
+    failed, noted = {}, {}
     for outcome in jobs.run_models(
         Reconstruct, arguments, [asdict(source) for source in todo], label="infer", unit="video"
     ):
@@ -100,8 +102,10 @@ def infer(
             failed[source.name] = outcome.reason
             continue
         tqdm.write(f"{out}/{source.name}")
-        for note in outcome.result:
-            tqdm.write(f"  note on {source}: {note}")
+        if outcome.result:
+            noted[str(source)] = "; ".join(outcome.result)
+    for line in alike(noted):
+        print(f"noted {line}")
     if failed:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
         others = f", the others are in {out}" if len(failed) < len(sources) else ""

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from model.command_line import loading
+from pipelines.problems import alike
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import Clip, ClipStore, evenly, open_store
@@ -90,6 +92,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
     require_whole(opened.uri, opened.column("group"))
     require_new(out)
 
+    loading("Ray")
     from pipelines import jobs
     from pipelines.pictures.contact_sheet import contact_sheet
     from pipelines.pictures.drawing import save
@@ -193,7 +196,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines = {
         "dataset": f"{summary['dataset']}, split {summary['split']}, digest {summary['digest']}",
         "clips": f"{summary['clips']} of {summary['frames_per_clip']} frames, {size} x {size}",
-        "sequences": f"{len(per_sequence)} with {min(per_sequence)} to {max(per_sequence)} clips",
+        "sequences": _sequences(per_sequence),
         "strides": ", ".join(f"{stride}: {count}" for stride, count in summary["strides"].items()),
         "queries": f"{summary['queries']}: {summary['samples_per_clip']} x {summary['queries_per_sample']} a clip",
         "known": ", ".join(f"{name} {percent(value)}" for name, value in summary["valid"].items()),
@@ -213,7 +216,12 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _reasons(listed: dict[str, str]) -> str:
-    """How many sequences, and of each reason how many and one of them."""
-    examples = {reason: name for name, reason in listed.items()}
-    counted = Counter(listed.values()).most_common()
-    return f"{len(listed)}" + "".join(f"\n{'':17}{n} like {examples[reason]}: {reason}" for reason, n in counted)
+    """How many sequences, and one of each kind of reason."""
+    return f"{len(listed)}" + "".join(f"\n{'':17}{line}" for line in alike(listed))
+
+
+def _sequences(clips: list[int]) -> str:
+    """`clips`: how many each has."""
+    fewest, most = min(clips), max(clips)
+    each = f"{fewest} clip{'s'[: fewest != 1]}" if fewest == most else f"{fewest} to {most} clips"
+    return f"{len(clips)}, each of {each}"

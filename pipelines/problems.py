@@ -1,5 +1,6 @@
-"""All that is wrong with a request, said at once and before the work."""
+"""All that is wrong with a request, said at once and before the work; and reasons that are alike, said once."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,19 @@ class Problems:
             raise Several(self.reasons)
         if self.reasons:
             raise ValueError(self.reasons[0])
+
+
+def alike(reasons: dict[str, str]) -> list[str]:
+    """Name -> reason as one line for each kind of reason, the most frequent first: how many, and one of them.
+
+    Reasons are of a kind if they differ in numbers only.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, reason in sorted(reasons.items()):
+        kinds.setdefault(re.sub(r"\d+", "0", reason), []).append(name)
+    frequent = sorted(kinds.values(), key=len, reverse=True)
+    lines = []
+    for names in frequent:
+        more = f" (and {len(names) - 1} like it)" if len(names) > 1 else ""
+        lines.append(f"{names[0]}: {reasons[names[0]]}{more}")
+    return lines

@@ -10,6 +10,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from pipelines import documents
+from pipelines.problems import alike
 from pipelines.results.files import RESULT, read_answer
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
@@ -86,8 +87,8 @@ def store_status(store: str, names: list[str]) -> list[str]:
     opened = ClipStore(store)
     counts = ", ".join(f"{count} {name}" for name, count in opened.info["counts"].items())
     lines.append(f"finished   {counts}; digest {opened.info['digest']}")
-    for kind in ("failed", "skipped"):
-        lines += [f"{kind:10} {name}: {reason}" for name, reason in sorted(opened.info[kind].items())]
+    lines += [f"{'failed':10} {name}: {reason}" for name, reason in sorted(opened.info["failed"].items())]
+    lines += [f"{'skipped':10} {line}" for line in alike(opened.info["skipped"])]
     try:
         require_whole(store, opened.column("group"))
     except ValueError as error:

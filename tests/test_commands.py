@@ -27,6 +27,7 @@ OPTIONS = {
     "model describe": ["--frames", "--queries"],
     "model export": ["--out", "--to", "--frames"],
     "demo": ["demo-output"],
+    "benchmarks": ["benchmarks/results", "learning"],
 }
 
 

@@ -209,6 +209,9 @@ def test_the_point_cloud_drops_the_least_confident(scene):
     right = whole.confidence > whole.confidence.unique()[1]
     for name in ("xyz", "rgb", "normal", "confidence", "frame"):
         assert torch.equal(getattr(cloud, name), getattr(whole, name)[right]), name
+    assert (cloud.left_out, whole.left_out) == (0.25, 0)
+    tenth = recipes.point_cloud(scene, VIDEO, stride=8, min_confidence_percentile=10)
+    assert len(tenth.xyz) == len(whole.xyz)  # a column is less than all others, an eighth: more than was allowed to go
     with pytest.raises(ValueError, match=r"min_confidence_percentile \(100\)"):
         recipes.point_cloud(scene, VIDEO, min_confidence_percentile=100)
     with pytest.raises(ValueError, match=r"stride \(0\)"):

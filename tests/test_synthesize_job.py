@@ -96,7 +96,7 @@ def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
     said = capsys.readouterr().out
     for name, layout in ALL.items():
         key = name if name in LAYOUTS else name.rpartition("_")[0]
-        assert f"python -m pipelines convert {key} --raw {tmp_path}/raw/{name} " in said
+        assert f"python -m pipelines convert {key} --raw {tmp_path}/raw/{name} --store clips/{name} " in said
         assert all((tmp_path / "raw" / name / layout.folder(i)).exists() for i in range(3))
     assert not list(tmp_path.rglob("*.partial"))
     scene = scene_for("tartanair", 5, 2, frames=2, size="small")
@@ -106,9 +106,10 @@ def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
 
 def test_job_writes_variants_and_says_whose_they_are(ray_cluster, tmp_path, capsys):
     assert list(VARIANTS) == ["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
-    synthesize("tartanair_v2", out=str(tmp_path / "raw"), scenes=2, frames=2)
-    assert f"python -m pipelines convert tartanair --raw {tmp_path}/raw " in capsys.readouterr().out
-    assert all((tmp_path / "raw" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))
+    synthesize("tartanair_v2", out=str(tmp_path / "held-out"), scenes=2, frames=2)
+    said = capsys.readouterr().out  # the store is named after the raw folder, so that two of them do not share one
+    assert f"python -m pipelines convert tartanair --raw {tmp_path}/held-out --store clips/held-out " in said
+    assert all((tmp_path / "held-out" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))
 
 
 def test_job_refuses_to_mix_with_what_is_there(tmp_path):

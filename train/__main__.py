@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from model.command_line import choose, exit_code
+from model.command_line import choose, exit_code, loading
 from train.config import PRESETS, check_registry_names, parse
 from train.errors import RunFailed
 
@@ -57,6 +57,7 @@ def diagnose(*, model: str, data: list[str], clips: int = 8) -> None:
         data: Clip stores, folders or s3:// URIs; each is looked at by itself.
         clips: Clips per store, at most.
     """
+    loading("PyTorch", "MLflow", "Ray")
     from train.diagnose import look_into
 
     look_into(model, data, clips)
@@ -64,7 +65,8 @@ def diagnose(*, model: str, data: list[str], clips: int = 8) -> None:
 
 def train(argv: list[str]) -> None:
     config, dry_run = parse(argv)
-    print(f"run {config.name}: loading PyTorch, Ray and MLflow", flush=True)
+    print(f"run {config.name}", flush=True)
+    loading("PyTorch", "MLflow", "Ray")
     if dry_run:
         from train.preflight import preflight
 

@@ -24,7 +24,8 @@ def point_cloud(
     """The pixels of all frames as points in the camera of frame `t_cam`, each at the time it was seen.
 
     Colours come from `native` if given, else from `video`; so does the pixel grid, of which every `stride`-th row and
-    column is asked. The least confident `min_confidence_percentile` percent of the clip are dropped.
+    column is asked. Dropped is what is less confident than all but `min_confidence_percentile` percent of the clip:
+    of equally confident points all or none.
     """
     if stride < 1:
         raise ValueError(f"stride ({stride}) must be at least 1 pixel")
@@ -41,13 +42,13 @@ def point_cloud(
         answers = ask_frames(model, memory, uv_norm, t_src=now, t_cam=camera, **options)
         parts.append((answers.xyz[0], answers.normal[0], answers.confidence[0]))
     xyz, normal, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
-    dropped = int(len(xyz) * min_confidence_percentile / 100)
-    keep = torch.ones(len(xyz), dtype=torch.bool)
-    keep[confidence.argsort(stable=True)[:dropped]] = False
+    doubtful = int(len(xyz) * min_confidence_percentile / 100)
+    keep = confidence >= confidence.sort().values[doubtful]
     return PointCloud(
         xyz=xyz[keep],
         rgb=frames.reshape(-1, 3)[keep],
         normal=normal[keep],
         confidence=confidence[keep],
         frame=torch.arange(memory.num_frames).repeat_interleave(len(uv_norm))[keep],
+        left_out=1 - keep.float().mean(),
     )

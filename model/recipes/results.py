@@ -92,6 +92,8 @@ class PointCloud:
     """(P,) float32, from 0 to 1."""
     frame: Tensor
     """(P,) int64: the frame each point was seen in."""
+    left_out: Tensor
+    """() float32: share of the pixels asked that are not among the points."""
 
 
 @dataclass(frozen=True)

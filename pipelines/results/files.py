@@ -7,7 +7,8 @@
 |             |         | `t_src`          | (N,) int64        | 0: a grid over the first frame                     |
 |             |         | `xyz`            | (N, T, 3) float32 | in the world                                       |
 |             |         | `xyz_cam`        | (N, T, 3) float32 | each in the camera of its own frame                |
-|             |         | `uv_norm`        | (N, T, 2) float32 | where it appears in each frame                     |
+|             |         | `uv_norm`        | (N, T, 2) float32 | where it appears in each frame, `t_src` too: there |
+|             |         |                  |                   | it is the model's answer, near `points`            |
 |             |         | `visible`        | (N, T) bool       | seen, not hidden or out of view                    |
 |             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1                          |
 | depth.npz   | depth   | `depth`          | (T, h, w) float32 | along +z; NaN where it would be behind the camera  |
@@ -16,8 +17,10 @@
 | points.npz  | points  | `xyz`            | (P, 3) float32    | in the world, at the time each was seen            |
 |             |         | `rgb`            | (P, 3) uint8      | colour of the pixel                                |
 |             |         | `normal`         | (P, 3) float32    | unit length, axes of the world                     |
-|             |         | `confidence`     | (P,) float32      | from 0 to 1; the least confident tenth is left out |
+|             |         | `confidence`     | (P,) float32      | from 0 to 1; at most a tenth, the least confident, |
+|             |         |                  |                   | is left out                                        |
 |             |         | `frame`          | (P,) int64        | of the clip, in which it was seen                  |
+|             |         | `left_out`       | () float32        | share of the pixels asked; in result.json too      |
 | points.ply  | points  |                  |                   | the same, binary, for other programs               |
 | cameras.npz | cameras | `world_from_cam` | (T, 4, 4) float32 | NaN where it could not be told                     |
 |             |         | `intrinsics`     | (T, 3, 3) float32 | in native pixels; NaN where it could not be told   |
@@ -40,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from pipelines import documents
 from pipelines.geometry import xyzw_from_rotation
@@ -64,7 +67,7 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
         "t_src": ("frame of the clip", ""),
         "xyz": (UNIT, "world"),
         "xyz_cam": (UNIT, "camera of each frame"),
-        "uv_norm": ("uv_norm", "each frame"),
+        "uv_norm": ("uv_norm", "each frame; in frame t_src the model's answer, near `points`"),
         "visible": ("bool", ""),
         "confidence": ("0 to 1", ""),
     },
@@ -79,6 +82,7 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
         "normal": ("unit length", "world"),
         "confidence": ("0 to 1", ""),
         "frame": ("frame of the clip", ""),
+        "left_out": ("share of the pixels asked", ""),
     },
     "cameras.npz": {
         "world_from_cam": (UNIT, "world"),
@@ -103,13 +107,15 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
     if "tracks" in results:
         tracks = results["tracks"]
         colours = position_colours(tracks["points"])
-        pictures = track_frames(video.frames, tracks["uv_norm"], tracks["visible"], colours)
+        uv_norm = tracks["uv_norm"].copy()
+        uv_norm[np.arange(len(uv_norm)), tracks["t_src"]] = tracks["points"]  # where it was asked to begin
+        pictures = track_frames(video.frames, uv_norm, tracks["visible"], colours)
         write_video(folder / "tracks.mp4", pictures, fps)
     if "depth" in results:
         write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], UNIT), fps)
     if "points" in results:
         points = results["points"]
-        (folder / "points.ply").write_bytes(ply(**points))
+        (folder / "points.ply").write_bytes(ply(points))
         save(folder / "points.png", cloud_picture(points["xyz"], points["rgb"], video.size, UNIT))
     if "cameras" in results:
         cameras = results["cameras"]
@@ -123,6 +129,7 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
                 "dtype": str(array.dtype),
                 "unit": FIELDS[f"{task}.npz"][key][0],
                 "frame": FIELDS[f"{task}.npz"][key][1],
+                **({"value": array.item()} if array.ndim == 0 else {}),
             }
             for key, array in arrays.items()
         }
@@ -187,26 +194,20 @@ def is_answered(uri: str, request: dict[str, Any]) -> bool:
     return True
 
 
-def ply(
-    xyz: Float32[np.ndarray, "P 3"],
-    rgb: np.ndarray,
-    normal: Float32[np.ndarray, "P 3"],
-    confidence: Float32[np.ndarray, "P"],
-    frame: np.ndarray,
-) -> bytes:
-    """A point cloud as a binary PLY file."""
+def ply(points: Arrays) -> bytes:
+    """A point cloud, as points.npz has it, as a binary PLY file."""
     columns = {
-        **{name: ("float", "<f4", xyz[:, i]) for i, name in enumerate("xyz")},
-        **{f"n{name}": ("float", "<f4", normal[:, i]) for i, name in enumerate("xyz")},
-        **{name: ("uchar", "u1", rgb[:, i]) for i, name in enumerate(("red", "green", "blue"))},
-        "confidence": ("float", "<f4", confidence),
-        "frame": ("int", "<i4", frame),
+        **{name: ("float", "<f4", points["xyz"][:, i]) for i, name in enumerate("xyz")},
+        **{f"n{name}": ("float", "<f4", points["normal"][:, i]) for i, name in enumerate("xyz")},
+        **{name: ("uchar", "u1", points["rgb"][:, i]) for i, name in enumerate(("red", "green", "blue"))},
+        "confidence": ("float", "<f4", points["confidence"]),
+        "frame": ("int", "<i4", points["frame"]),
     }
-    vertices = np.empty(len(xyz), [(name, dtype) for name, (_, dtype, _) in columns.items()])
+    vertices = np.empty(len(points["xyz"]), [(name, dtype) for name, (_, dtype, _) in columns.items()])
     for name, (_, _, values) in columns.items():
         vertices[name] = values
     properties = "".join(f"property {kind} {name}\n" for name, (kind, _, _) in columns.items())
-    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n"
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\n{properties}end_header\n"
     return header.encode() + vertices.tobytes()
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from model import ModelConfig
+from model.command_line import loading
 from pipelines.datasets import DATASETS, DatasetKey
 from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
@@ -76,23 +77,35 @@ def synthesize(
     out = lasting(out, "--out")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise ValueError(f"--out {out!r} exists and is not an empty folder: choose a new one, or remove it first")
-    roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {}
-    roots = roots or {dataset: out}
-    rows = [{"dataset": name, "root": root, "index": i} for name, root in roots.items() for i in range(scenes)]
-    written = dict.fromkeys(roots, 0)
-
-    from pipelines import jobs  # with Ray, which takes a second and is not needed to print help
-
-    work = partial(write_sequence, frames=frames, size=size, seed=seed)
-    for outcome in jobs.run_tasks(work, rows, label=f"synthesize {dataset}", unit="sequence"):
-        if outcome.failed:
-            raise ValueError(f"{outcome.row['root']}: {outcome.reason}")
-        written[outcome.row["dataset"]] += outcome.result
+    roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {dataset: out}
+    written = write_scenes({name: (root, scenes) for name, root in roots.items()}, frames=frames, size=size, seed=seed)
 
     for name, root in roots.items():
         key = name if name in LAYOUTS else name.rpartition("_")[0]
         print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next, for the preset tiny:")
-        print(f"  python -m pipelines convert {key} --raw {root} --store clips/{name} --split all {for_tiny(frames)}")
+        print(
+            f"  python -m pipelines convert {key} --raw {root} --store clips/{Path(root).name} --split all "
+            f"{for_tiny(frames)}"
+        )
+
+
+def write_scenes(wanted: dict[str, tuple[str, int]], *, frames: int, size: Size, seed: int) -> dict[str, int]:
+    """Dataset, or variant -> a folder and how many scenes to write there; how many bytes they have."""
+    loading("Ray")
+    from pipelines import jobs
+
+    rows = [
+        {"dataset": name, "root": root, "index": index}
+        for name, (root, scenes) in wanted.items()
+        for index in range(scenes)
+    ]
+    written = dict.fromkeys(wanted, 0)
+    work = partial(write_sequence, frames=frames, size=size, seed=seed)
+    for outcome in jobs.run_tasks(work, rows, label="synthesize", unit="sequence"):
+        if outcome.failed:
+            raise ValueError(f"{outcome.row['root']}: {outcome.reason}")
+        written[outcome.row["dataset"]] += outcome.result
+    return written
 
 
 def for_tiny(frames: int) -> str:
