@@ -8,8 +8,8 @@ The scores are defined at the top of `pipelines/evaluation/scores.py`.
 | file         | holds                                                                                          |
 |--------------|------------------------------------------------------------------------------------------------|
 | metrics.json | the scores over all stores and per store, the model, the stores' digests                       |
-| clip_N.png   | the first clips: where points should be and are, depth, their layout from above, depth against |
-|              | depth                                                                                          |
+| NN_KEY.png   | of each of the first nine stores the middle one, by its error, of its first clips: where       |
+|              | points should be and are, depth, their layout from above, depth against depth                  |
 """
 
 import json
@@ -24,7 +24,7 @@ from pipelines.whole import require_new, result_folder
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
 METRICS = "metrics.json"
-PICTURES = 2  # clips drawn
+PICTURES = 9  # drawn at most, one of a store
 CLIPS_PER_ROW = 8  # scored between two steps of the progress bar
 
 
@@ -74,7 +74,7 @@ def evaluate(
         return {method: Tally() for method in METHODS}
 
     overall, by_store = nothing(), {store.uri: nothing() for store in stores}
-    pictures: dict[int, bytes] = {}
+    pictures: dict[str, bytes] = {}
     scorer = {"model": version, "registry": tracking_uri()}
     rows = list(parts(stores, clips))
     for outcome in jobs.run_models(ClipScorer, scorer, rows, label="evaluate clips", unit=f"{CLIPS_PER_ROW} clips"):
@@ -83,7 +83,8 @@ def evaluate(
         for method, tally in outcome.result["tallies"].items():
             overall[method].merge(tally)
             by_store[outcome.row["store"]][method].merge(tally)
-        pictures |= {outcome.row["first"] + i: png for i, png in enumerate(outcome.result["pictures"])}
+        if name := outcome.row["picture"]:
+            pictures[name] = outcome.result["picture"]
 
     metrics = {
         "schema": 1,
@@ -98,22 +99,21 @@ def evaluate(
         },
     }
     with result_folder(out, last=METRICS) as folder:
-        for number, png in pictures.items():
-            (folder / f"clip_{number}.png").write_bytes(png)
+        for name, png in pictures.items():
+            (folder / name).write_bytes(png)
         (folder / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     print(f"{score_table(metrics['scores'])}\n{out}: {METRICS} and {len(pictures)} pictures")
     return metrics
 
 
 def parts(stores: list[ClipStore], clips: int | None) -> Iterator[dict[str, Any]]:
-    """What is scored, some clips of a store at a time: {"store", "clips", "first", "pictures"}.
+    """What is scored, some clips of a store at a time: {"store", "clips", "picture"}.
 
-    `first` is the number of the part's first clip among all that are scored, and `pictures` how many of it are drawn.
+    `picture`: the file for a picture of one of them, or empty.
     """
-    first = 0
-    for store in stores:
+    for place, store in enumerate(stores):
         chosen = [int(number) for number in evenly(len(store), clips)]
+        picture = f"{place:02}_{store.settings.dataset}.png" if place < PICTURES else ""
         for begin in range(0, len(chosen), CLIPS_PER_ROW):
             part = chosen[begin : begin + CLIPS_PER_ROW]
-            yield {"store": store.uri, "clips": part, "first": first, "pictures": max(0, PICTURES - first)}
-            first += len(part)
+            yield {"store": store.uri, "clips": part, "picture": picture if begin == 0 else ""}

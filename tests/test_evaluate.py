@@ -11,7 +11,7 @@ from PIL import Image
 from plane_store import write_plane_store
 
 from model import D4RT, ModelConfig, Queries, checkpoints, recipes
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import evaluate, parts
 from pipelines.evaluation.scores import Answers, ask, constant_depth, measure
 from pipelines.evaluation.tally import WITHIN, Tally
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
@@ -267,10 +267,18 @@ def metrics(ray_cluster, store, checkpoint, tmp_path_factory) -> dict:
     returned = evaluate("clips", model=checkpoint, data=[store.uri], out=str(out))
     written = json.loads((out / "metrics.json").read_text())
     assert written == json.loads(json.dumps(returned))
-    for number in range(2):
-        width, height = Image.open(out / f"clip_{number}.png").size
-        assert width > 1500 and height > 700
+    (picture,) = out.glob("*.png")
+    width, height = Image.open(picture).size
+    assert width > 1500 and height > 700
     return returned
+
+
+def test_every_store_has_a_picture_until_there_are_nine(store):
+    """Also where one store has more clips than fit into a row, and where others are of the same dataset."""
+    rows = list(parts([store] * 11, clips=None))
+    drawn = [row["picture"] for row in rows if row["picture"]]
+    assert drawn == [f"{number:02}_{store.settings.dataset}.png" for number in range(9)]
+    assert [len(row["clips"]) for row in rows] == [3] * 11
 
 
 def test_the_guess_scores_what_follows_from_the_rays(metrics, store):

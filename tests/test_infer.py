@@ -22,6 +22,7 @@ from model import D4RT, ModelConfig, checkpoints, recipes
 from pipelines.geometry import rotation_from_xyzw, xyzw_from_rotation
 from pipelines.infer import infer
 from pipelines.models import load_model, model_version
+from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
 from pipelines.results.files import TASKS, write_results
@@ -147,6 +148,7 @@ def test_result_json_describes_every_array(results, checkpoint):
             assert set(arrays) == set(told)
             for key, array in arrays.items():
                 assert [list(array.shape), str(array.dtype)] == [told[key]["shape"], told[key]["dtype"]]
+    assert 0 <= document["files"]["points.npz"]["left_out"]["value"] <= 0.1
 
 
 def test_arrays_are_what_the_model_says_about_these_frames(results, model):
@@ -207,6 +209,17 @@ def test_pictures_have_a_frame_per_frame_and_last_two_seconds(results):
     assert depth.frames.shape[2] > 2 * 480  # frame and depth, enlarged for viewing
     assert min(Image.open(results / "moving" / "cameras.png").size) > 400
     assert Image.open(results / "moving" / "points.png").width > 3 * 400
+
+
+def test_tracks_are_drawn_from_the_pixels_that_were_asked(results):
+    """A model that knows nothing says that they are elsewhere."""
+    first = read(results / "images" / "tracks.mp4").frames[0]
+    plain = fitted(textured(4, 48, 40, seed=1)[0], max(first.shape))
+    marked = np.abs(first.astype(int) - plain).max(axis=-1)
+    with np.load(results / "images" / "tracks.npz") as tracks:
+        assert np.abs(tracks["uv_norm"][:, 0] - tracks["points"]).max() > 0.1
+        for x, y in (tracks["points"] * first.shape[1::-1]).astype(int):
+            assert marked[y - 5 : y + 6, x - 5 : x + 6].max() > 60
 
 
 def test_pixels_are_square_and_separate_answers_are_said_to_be(results):

@@ -10,7 +10,7 @@ from PIL import Image
 from plane_store import cut_chunks, write_plane_store
 
 from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
-from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot, enlarged
+from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot
 from pipelines.pictures.results import track_frames
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
@@ -109,14 +109,14 @@ def test_a_dot_lies_on_its_position():
 
 
 def test_hidden_points_are_rings_and_trails_follow_visible_ones():
-    frames = np.zeros((3, 480, 480, 3), np.uint8)
+    frames = np.zeros((3, 960, 960, 3), np.uint8)
     uv = np.array([[[0.2, 0.5], [0.4, 0.5], [0.6, 0.5]], [[0.2, 0.8], [0.4, 0.8], [0.6, 0.8]]])
     visible = np.array([[True, True, True], [True, True, False]])
     last = list(track_frames(frames, uv, visible, np.full((2, 3), 255, np.uint8)))[-1]
-    assert last[240, 288].min() > 200 and last[384, 288].max() < 60  # a disc; the hole of a ring
-    assert last[384, 280:297].max() > 150
-    assert last[240, 240].max() > 60 and last[384, 240].max() == 0  # no trail towards where it is hidden
-    assert last[384, 144].max() > 60
+    assert last[480, 576].min() > 200 and last[768, 576].max() < 60  # a disc; the hole of a ring
+    assert last[768, 568:585].max() > 150
+    assert last[480, 480].max() > 60 and last[768, 480].max() == 0  # no trail towards where it is hidden
+    assert last[768, 288].max() > 60
 
 
 def test_depth_colours_run_from_red_to_blue_and_unknown_is_grey():
@@ -127,7 +127,13 @@ def test_depth_colours_run_from_red_to_blue_and_unknown_is_grey():
     assert (depth_colours(np.array([0.0, 9.0]), 1.0, 5.0) == [near, far]).all()
 
 
-def test_small_images_are_enlarged_by_whole_factors():
-    assert enlarged(np.zeros((36, 64, 3), np.uint8), 480).shape == (288, 512, 3)
-    assert enlarged(np.zeros((540, 960, 3), np.uint8), 480).shape == (540, 960, 3)
+def test_frames_are_large_enough_for_a_grid_of_points():
+    """Also upright ones; larger ones stay as they are."""
+    for size, shown in (((36, 64), (540, 960)), ((540, 302), (960, 537)), ((720, 1280), (720, 1280))):
+        none = np.zeros((0, 1, 2)), np.zeros((0, 1), bool), np.zeros((0, 3), np.uint8)
+        (image,) = track_frames(np.zeros((1, *size, 3), np.uint8), *none)
+        assert image.shape == (*shown, 3)
+
+
+def test_colours_of_a_list_differ():
     assert len({tuple(colour) for colour in distinct_colours(40)}) == 40

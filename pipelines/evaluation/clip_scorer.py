@@ -1,9 +1,12 @@
 """The work of `evaluate clips`: a model, an untrained one and a guess asked about clips, their errors tallied."""
 
 import io
+import math
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from model import D4RT
@@ -17,9 +20,10 @@ METHODS = ("trained", "untrained", "guess")
 
 
 class ClipScorer:
-    """For an actor, which keeps the models: {"store", "clips", "pictures"} to {"tallies", "pictures"}.
+    """For an actor, which keeps the models: {"store", "clips", "picture"} to {"tallies", "picture"}.
 
-    `clips` are numbers in the store; of the first so many, `pictures`, a PNG comes back. A tally of each method.
+    `clips` are numbers in the store; a tally of each method comes back, and, if `picture` is true, a PNG of the clip
+    that is neither among the best nor among the worst of them.
     """
 
     def __init__(self, model: str, registry: str) -> None:
@@ -30,19 +34,26 @@ class ClipScorer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         store = open_store(row["store"])
-        tallies, pictures = {method: Tally() for method in METHODS}, []
+        tallies, errors = {method: Tally() for method in METHODS}, {}
         for number in row["clips"]:
             clip = store[number]
             video, truth = clip.video, clip.all_queries()
             answers = {name: ask(model, video, clip.aspect, truth) for name, model in self.models.items()}
             answers["guess"] = constant_depth(truth, clip.intrinsics, video.shape[1])
             for method, given in answers.items():
-                tallies[method].add(measure(truth, given, clip.world_from_cam, is_metric=clip.is_metric))
-            if len(pictures) < row["pictures"]:
-                pictures.append(self.picture(clip))
-        return {"tallies": tallies, "pictures": pictures}
+                measured = measure(truth, given, clip.world_from_cam, is_metric=clip.is_metric)
+                tallies[method].add(measured)
+                if method == "trained":
+                    errors[number] = _median(measured["relative"])
+        picture = self.picture(store[sorted(errors, key=errors.get)[len(errors) // 2]]) if row["picture"] else None
+        return {"tallies": tallies, "picture": picture}
 
     def picture(self, clip: Clip) -> bytes:
         png = io.BytesIO()
         Image.fromarray(error_sheet(self.models["trained"], clip)).save(png, "png")
         return png.getvalue()
+
+
+def _median(errors: Float[np.ndarray, "n"]) -> float:
+    """Infinite if nothing is known."""
+    return float(np.median(errors)) if len(errors) else math.inf

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -11,6 +12,7 @@ from pipelines.evaluation.scores import ask, constant_depth, scale
 from pipelines.geometry import inverse, project, transform
 from pipelines.pictures.contact_sheet import MAX_FRAMES, WIDTH
 from pipelines.pictures.drawing import (
+    DARK,
     Picture,
     below,
     beside,
@@ -27,10 +29,13 @@ from pipelines.pictures.drawing import (
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import Clip, evenly
 
+BACKGROUND = tuple(level / 255 for level in DARK)
+LINE = "0.5"  # of axes
 PER_FRAME = 40  # points drawn into each frame
 IN_PLOT = 4000  # points in each plot
 DEPTH_SIDE = 48  # pixels of a depth map
 TRUE, PREDICTED = (80, 255, 120), (255, 70, 200)
+PLOTS = {"figure.facecolor": BACKGROUND, "axes.facecolor": BACKGROUND, "axes.edgecolor": LINE}
 
 
 def error_sheet(model: D4RT, clip: Clip) -> Picture:
@@ -76,12 +81,14 @@ def error_sheet(model: D4RT, clip: Clip) -> Picture:
     unit = "m" if clip.is_metric else "not metric"
     explain_depth = f"depth ({unit}): the model's, with true ones as dots: the better it is, the less they stand out"
     chosen = rng.permutation(np.flatnonzero(known))[:IN_PLOT]
+    with style.context(["dark_background", PLOTS]):
+        plots = _plots(clip, video, truth, predicted, guessed, chosen, frames.shape[1])
     return below(
         [
             caption(frames.shape[1], f"{clip.dataset}   {clip.id}", 20),
             titled(frames, explain),
             titled(depths, explain_depth),
-            _plots(clip, video, truth, predicted, guessed, chosen, frames.shape[1]),
+            plots,
         ]
     )
 
@@ -123,13 +130,13 @@ def _plots(
     ):
         axes.scatter(points[:, 0], points[:, 2], c=rgb, s=10, linewidths=0)
         axes.set(title=title, xlabel=f"x, right ({unit})", ylabel="z, forward", xlim=limits[0], ylim=limits[1])
-        axes.set(facecolor="0.15", aspect="equal")
+        axes.set_aspect("equal")
     own = chosen[truth["t_tgt"][chosen] == truth["t_cam"][chosen]]
     true_depth = truth["xyz"][own, 2]
     low, high = np.exp(_limits(np.log(true_depth[true_depth > 0])))
-    for xyz, name, colour in ((guess, "constant-depth guess", "0.7"), (predicted, "model", "tab:blue")):
+    for xyz, name, colour in ((guess, "constant-depth guess", "0.7"), (predicted, "model", "tab:cyan")):
         depth_plot.scatter(true_depth, xyz[own, 2], s=6, linewidths=0, color=colour, label=name)
-    depth_plot.plot([low, high], [low, high], color="black", linewidth=1)
+    depth_plot.plot([low, high], [low, high], color=LINE, linewidth=1)
     depth_plot.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     depth_plot.set(title="depth where t_tgt = t_cam", xlabel=f"true ({unit})", ylabel="answered, scaled")
     depth_plot.legend(loc="upper left", markerscale=2)

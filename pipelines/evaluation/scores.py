@@ -194,10 +194,12 @@ ROWS = (  # of a table: title, where the score is, factor, format
 
 def score_table(scores: dict[str, dict[str, Any]]) -> str:
     """Scores by who answered, as text: a row per score, a column for each who answered."""
-    lines = [" " * 38 + "".join(f"{name:>12}" for name in scores)]
+    width = max(len(title) for title, *_ in ROWS)
+    lines = [" " * (width + 2) + "".join(f"{name:>12}" for name in scores)]
     for title, path, factor, form in ROWS:
         values = [reduce(getitem, path, score) for score in scores.values()]
         cells = ["-" if value is None else format(factor * value, form) for value in values]
-        lines.append(f"  {title:36}" + "".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"  {title:{width}}" + "".join(f"{cell:>12}" for cell in cells))
     queries = next(iter(scores.values()))["queries"]
-    return "\n".join([*lines, f"  {queries['all']} queries, {queries['moving']} of them on something that moved"])
+    lines.append(f"  {queries['all']} queries, {queries['moving']} of them on something that moved")
+    return "\n".join([*lines, "  EPE and position: metres; of a clip that is not metric, its median distance is 1"])

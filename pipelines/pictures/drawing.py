@@ -15,20 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Colour = tuple[int, int, int]
 
-LONG_SIDE = 480  # smaller images are enlarged by a whole factor to at least this
 SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
 TEXT = 15  # height of a line of text, in pixels
 DARK, LIGHT = (24, 24, 28), (235, 235, 235)
 UNKNOWN = (70, 70, 70)  # where depth is NaN
-
-
-def enlarged(image: Picture, long_side: int = LONG_SIDE) -> Picture:
-    """The image, or if its long side is shorter than this, a whole multiple of it that is not."""
-    height, width = image.shape[:2]
-    factor = -(-long_side // max(height, width))
-    if factor <= 1:
-        return image
-    return cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
 
 
 def fitted(image: Picture, long_side: int) -> Picture:

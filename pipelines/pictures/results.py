@@ -23,13 +23,13 @@ from pipelines.pictures.drawing import (
     depth_colours,
     depth_range,
     dot,
-    enlarged,
     fitted,
     line,
     titled,
 )
 
 WIDTH = 1280
+TRACKS_SIDE = 960  # smaller frames are enlarged to this, so that a grid of points does not hide them
 DEPTH_SIDE = 590  # of the frame and its depth, which lie side by side
 CLOUD_SIDE = 420  # of each view
 TEXT_WIDTH = 520  # of a picture with text, at least
@@ -46,7 +46,7 @@ def track_frames(
 ) -> Iterator[Picture]:
     """Each frame with its points: discs where visible, rings where hidden, and where they were, fading."""
     for t, frame in enumerate(frames):
-        image = enlarged(frame).copy()
+        image = fitted(frame, max(TRACKS_SIDE, *frame.shape[:2])).copy()
         radius = max(3.0, max(image.shape) / 320)
         for age in range(min(TRAIL, t), 0, -1):
             layer = image.copy()

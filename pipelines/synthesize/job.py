@@ -95,7 +95,7 @@ def write_scenes(wanted: dict[str, tuple[str, int]], *, frames: int, size: Size,
     from pipelines import jobs
 
     rows = [
-        {"dataset": name, "root": root, "index": index}
+        {"dataset": name, "root": os.path.abspath(root), "index": index}
         for name, (root, scenes) in wanted.items()
         for index in range(scenes)
     ]
