@@ -63,6 +63,7 @@ def main() -> None:
 
     shutil.rmtree(OUT, ignore_errors=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{OUT.absolute()}/mlflow.db")
+    registry = f"MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}"
 
     step(
         "small raw datasets in nine official layouts, different rooms for training and for judging",
@@ -97,8 +98,7 @@ def main() -> None:
     preset = PRESETS["tiny"][1]
     step(
         f"training `tiny` for {preset.steps} steps on {preset.workers} workers, then into the registry",
-        f"export MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}",
-        f"python -m train tiny --mixture nine --stores {OUT}/clips/train --out {OUT}/runs --name demo",
+        f"{registry} python -m train tiny --mixture nine --stores {OUT}/clips/train --out {OUT}/runs --name demo",
     )
     data = replace(preset.data, mixture=mixture)
     run(replace(preset, data=DataConfig(**vars(data)), out=f"{OUT}/runs", name="demo"))
@@ -107,13 +107,14 @@ def main() -> None:
     held_out = [store("val", dataset) for dataset in SCENES["val"]]
     step(
         "the registered model on rooms it has not seen, against the exact truth",
-        f"python -m pipelines evaluate clips --model {MODEL} --data {' '.join(held_out)} --out {OUT}/evaluation",
+        f"{registry} python -m pipelines evaluate clips --model {MODEL} --data {' '.join(held_out)} "
+        f"--out {OUT}/evaluation",
     )
     evaluate("clips", model=MODEL, data=held_out, out=f"{OUT}/evaluation")
 
     step(
         "a held-out video to tracks, depth and cameras",
-        f"python -m pipelines infer --model {MODEL} --dataset tartanair --video {raw('val', 'tartanair')} "
+        f"{registry} python -m pipelines infer --model {MODEL} --dataset tartanair --video {raw('val', 'tartanair')} "
         f"--out {OUT}/results",
     )
     infer(model=MODEL, video=[raw("val", "tartanair")], dataset="tartanair", out=f"{OUT}/results")
@@ -121,10 +122,9 @@ def main() -> None:
     print(f"\nDone in {time.perf_counter() - STARTED:.0f} s. Look at:")
     for picture in ("inspect", "loss.png", "evaluation", "results"):
         print(f"    {OUT}/{picture}")
-    kept = f"MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}"
-    print(f"The model, for a video of four frames or more, and the curves of its training:\n    export {kept}")
-    print(f"    python -m pipelines infer --model {MODEL} --video VIDEO --num-frames 4 --out {OUT}/mine")
-    print("    mlflow ui")
+    print("The model, asked about a video of yours, and the curves of its training:")
+    print(f"    {registry} python -m pipelines infer --model {MODEL} --video VIDEO --num-frames 4 --out {OUT}/mine")
+    print(f"    {registry} mlflow ui")
 
 
 def draw_curve() -> None:

@@ -122,7 +122,7 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """One of `tiny`, `small`, `base`, `large`, `huge`, `giant`; ValueError with a suggestion for any other name."""
+        """One of `PRESETS`; ValueError, with a suggestion, for any other name."""
         if name not in PRESETS:
             raise ValueError(unknown("model preset", name, PRESETS))
         return cls(**PRESETS[name])
@@ -217,3 +217,4 @@ PRESETS: dict[str, dict] = {
     "huge": sizes("encoder", 1280, 32, 16, 5120) | sizes("decoder", 1280, 8, 16, 4480),
     "giant": sizes("encoder", 1408, 40, 16, 6144) | sizes("decoder", 1280, 8, 16, 4480),
 }
+PRESETS["opend4rt"] = PRESETS["giant"] | OPEND4RT

@@ -243,7 +243,7 @@ def check_video(video: Tensor, config: ModelConfig) -> None:
     if shape[1] > config.clip_frames:
         raise ValueError(
             f"video has {shape[1]} frames, the model takes at most {config.clip_frames} (clip_frames); "
-            "use windows or a longer model"
+            "take fewer, or a model with more clip_frames, or model.recipes.long_video, which has windows"
         )
     if shape[2] % patch or shape[3] % patch or 0 in shape[2:4]:
         raise ValueError(

@@ -222,6 +222,7 @@ def test_a_folder_named_like_a_preset_is_meant_by_its_path(tmp_path, monkeypatch
     ("arguments", "message"),
     [
         (["gaint"], "unknown model preset 'gaint': did you mean 'giant'"),
+        (["opend4rt-refine"], "did you mean 'opend4rt'"),  # which is a recipe for that model
         (["no/such/folder"], r"no/such/folder/config.json does not exist"),
         (["tiny", "--frames", "5"], r"--frames \[5\] must be from 1 to 4"),
         (["tiny", "--frames", "0"], r"--frames \[0\] must be from 1 to 4"),

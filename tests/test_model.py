@@ -364,7 +364,7 @@ def test_bfloat16_autocast_stays_close(model):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (random_video(9), "9 frames, the model takes at most 8.*windows or a longer model"),
+        (random_video(9), "9 frames, the model takes at most 8.*fewer, or a model with more.*long_video"),
         (random_video(8)[:, :0], "no frames"),
         (random_video(2, size=60), "60x60 .* takes multiples of 8, best 64x64; resize"),
         (random_video(2).float(), "torch.float32; it must be uint8"),

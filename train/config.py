@@ -14,7 +14,6 @@ from typing import Any, Literal
 import tyro
 
 from model import ModelConfig
-from model.config import OPEND4RT
 from pipelines.catalog import load_mixture
 from train.ranges import BELOW_ONE, STEPS, check_numbers
 from train.recipe import LossConfig, OptimConfig
@@ -225,7 +224,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "opend4rt-refine": (
         "OpenD4RT's last stage, from 32 to 48 frames: to go on from a released checkpoint.",
         TrainConfig(
-            model=replace(ModelConfig.preset("giant"), **OPEND4RT),
+            model=ModelConfig.preset("opend4rt"),
             data=DataConfig(queries=4096, clips_per_worker=2, augment=False),
             loss=LossConfig(lnormal=0.4, displacement_norm="metric", confidence="paper", confidence_warmup_steps=0),
             optim=OptimConfig(lr=4e-6, final_lr=4e-7, warmup_steps=500, decay_all=True),

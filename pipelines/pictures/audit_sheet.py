@@ -7,7 +7,6 @@ from pipelines.sequence import Sequence
 from pipelines.truth.reprojection import DECLARED, Reprojection
 from pipelines.truth.verdict import Verdict
 
-
 PHOTO = 6.0  # inches, the width of a photo, and its height at most
 LINE = 0.24  # of a bar with its name
 
