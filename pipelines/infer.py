@@ -2,7 +2,7 @@
 
 A Ray job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the results
 of a video and appears whole; `pipelines/results/files.py` has the table of its files. What can be known to be wrong is
-said, all of it, before a cluster is up. Running the job again does what is missing: a video is known by its content,
+said before a cluster is up: at once what no model is needed for, then the rest. Running the job again does what is missing: a video is known by its content,
 wherever it lies. One that fails is listed with its reason, the others go on.
 """
 
@@ -53,13 +53,8 @@ def infer(
         grid: Points to track along each side of the first frame.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
-    loading("PyTorch", "MLflow", "Ray")
-    from pipelines import jobs
-    from pipelines.models import load_model, model_digest, model_version, tracking_uri
-    from pipelines.results.reconstruct import Reconstruct
-
     problems = Problems()
-    chosen, sources, loaded = [], [], None
+    chosen, sources = [], []
     with problems.noted():
         chosen = _parse_tasks(tasks)
     if not 1 <= grid <= MAX_GRID:
@@ -70,13 +65,22 @@ def infer(
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
-        version = model_version(model)
-        loaded = load_model(version)
-    if loaded is not None:
-        with problems.noted():
-            options = {"start": start, "step": step, "num_frames": num_frames}
-            selection = Selection(**options, longest=loaded.config.clip_frames)
+        least = max(2, num_frames or 0)
+        selection = Selection(start=start, step=step, num_frames=least, longest=least)
+        for source in sources[:READERS]:
+            with problems.noted():
+                check_video(source, selection)
     problems.refuse()
+
+    loading("PyTorch", "MLflow", "Ray")
+    from pipelines import jobs
+    from pipelines.models import load_model, model_digest, model_version, tracking_uri
+    from pipelines.results.reconstruct import Reconstruct
+
+    version = model_version(model)
+    loaded = load_model(version)
+    options = {"start": start, "step": step, "num_frames": num_frames}
+    selection = Selection(**options, longest=loaded.config.clip_frames)
 
     digest = model_digest(loaded)
     request = {"model_digest": digest, "tasks": chosen, **options, "grid": grid}

@@ -319,23 +319,32 @@ def test_the_same_answer_of_another_is_as_good(checkpoint, tmp_path, s3_uri):
 
 def test_all_that_is_wrong_is_said_at_once_before_the_work(checkpoint, tmp_path):
     write_video(tmp_path / "long.mp4", textured(9), 10.0)
+    write_video(tmp_path / "longer.mp4", textured(12), 10.0)
+    request = {"model": checkpoint, "video": [str(tmp_path / f"{name}.mp4") for name in ("long", "longer")]}
+    for options in ({}, {"dry_run": True}):
+        with pytest.raises(ValueError, match="2 things are wrong, and nothing was done") as error:
+            infer(**request, out=str(tmp_path / "results"), **options)
+        for part in ("long.mp4 has 9 frames, this model takes 4", "longer.mp4 has 12 frames, this model takes 4"):
+            assert part in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_is_wrong_without_any_model_needs_none(tmp_path):
+    """Nor does it wait for the libraries of one."""
+    write_video(tmp_path / "long.mp4", textured(9), 10.0)
     (tmp_path / "text.mp4").write_text("no video at all " * 100)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "out").touch()
-    names = ["long", "text", "empty"]
-    request = {"model": checkpoint, "video": [str(tmp_path / f"{name}.mp4") for name in names]}
-    wrong = {"tasks": "depth,normals", "grid": 0, "out": str(tmp_path / "out"), "num_frames": 9}
+    request = {"model": "nowhere", "video": [str(tmp_path / f"{name}.mp4") for name in ("long", "text", "empty")]}
+    with pytest.raises(ValueError, match="3 things are wrong, and nothing was done") as error:
+        infer(**request, out=str(tmp_path / "results"), num_frames=10)
+    for part in ("long.mp4 has 9 frames: fewer than 10", "text.mp4 cannot be read", "empty.mp4 is empty"):
+        assert part in str(error.value)
+    wrong = {"tasks": "depth,normals", "grid": 0, "out": str(tmp_path / "out"), "step": 0}
     with pytest.raises(ValueError, match="6 things are wrong, and nothing was done") as error:
         infer(**request | {"video": ["nowhere.mp4", "neither.mp4"]} | wrong)
-    for part in ("'normals'", "--grid 0", "out is a file", "--num-frames 9", "nowhere.mp4 does", "neither.mp4 does"):
+    for part in ("'normals'", "--grid 0", "out is a file", "--step 0", "nowhere.mp4 does", "neither.mp4 does"):
         assert part in str(error.value)
-    with pytest.raises(ValueError, match="3 things are wrong, and nothing was done") as error:
-        infer(**request, out=str(tmp_path / "results"))
-    with pytest.raises(ValueError, match="3 things are wrong, and nothing was done"):
-        infer(**request, out=str(tmp_path / "results"), dry_run=True)
-    for part in ("long.mp4 has 9 frames, this model takes 4", "text.mp4 cannot be read", "empty.mp4 is empty"):
-        assert part in str(error.value)
-    assert not (tmp_path / "results").exists()
 
 
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(checkpoint, tmp_path, capsys):
