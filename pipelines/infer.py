@@ -2,8 +2,8 @@
 
 A Ray job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the results
 of a video and appears whole; `pipelines/results/files.py` has the table of its files. What can be known to be wrong is
-said before a cluster is up: at once what no model is needed for, then the rest. Running the job again does what is missing: a video is known by its content,
-wherever it lies. One that fails is listed with its reason, the others go on.
+said before a cluster is up: at once what no model is needed for, then the rest. Running the job again does what is
+missing: a video is known by its content, wherever it lies. One that fails is listed with its reason, the others go on.
 """
 
 from concurrent.futures import ThreadPoolExecutor
