@@ -109,11 +109,12 @@ def convert(
 
     skipped = {name: plan.skipped for name, plan in plans.items() if plan.skipped}
     noted = {name: plan.notes for name, plan in plans.items() if plan.notes}
-    lines = [f"noted {line}" for line in alike(noted)]
-    lines += [f"failed {name}: {reason}" for name, reason in sorted(failed.items())]
-    lines += [f"skipped {line}" for line in alike(skipped)]
-    for line in lines:
-        tqdm.write(line)
+    for line in alike(noted):
+        tqdm.write(f"noted {line}")
+    for name, reason in sorted(failed.items()):
+        tqdm.write(f"failed {name}: {reason}")
+    for line in alike(skipped):
+        tqdm.write(f"skipped {line}")
     groups = in_order(done)
     left = f"{store} is left unfinished. Mend or remove what is listed above and run again"
     if not groups:

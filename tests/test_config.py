@@ -28,7 +28,7 @@ def numeric(config: object, section: str = "") -> list[tuple[str, str, int | flo
 def test_every_number_is_finite_and_in_a_range(section, name, number):
     part = getattr(TINY, section) if section else TINY
     value = (0.9, number) if name == "betas" else number
-    words = f"{section}.{name}" if section else name
+    words = "--" + ".".join(filter(None, (section, name))).replace("_", "-")
     with pytest.raises(ValueError, match=rf"^{re.escape(f'{words} ({number})')} must be from \S+ to \S+$"):
         replace(part, **{name: value})
 

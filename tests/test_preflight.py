@@ -53,7 +53,7 @@ def test_all_that_is_there_is_said_and_nothing_is_left_behind(workplace, capsys)
         ("--model.image-size 32", "stores", "frames of 64 pixels, the model takes 32"),
         ("--validation.stores nowhere", "stores", "no store.json in"),
         ("--validation.stores planes", "stores", "a model is judged on scenes it has not seen"),
-        ("--loss.dynamic-reweight kubric median", "stores", "loss.dynamic_reweight names kubric"),
+        ("--loss.dynamic-reweight kubric median", "stores", "--loss.dynamic-reweight names kubric"),
         ("--init nothing", "weights", "nothing/config.json does not exist"),
         ("--data.clips-per-worker 100000", "memory", "raise --accumulate, lower --data.clips-per-worker"),
         ("--out planes/store.json/runs", "disk", "planes/store.json is a file: choose another"),

@@ -70,7 +70,7 @@ def test_names_that_the_registry_does_not_take(command, flags, message, workplac
 
 @pytest.mark.parametrize("name", ["a/b", "..", "/tmp/run"])
 def test_a_run_is_one_folder_in_out(name, workplace, capsys):
-    assert "must be that of a folder in `out`" in refused(f"tiny --name {name}", capsys)
+    assert "must be that of a folder in --out" in refused(f"tiny --name {name}", capsys)
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "{tmp}", "file://{tmp}/mlruns"])

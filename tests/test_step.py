@@ -136,7 +136,7 @@ def test_parts_are_counted_as_one_step():
 
 
 def test_parts_must_be_of_equal_size():
-    with pytest.raises(ValueError, match=r"clips_per_worker \(2\) must be a multiple of accumulate \(3\)"):
+    with pytest.raises(ValueError, match=r"--data.clips-per-worker \(2\) must be a multiple of --accumulate \(3\)"):
         dataclasses.replace(train_config(), accumulate=3)
 
 

@@ -322,7 +322,7 @@ def test_settings_that_make_no_sense_are_refused(workplace):
     good = config(workplace, "x")
     assert [step for step in range(1, STEPS + 1) if good.validates(step)] == [10]
     assert not replace(good, validation=ValidationConfig()).validates(10)
-    with pytest.raises(ValueError, match=r"validation\.every \(7\) must be a multiple of checkpoint_every \(5\)"):
+    with pytest.raises(ValueError, match=r"--validation\.every \(7\) must be a multiple of --checkpoint-every \(5\)"):
         replace(good, validation=ValidationConfig(stores=("a",), every=7))
     with pytest.raises(ValueError, match=r"validation\.clips \(0\) must be from 1 to"):
         ValidationConfig(clips=0)

@@ -55,9 +55,9 @@ class DataConfig:
         check_numbers(self, {"queries": (MIN_POINTS, 1 << 20), "clips_per_worker": (1, 10**6)}, "data.")
         for store, weight in self.mixture.items():
             if not (weight > 0 and math.isfinite(weight)):
-                raise ValueError(f"data.mixture: weight of {store} ({weight}) must be positive; leave the store out")
+                raise ValueError(f"--data.mixture: weight of {store} ({weight}) must be positive; leave the store out")
         if not math.isfinite(sum(self.mixture.values())):
-            raise ValueError("data.mixture: the weights add up to more than a number can be; only their ratios matter")
+            raise ValueError("--data.mixture: the weights add up to more than a number can be; their ratios matter")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. Raises ValueError, naming the field, for values that cannot work together."""
+    """One run. Raises ValueError, naming the option, for values that cannot work together."""
 
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
@@ -139,27 +139,27 @@ class TrainConfig:
         check_numbers(self, RANGES)
         check_registry_names(self.register_as, self.alias)
         if self.name is not None and (not self.name.strip(". ") or re.search(r"[/\\\0-\x1f]", self.name)):
-            raise ValueError(f"name ({self.name!r}) must be that of a folder in `out`: without / in it, not just dots")
+            raise ValueError(f"--name ({self.name!r}) must be that of a folder in --out: without /, not just dots")
         if len((self.name or "").encode()) > LONGEST_NAME:
-            raise ValueError(f"name ({self.name!r}) has more than {LONGEST_NAME} bytes: no folder can be called so")
+            raise ValueError(f"--name ({self.name!r}) has more than {LONGEST_NAME} bytes: no folder can be called so")
         if self.data.clips_per_worker % self.accumulate:
             raise ValueError(
-                f"data.clips_per_worker ({self.data.clips_per_worker}) must be a multiple of accumulate "
+                f"--data.clips-per-worker ({self.data.clips_per_worker}) must be a multiple of --accumulate "
                 f"({self.accumulate}): so many parts of equal size"
             )
         if self.optim.warmup_steps >= self.steps:
-            raise ValueError(f"optim.warmup_steps ({self.optim.warmup_steps}) must be below steps ({self.steps})")
+            raise ValueError(f"--optim.warmup-steps ({self.optim.warmup_steps}) must be below --steps ({self.steps})")
         if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers ({self.min_workers}) must be at most workers ({self.workers})")
+            raise ValueError(f"--min-workers ({self.min_workers}) must be at most --workers ({self.workers})")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
-                f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every ({self.log_every})"
+                f"--checkpoint-every ({self.checkpoint_every}) must be a multiple of --log-every ({self.log_every})"
             )
         every = self.validation.every
         if every is not None and every % self.checkpoint_every:
             raise ValueError(
-                f"validation.every ({every}) must be a multiple of checkpoint_every ({self.checkpoint_every}): what is "
-                "scored is a checkpoint"
+                f"--validation.every ({every}) must be a multiple of --checkpoint-every ({self.checkpoint_every}): "
+                "what is scored is a checkpoint"
             )
 
     def validates(self, step: int) -> bool:

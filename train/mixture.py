@@ -33,10 +33,10 @@ class MixturePlan:
         for store, count, length in zip(self.stores, self.counts, self.lengths, strict=True):
             if count < 1:
                 raise ValueError(
-                    f"data.mixture: the weight of {store} is below 1/{CYCLE} of the sum; raise it or leave it out"
+                    f"--data.mixture: the weight of {store} is below 1/{CYCLE} of the sum; raise it or leave it out"
                 )
             if length < 1:
-                raise ValueError(f"data.mixture: store {store} has no clips; leave it out")
+                raise ValueError(f"--data.mixture: store {store} has no clips; leave it out")
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ STEPS = (1, 10**9)
 
 
 def check_numbers(config: object, ranges: dict[str, Range], section: str = "") -> None:
-    """ValueError, naming the field, for a number that is not in its range, both ends of which belong to it.
+    """ValueError, naming the option, for a number that is not in its range, both ends of which belong to it.
 
     Of a field that holds several numbers, each must be. None is no number.
     """
@@ -15,4 +15,5 @@ def check_numbers(config: object, ranges: dict[str, Range], section: str = "") -
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not low <= number <= high:  # NaN is in no range
-                raise ValueError(f"{section}{name} ({number}) must be from {low:g} to {high:g}")
+                option = f"--{section}{name}".replace("_", "-")
+                raise ValueError(f"{option} ({number}) must be from {low:g} to {high:g}")

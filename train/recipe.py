@@ -85,15 +85,15 @@ class OptimConfig:
         ranges |= {"weight_decay": (0, 10), "betas": (0, BELOW_ONE), "clip_norm": (1e-6, 1e6), "ema": (0, BELOW_ONE)}
         check_numbers(self, ranges, "optim.")
         if self.final_lr > self.lr:
-            raise ValueError(f"optim.final_lr ({self.final_lr}) must be from 0 to optim.lr ({self.lr})")
+            raise ValueError(f"--optim.final-lr ({self.final_lr}) must be from 0 to --optim.lr ({self.lr})")
         if self.encoder_lr is not None and not 0 < self.encoder_lr <= self.lr:
             raise ValueError(
-                f"optim.encoder_lr ({self.encoder_lr}) must be positive and at most optim.lr ({self.lr}); "
+                f"--optim.encoder-lr ({self.encoder_lr}) must be positive and at most --optim.lr ({self.lr}); "
                 "--optim.freeze encoder lets it rest"
             )
         if self.encoder_lr is not None and "encoder" in self.freeze:
-            raise ValueError("optim.encoder_lr has no meaning with optim.freeze encoder: leave one of them out")
+            raise ValueError("--optim.encoder-lr has no meaning with --optim.freeze encoder: leave one of them out")
         if len(set(self.freeze)) == 2:
-            raise ValueError("optim.freeze: with encoder and decoder frozen nothing learns; freeze one of them")
+            raise ValueError("--optim.freeze: with encoder and decoder frozen nothing learns; freeze one of them")
         if len(set(self.freeze)) < len(self.freeze):
-            raise ValueError(f"optim.freeze {' '.join(self.freeze)}: a part is named twice; once is enough")
+            raise ValueError(f"--optim.freeze {' '.join(self.freeze)}: a part is named twice; once is enough")

@@ -35,7 +35,7 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
             )
         if settings.queries < config.queries:
             raise ValueError(
-                f"store {store.uri} holds {settings.queries} queries per sample, data.queries asks for "
+                f"store {store.uri} holds {settings.queries} queries per sample, --data.queries asks for "
                 f"{config.queries}: lower it, or convert with --queries {config.queries}"
             )
     plan = MixturePlan(
@@ -68,6 +68,6 @@ def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) 
             )
     if unknown := sorted(loss.dynamic_reweight.keys() - {store.settings.dataset for store in stores}):
         raise ValueError(
-            f"loss.dynamic_reweight names {', '.join(unknown)}, but the stores of data.mixture hold "
+            f"--loss.dynamic-reweight names {', '.join(unknown)}, but the stores of data.mixture hold "
             f"{', '.join(sorted({store.settings.dataset for store in stores}))}"
         )

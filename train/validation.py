@@ -57,7 +57,7 @@ class HeldOut:
             require_fit(store, model)
             if other := mixture.get(store.info["digest"]):
                 raise ValueError(
-                    f"validation.stores: {store.uri} holds the same clips as {other} of data.mixture; a model is "
+                    f"--validation.stores: {store.uri} holds the same clips as {other} of data.mixture; a model is "
                     "judged on scenes it has not seen, so name a store of another split"
                 )
         chosen = {store: evenly(len(store), config.clips) for store in stores}
