@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from model.command_line import loading
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "ray", "mlflow", "matplotlib", "timm")
 
@@ -77,6 +79,17 @@ def test_a_reader_that_leaves_early_is_no_error(command):
     done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_what_takes_seconds_is_said_before_it_is_waited_for(monkeypatch, capsys):
+    """And nothing where it is there already: all commands of the demo share a process."""
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    loading("PyTorch", "MLflow", "Ray")
+    assert capsys.readouterr().out == "loading MLflow and Ray\n"
+    loading("PyTorch")
+    assert capsys.readouterr().out == ""
 
 
 def test_ctrl_c_ends_without_a_traceback():
