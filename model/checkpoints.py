@@ -12,13 +12,14 @@ A training checkpoint, RUN/step_N, has such a folder in it, called `model`, and 
 
 import json
 import os
+from collections.abc import Callable
+from io import IOBase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.confidence import Calibration
@@ -39,6 +40,7 @@ __all__ = [
     "save",
     "save_opend4rt",
     "trained_on",
+    "writers",
 ]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -55,15 +57,46 @@ def save(model: D4RT, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # an older checkpoint here is void from now on
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    for name, write in writers(model, state).items():
+        with (folder / f"{name}.partial").open("wb") as file:
+            write(file)
+        os.replace(folder / f"{name}.partial", folder / name)
+    return folder
+
+
+def writers(model: D4RT, state: dict[str, Tensor]) -> dict[str, Callable[[IOBase], None]]:
+    """What writes each file of a checkpoint, in the order in which they must be written.
+
+    `state`: the weights of the model, on the CPU.
+    """
+    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
     metadata = {TRAINED_ON: ",".join(sorted(model.trained_on))}
     if model.calibration is not None:
         metadata[CALIBRATION] = model.calibration.to_json()
-    save_file(state, folder / f"{WEIGHTS}.partial", metadata)
-    os.replace(folder / f"{WEIGHTS}.partial", folder / WEIGHTS)
-    (folder / f"{CONFIG}.partial").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-    os.replace(folder / f"{CONFIG}.partial", folder / CONFIG)
-    return folder
+    return {
+        WEIGHTS: lambda file: write_weights(state, metadata, file),
+        CONFIG: lambda file: file.write(config.encode()),
+    }
+
+
+def write_weights(state: dict[str, Tensor], metadata: dict[str, str], file: IOBase) -> None:
+    """Write float32 weights on the CPU as safetensors, from beginning to end: `file` may be an upload.
+
+    The library writes to a path, or makes all of it in memory. The format (huggingface.co/docs/safetensors): 8 bytes
+    with the length of the header, little-endian; the header, JSON with the type, shape and place of each tensor; their
+    bytes, one after the other.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in state.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in state.values():
+        file.write(tensor.detach().reshape(-1).view(torch.uint8).numpy())
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> D4RT:

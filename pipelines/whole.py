@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,41 @@ from fsspec import AbstractFileSystem
 
 from pipelines.raw.place import is_local, open_place, reachable, room_in
 
+PART_BYTES = 64 << 20  # of an upload
 CONFLICTS = 20  # of two conditional writes of one file on S3, after which it is given up
 CLAIM = "claim.json"  # of a folder of results on S3: whose it is
 
 
 def write_file(uri: str, content: bytes) -> None:
     """Write a file whole or not at all, in place of the one that was there. ValueError if the place refuses."""
+    with written(uri) as file:
+        file.write(content)
+
+
+@contextmanager
+def written(uri: str) -> Iterator[IOBase]:
+    """A file to write to, from its beginning to its end. When the block has ended, it is at `uri`, whole, in place of
+    the one that was there; if the block raises, it is not. ValueError if the place refuses.
+
+    On S3 it is sent in parts while it is written, and counts when the last one has come.
+    """
     fs, path = open_place(uri)
     with reachable(uri):
         if not is_local(fs):
-            fs.pipe_file(path, content)  # one PUT, or an upload that counts when it is complete
+            file = fs.open(path, "wb", block_size=PART_BYTES)
+            try:
+                yield file
+            except BaseException:
+                with suppress(Exception):  # of what was sent nothing stays, if the place still answers
+                    file.discard()
+                file.closed = True  # or it would be completed as it is
+                raise
+            file.close()
             return
-        with _beside(path, content) as partial:
+        with _beside(path) as partial:
+            with open(partial, "wb") as file:
+                yield file
+                _to_disk(file)
             os.replace(partial, path)
 
 
@@ -42,7 +66,10 @@ def create_if_absent(uri: str, content: bytes) -> bool:
     with reachable(uri):
         if not is_local(fs):
             return _put_if_absent(fs, path, content)
-        with _beside(path, content) as partial:
+        with _beside(path) as partial:
+            with open(partial, "wb") as file:
+                file.write(content)
+                _to_disk(file)
             try:
                 os.link(partial, path)
             except FileExistsError:
@@ -67,19 +94,21 @@ def _put_if_absent(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
 
 
 @contextmanager
-def _beside(path: str, content: bytes) -> Iterator[str]:
-    """A file of this content beside `path`, on the disk and not only on its way there; gone when the block ends."""
+def _beside(path: str) -> Iterator[str]:
+    """A name beside `path` for what is not whole yet; what is left of it is deleted when the block ends."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         yield partial
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+
+
+def _to_disk(file: IOBase) -> None:
+    """Not only on its way there."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read_file(uri: str) -> bytes | None:

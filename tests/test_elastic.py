@@ -88,4 +88,4 @@ def test_a_run_loses_and_regains_a_node_without_a_restart_by_hand(tmp_path, monk
         f"run elastic was stopped at step {steps[-1]}: the same command with --name elastic goes on from its last",
     ):
         assert line in shown, shown
-    assert Position.load(tmp_path / f"runs/elastic/step_{steps[-1]:07d}").step == steps[-1]  # nothing is lost
+    assert Position.load(f"{tmp_path}/runs/elastic/step_{steps[-1]:07d}").step == steps[-1]  # nothing is lost

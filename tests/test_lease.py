@@ -72,7 +72,7 @@ def test_one_that_was_killed_is_followed_and_one_that_is_alive_is_not(run, monke
             assert held.number == 2 and time.monotonic() - began < 5
 
 
-def test_a_zombie_from_another_machine_writes_no_checkpoint_and_is_told(run, tmp_path):
+def test_a_zombie_from_another_machine_writes_no_checkpoint_and_is_told(run):
     zombie = Lease(run, 1)
     write_file(f"{run}/commands/0001.json", json.dumps(asdict(Owner("gone", 7, "then", None, None))).encode())
     zombie.give_sign(b"41")
@@ -81,14 +81,12 @@ def test_a_zombie_from_another_machine_writes_no_checkpoint_and_is_told(run, tmp
         assert held.number == 2
         with pytest.raises(ValueError, match="is now trained by another command"):
             zombie.require_held()
-        local = tmp_path / "checkpoint"
-        local.mkdir()
-        Position(step=20).save(local)
+        files = {run_folder.POSITION: Position(step=20).write}
         fs, folder = run_folder.open_folder(run)
         with pytest.raises(ValueError, match="is now trained by another command"):
-            run_folder.store(local, fs, f"{folder}/{run_folder.checkpoint_name(20, zombie.number)}", zombie)
+            run_folder.store(files, f"{run}/{run_folder.checkpoint_name(20, zombie.number)}", zombie)
         assert run_folder.newest(fs, folder) is None
-        run_folder.store(local, fs, f"{folder}/{run_folder.checkpoint_name(20, held.number)}", held)
+        run_folder.store(files, f"{run}/{run_folder.checkpoint_name(20, held.number)}", held)
         assert run_folder.newest(fs, folder) == f"{folder}/step_0000020-2"
         zombie.give_sign(b"42")
         held.require_held()

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from plane_store import write_plane_store
+from saved_state import save
 
 from model import D4RT, ModelConfig, checkpoints
 from train.__main__ import main
@@ -100,7 +101,7 @@ def test_a_checkpoint_is_as_large_as_said(optim, tmp_path):
         if parameter.requires_grad:
             parameter.grad = parameter * 0
     state.update(0.0)
-    state.save(tmp_path)
+    save(state, tmp_path)
     assert (tmp_path / MODEL).is_dir()
     size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert size == pytest.approx(held_bytes(config)["checkpoint"], rel=0.02)

@@ -1,79 +1,117 @@
 """Where a run goes on, without Ray: checkpoints are found only whole, curves wait for MLflow, the monitors warn."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from io import IOBase
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import psutil
-import pyarrow.fs
 import pytest
+import torch
 from mlflow_server import MlflowServer
 from plane_store import write_plane_store
-from upath import UPath
+from ray.train import Checkpoint
+from safetensors import safe_open
 
+from model import D4RT, ModelConfig
 from pipelines.store.reader import ClipStore
+from pipelines.whole import read_file
 from train import curves, run_folder, tracking
 from train.averages import SETTLED_STEPS, Averages
+from train.checkpoint import HostMemory
 from train.config import PRESETS
 from train.errors import CheckpointFailed
 from train.lease import Lease
 from train.run_folder import Position
+from train.state import TrainState
 
-FILES = ("model/config.json", "model/weights.safetensors", "optimisers.pt")
+MODEL = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=1)
+FILES = ("optimisers.pt", "model/weights.safetensors", "model/config.json")
 
 
-def local_checkpoint(folder: Path, position: Position) -> Path:
-    """What a worker has before it is on its way."""
-    for name in FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode() * 1000)
-    position.save(folder)
-    return folder
+def files_of(position: Position) -> dict[str, Callable[[IOBase], object]]:
+    """What writes the files of a checkpoint, in their order."""
+    contents = {name: name.encode() * 1000 for name in FILES}
+    writers = {name: lambda file, content=content: file.write(content) for name, content in contents.items()}
+    return writers | {"position.json": position.write}
 
 
 @pytest.fixture(params=["local", "s3"])
-def run(request, tmp_path) -> tuple[pyarrow.fs.FileSystem, str, Path]:
-    """The folder of a run, and where it lies on this disk."""
-    if request.param == "local":
-        return *run_folder.open_folder(str(tmp_path / "run")), tmp_path / "run"
-    uri = request.getfixturevalue("s3_uri")
-    return *run_folder.open_folder(uri), UPath(uri, use_listings_cache=False)
+def run(request, tmp_path) -> str:
+    """URI of the folder of a run."""
+    return str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3_uri")
 
 
-def test_the_newest_whole_checkpoint_is_found_as_it_was(run, tmp_path):
-    fs, folder, place = run
+def test_the_newest_whole_checkpoint_is_found_as_it_was(run):
+    fs, folder = run_folder.open_folder(run)
     assert run_folder.newest(fs, folder) is None
     position = Position(step=40, clips=320, workers=2, clips_per_worker=4, unsent=[{"step": 40}])
     for step in (5, 40):
-        local = local_checkpoint(tmp_path / f"checkpoint{step}", replace(position, step=step))
-        stored = run_folder.store(local, fs, f"{folder}/step_{step:07d}", Lease(folder, 1))
-    assert run_folder.newest(fs, folder) == f"{folder}/step_0000040" == stored.path
+        run_folder.store(files_of(replace(position, step=step)), f"{run}/step_{step:07d}", Lease(run, 1))
+    assert run_folder.newest(fs, folder) == f"{folder}/step_0000040"
     for name in FILES:
-        assert (place / "step_0000040" / name).read_bytes() == name.encode() * 1000
-    with stored.as_directory() as copy:
-        assert Position.load(copy) == position
+        assert read_file(f"{run}/step_0000040/{name}") == name.encode() * 1000
+    assert Position.load(f"{run}/step_0000040") == position
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_and_the_next_step_changes_nothing_of_it(run):
+    """Weights, averaged ones and optimisers, written while training goes on; read by the library of the format."""
+    config = replace(PRESETS["tiny"][1].optim, ema=0.5)
+    state, again = (TrainState.create(D4RT(MODEL), config) for _ in range(2))
+    for _ in range(2):
+        for parameter in state.model.parameters():
+            bits = torch.randint(-(2**31), 2**31, parameter.shape, dtype=torch.int32)
+            parameter.grad = torch.where(bits.view(torch.float32).isfinite(), bits.view(torch.float32), 1.0).clamp(
+                -9, 9
+            )
+        state.update(1e-3)
+        state.average(0.5)
+    state.model.trained_on = state.averaged.trained_on = frozenset({"b", "a"})
+
+    def content(of: TrainState) -> list[torch.Tensor]:
+        states = [optimiser.state_dict()["state"] for optimiser in of.optimisers]
+        moments = [x for by_number in states for moments in by_number.values() for x in moments.values()]
+        return [*of.model.state_dict().values(), *of.averaged.state_dict().values(), *moments]
+
+    before, memory = [tensor.clone() for tensor in content(state)], HostMemory()
+    files = state.writers(state.progress(), memory.copy)
+    state.update(1e-3)
+    run_folder.store(files, f"{run}/step_0000002", Lease(run, 1))
+    assert not torch.equal(content(state)[0], before[0])
+    with Checkpoint(*reversed(run_folder.open_folder(f"{run}/step_0000002"))).as_directory() as folder:
+        again.restore(Path(folder))
+        with safe_open(f"{folder}/model/weights.safetensors", "pt") as file:
+            assert file.metadata() == {"trained_on": "a,b"}
+            assert set(file.keys()) == set(state.model.state_dict())
+    assert again.step == 2
+    for found, expected in zip(content(again), before, strict=True):
+        assert torch.equal(found, expected)
+
+    held = {name: tensor.data_ptr() for name, tensor in memory.held.items()}
+    state.writers(state.progress(), memory.copy)
+    assert held == {name: tensor.data_ptr() for name, tensor in memory.held.items()}  # no memory anew
 
 
 def test_a_checkpoint_cut_short_after_any_file_is_none(tmp_path):
     """Also its model: config.json, which says that weights are whole, comes after them."""
     fs, folder = run_folder.open_folder(str(tmp_path / "run"))
-    place = Path(folder)
-    local = local_checkpoint(tmp_path / "checkpoint", Position(step=20))
-    run_folder.store(local, fs, f"{folder}/step_0000020", Lease(folder, 1))
+    place, files = Path(folder), files_of(Position(step=20))
+    run_folder.store(files, f"{folder}/step_0000020", Lease(folder, 1))
     order = []
     for name in ("position.json", "model/config.json", "model/weights.safetensors"):
         half = place / f"step_{40 + len(order):07d}"
         (half / name).mkdir(parents=True)  # a folder where the file should be: it cannot be written
         (half / name / "in_the_way").touch()
         with pytest.raises(CheckpointFailed, match="could not be written"):
-            run_folder.store(local, fs, f"{folder}/{half.name}", Lease(folder, 1))
+            run_folder.store(files, f"{folder}/{half.name}", Lease(folder, 1))
         assert not (half / "position.json").is_file()
         order.append({file for file in FILES if (half / file).is_file()})
         assert run_folder.newest(fs, folder) == f"{folder}/step_0000020"
@@ -97,9 +135,7 @@ def test_a_checkpoint_cut_short_after_any_file_is_none(tmp_path):
 def test_ray_trains_list_is_deleted_only_if_it_is_cut_short_or_wrong(tmp_path, content, kept):
     fs, folder = run_folder.open_folder(str(tmp_path / "run"))
     run_folder.mend(fs, folder)  # of a run that has none
-    run_folder.store(
-        local_checkpoint(tmp_path / "checkpoint", Position(step=20)), fs, f"{folder}/step_0000020", Lease(folder, 1)
-    )
+    run_folder.store(files_of(Position(step=20)), f"{folder}/step_0000020", Lease(folder, 1))
     snapshot = Path(folder, "checkpoint_manager_snapshot.json")
     snapshot.write_text(content)
     run_folder.mend(fs, folder)
@@ -108,33 +144,45 @@ def test_ray_trains_list_is_deleted_only_if_it_is_cut_short_or_wrong(tmp_path, c
 
 # Files may not grow beyond 100 kB: what a full disk does to a writer, without root and for this process alone.
 FULL = """
-import resource, signal, sys
-from pathlib import Path
-from model import D4RT, ModelConfig
+import resource, sys
+from model import D4RT
+from train import run_folder
+from train.checkpoint import HostMemory
 from train.config import PRESETS
 from train.errors import CheckpointFailed
-from train.worker import write_checkpoint
-from train.run_folder import Position
+from train.lease import Lease
 from train.state import TrainState
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 config = PRESETS["tiny"][1]
 state = TrainState.create(D4RT(config.model), config.optim)
-write_checkpoint(state, Position(step=1), Path(sys.argv[1], "good"))
+for parameter in state.model.parameters():
+    parameter.grad = parameter * 0
+state.update(0.0)
+files = state.writers(state.progress(), HostMemory().copy)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    write_checkpoint(state, Position(step=2), Path(sys.argv[1], "full"))
-except CheckpointFailed as error:
-    print(error)
+for name in ("optimisers.pt", "model/weights.safetensors"):
+    try:
+        run_folder.store({name: files[name]}, f"{sys.argv[1]}/step_0000002", Lease(sys.argv[1], 1))
+    except CheckpointFailed as error:
+        print(error)
 """
 
 
-def test_a_full_disk_where_a_checkpoint_is_written_first(tmp_path):
-    for name in ("good", "full"):
-        (tmp_path / name).mkdir()
+def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(tmp_path):
     shown = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True).stdout
-    assert re.fullmatch(rf"checkpoint {tmp_path}/full could not be written \(.+\): make room there, .*\n", shown)
-    assert Position.load(tmp_path / "good").step == 1
-    assert not (tmp_path / "full/position.json").exists()
+    lines = shown.splitlines()
+    assert len(lines) == 2, shown
+    for line in lines:
+        assert line.startswith(f"checkpoint {tmp_path}/step_0000002 could not be written ([Errno 27] File too large")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_checkpoint_that_cannot_be_downloaded_for_lack_of_room_is_refused(tmp_path, monkeypatch):
+    fs, folder = run_folder.open_folder(str(tmp_path))
+    run_folder.store(files_of(Position(step=20)), f"{folder}/step_0000020", Lease(folder, 1))
+    run_folder.require_room_for(fs, f"{folder}/step_0000020")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_000))
+    with pytest.raises(ValueError, match=r"step_0000020 takes 0\.00 GB, .* has 0\.00 GB free: make room there, or let"):
+        run_folder.require_room_for(fs, f"{folder}/step_0000020")
 
 
 # Python waits for the thread, which waits for what never comes.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from saved_state import save
 from test_losses import NO_WARMUP, TINY, half_of, random_batch, train_config, uneven_batch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -175,7 +176,7 @@ def test_averaged_weights_are_the_saved_model_and_go_on_bit_for_bit(tmp_path):
         train_step(straight, random_batch(seed), config)
     for seed in range(2):
         train_step(begun, random_batch(seed), config)
-    begun.save(tmp_path)
+    save(begun, tmp_path)
     saved = weights(checkpoints.load(tmp_path / MODEL))
     assert all(torch.equal(saved[name], tensor) for name, tensor in weights(begun.averaged).items())
     resumed.restore(tmp_path)
@@ -280,7 +281,7 @@ def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path):
         train_step(straight, random_batch(step), config)
     for step in range(2):
         train_step(first, random_batch(step), config)
-    first.save(tmp_path)
+    save(first, tmp_path)
     again.restore(tmp_path)
     for step in range(2, 4):
         train_step(again, random_batch(step), config)

@@ -11,9 +11,8 @@ import pytest
 import ray
 import torch
 from PIL import Image
-from plane_store import cut_chunks, write_plane_store
-from ray.train import Checkpoint
-from test_train import at_checkpoint, kill_worker
+from plane_store import write_plane_store
+from test_train import at_checkpoint, at_file, kill_worker
 
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.evaluation.scores import ask, measure
@@ -162,13 +161,13 @@ def held_out(champion, workplace) -> HeldOut:
 
 
 @pytest.fixture
-def untrained(workplace, held_out, tmp_path) -> tuple[TrainConfig, Checkpoint, Validation]:
+def untrained(workplace, held_out, tmp_path) -> tuple[TrainConfig, str, Validation]:
     """A run that has come to its end, with the weights it began with; a registry and curves as for any run."""
     done = config(workplace, "untrained", out=str(tmp_path))
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("d4rt").experiment_id).info.run_id
-    folder = tmp_path / f"untrained/step_{STEPS:07d}"
+    checkpoint = f"{tmp_path}/untrained/step_{STEPS:07d}"
     torch.manual_seed(0)
-    checkpoints.save(D4RT(MODEL), folder / "model")
+    checkpoints.save(D4RT(MODEL), f"{checkpoint}/model")
     validation = Validation(
         held_out=held_out,
         pictures=0,
@@ -177,12 +176,16 @@ def untrained(workplace, held_out, tmp_path) -> tuple[TrainConfig, Checkpoint, V
         run_id=run,
         progress=ray.remote(Progress).options(num_cpus=0).remote(),
     )
-    return done, Checkpoint(str(folder)), validation
+    return done, checkpoint, validation
 
 
 @pytest.mark.slow
 def test_a_worse_model_is_registered_without_the_alias(champion, untrained):
     done, checkpoint, validation = untrained
+    with pytest.raises(RunFailed, match=r"untrained: step_0000020 has no scores: the same command .* scores it"):
+        register(done, validation.run_id, checkpoint, validation)
+    tallies = validation.held_out.tally(checkpoints.load(f"{checkpoint}/model"))
+    validation.publish(f"step_{STEPS:07d}", {name: tally.scores() for name, tally in tallies.items()}, 0.0)
     assert register(done, validation.run_id, checkpoint, validation) == "models:/d4rt/2"
     registry = mlflow.MlflowClient()
     assert registry.get_model_version_by_alias("d4rt", "champion").version in (1, "1")
@@ -207,23 +210,39 @@ def test_a_worse_model_is_registered_without_the_alias(champion, untrained):
 
 
 @pytest.mark.slow
-def test_nothing_is_registered_that_cannot_be_scored(champion, untrained, workplace, tmp_path):
-    done, checkpoint, validation = untrained
-    store = write_plane_store(tmp_path / "broken", clips=2, queries=64)
-    cut_chunks(store, "video")
-    broken = replace(validation, held_out=HeldOut.open(ValidationConfig(stores=(store,)), MODEL, []))
-    versions = len(mlflow.MlflowClient().search_model_versions("name = 'd4rt'"))
-    refused = r"untrained: step_0000020 cannot be validated \(video of clip plane.*tries again"
-    with pytest.raises(RunFailed, match=refused), tracking.ended(validation.run_id):
-        register(done, validation.run_id, checkpoint, broken)
-    assert mlflow.get_run(validation.run_id).info.status == "FAILED"
-    assert len(mlflow.MlflowClient().search_model_versions("name = 'd4rt'")) == versions
-    with pytest.raises(ValueError, match="video of clip plane"):  # what Ray Train calls shows why, and fails
-        ray.get(ray.remote(Validation.__call__).remote(broken, checkpoint))
-    while not (lines := ray.get(validation.progress.take.remote())):  # the task's call may arrive after ours
-        time.sleep(0.1)
-    (line,) = lines
-    assert line.startswith("validation of step_0000020 failed: video of clip plane")
+def test_nothing_is_registered_unscored_and_the_last_checkpoint_is_scored_when_it_can_be(champion, workplace, tmp_path):
+    """The held-out clips are away while a run trains; when they are back, nothing is trained again."""
+    from train.loop import run
+
+    store = Path(write_plane_store(tmp_path / "held_out", clips=2, queries=64))
+    begun = config(
+        workplace,
+        "blind",
+        validation=ValidationConfig(stores=(str(store),), pictures=1),
+        steps=10,
+        workers=1,
+        register_as="blind",
+        out=str(tmp_path / "runs"),
+    )
+
+    def hide() -> None:
+        (store / "data").rename(store / "hidden")
+
+    folder = Path(begun.out, "blind")
+    refused = r"run blind failed: step_0000010 cannot be validated \(.*held_out.*\): the same command with --name blind"
+    with at_file(folder / "run.json", hide), pytest.raises(RunFailed, match=refused):
+        run(begun)
+    assert mlflow.get_run(run_id("blind")).info.status == "FAILED"
+    assert not mlflow.MlflowClient().search_registered_models(filter_string="name = 'blind'")
+    assert not list(folder.glob("validation/*/scores.json"))
+    written = (folder / "step_0000010/position.json").stat().st_mtime_ns
+
+    (store / "hidden").rename(store / "data")
+    assert run(begun) == "models:/blind/1"
+    assert [path.parent.name for path in folder.glob("validation/*/scores.json")] == ["step_0000010"]
+    assert (folder / "step_0000010/position.json").stat().st_mtime_ns == written
+    assert [step for step, _ in curve(run_id("blind"), "val/queries/all")] == [10]
+    assert [step for step, _ in curve(run_id("blind"), "loss")] == [5, 10]
 
 
 @pytest.mark.slow
@@ -251,7 +270,7 @@ def test_a_champion_scored_on_other_clips_is_scored_again(champion, workplace):
 
     outcome = contest("d4rt", "champion", fewer, scores_of(champion), score)
     model = checkpoints.load(f"{champion.out}/good/step_{STEPS:07d}/model")
-    expected = fewer.score(model)[0]["all"]["median_relative_error"]["all"]
+    expected = fewer.tally(model)["all"].scores()["median_relative_error"]["all"]
     assert asked == ["models:/d4rt/1"]
     assert float(outcome.tags["champion_before_error"]) == pytest.approx(expected, rel=1e-4)
     assert outcome.record["champion_scores"]["left"]["queries"]["all"] == 128
@@ -280,8 +299,11 @@ def test_scores_that_mlflow_did_not_take_are_sent_later(champion, held_out, monk
     about = {"held_out": held_out, "pictures": 2, "run": run, "run_id": fresh, "progress": progress}
     away = Validation(tracking_uri="http://127.0.0.1:9", **about)
     assert away.scores(f"step_{STEPS:07d}") == scores_of(champion)
-    (line,) = ray.get(progress.take.remote())
+    written = Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes()
+    away.publish(f"step_{STEPS:07d}", scores_of(champion), 0.0)
+    scored, line = ray.get(progress.take.remote())
     assert line.startswith("MLflow did not take the scores of step_0000020")
+    assert Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes() == written
     back = Validation(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], **about)
     for _ in range(2):
         back.send_all()
@@ -320,7 +342,7 @@ def test_stores_that_cannot_judge_are_refused(workplace, stores, message):
 
 def test_settings_that_make_no_sense_are_refused(workplace):
     good = config(workplace, "x")
-    assert [step for step in range(1, STEPS + 1) if good.validates(step)] == [10]
+    assert [step for step in range(1, STEPS + 1) if good.validates(step)] == [10, STEPS]
     assert not replace(good, validation=ValidationConfig()).validates(10)
     with pytest.raises(ValueError, match=r"--validation\.every \(7\) must be a multiple of --checkpoint-every \(5\)"):
         replace(good, validation=ValidationConfig(stores=("a",), every=7))

@@ -50,6 +50,10 @@ class Averages:
             batch = next(iterator, None)
             self.waited += time.perf_counter() - asked
 
+    def skip(self, seconds: float) -> None:
+        """So much time went by in which nothing was to be learnt."""
+        self.began += seconds
+
     def add(self, metrics: dict[str, float]) -> None:
         self.metrics.append(metrics)
 

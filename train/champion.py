@@ -15,11 +15,9 @@ taken now. Both scores stay with the new version as tags, and in full in the art
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import Checkpoint
 
 from model.confidence import Calibration
 from pipelines.cluster import model_resources
@@ -27,7 +25,7 @@ from train import tracking
 from train.config import TrainConfig
 from train.errors import RunFailed
 from train.state import MODEL
-from train.validation import HeldOut, Validation, percent, score_checkpoint, score_registered
+from train.validation import HeldOut, Validation, percent, score_registered
 
 DATA, ERROR = "validation_data", "validation_error"  # tags of a version
 
@@ -44,22 +42,21 @@ class Outcome:
     """For champion.json."""
 
 
-def register(config: TrainConfig, run_id: str, checkpoint: Checkpoint, validation: Validation | None) -> str:
-    """Register a run's last checkpoint, and return its URI; the alias moves as the table says, or if there is no
-    validation, always. With validation, its confidences are calibrated on the clips of it.
+def register(config: TrainConfig, run_id: str, checkpoint: str, validation: Validation | None) -> str:
+    """Register a run's last checkpoint, a folder or s3:// URI, and return its URI; the alias moves as the table says,
+    or if there is no validation, always. With validation, its confidences are calibrated on the clips of it.
 
-    Raises RunFailed if the checkpoint cannot be scored: nothing is registered unseen.
+    Raises RunFailed if the checkpoint was not scored: nothing is registered unseen.
     """
     alias, tags, calibration = config.alias, {tracking.STEPS: str(config.steps)}, None
     if validation:
-        outcome = judge(config, validation, Path(checkpoint.path).name)
+        outcome = judge(config, validation, checkpoint.rpartition("/")[2])
         alias, tags = config.alias if outcome.won else None, tags | outcome.tags
         found = outcome.record["scores"]["all"]["confidence"]["calibration"]
         calibration = found and Calibration.from_json(found)
     elif before := tracking.bearer(config.register_as, config.alias):
         print(unscored(config, *before), flush=True)
-    with checkpoint.as_directory() as folder:
-        version = tracking.register(Path(folder) / MODEL, config.register_as, alias, run_id, tags, calibration)
+    version = tracking.register(f"{checkpoint}/{MODEL}", config.register_as, alias, run_id, tags, calibration)
     return f"models:/{config.register_as}/{version}"
 
 
@@ -73,17 +70,15 @@ def unscored(config: TrainConfig, version: str, tags: dict[str, str]) -> str:
 
 
 def judge(config: TrainConfig, validation: Validation, checkpoint: str) -> Outcome:
-    """Score the last checkpoint of a run, and the champion if need be."""
-    resources = model_resources()
-    try:
-        scores = ray.get(ray.remote(score_checkpoint).options(**resources).remote(validation, checkpoint))
-    except ray.exceptions.RayTaskError as error:
-        again = f"the same command with --name {config.name} tries again"
-        raise RunFailed(f"run {config.name}: {checkpoint} cannot be validated ({error.cause}): {again}") from error
+    """The last checkpoint of a run against the champion, which is scored if need be."""
+    scores = validation.scores(checkpoint)
+    if scores is None:
+        again = f"the same command with --name {config.name} scores it"
+        raise RunFailed(f"run {config.name}: {checkpoint} has no scores: {again}")
     validation.send_all()
 
     def score(model: str) -> dict[str, Any]:
-        task = ray.remote(score_registered).options(**resources)
+        task = ray.remote(score_registered).options(**model_resources())
         return ray.get(task.remote(validation.held_out, model, validation.tracking_uri))
 
     outcome = contest(config.register_as, config.alias, validation.held_out, scores, score)

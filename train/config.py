@@ -163,9 +163,9 @@ class TrainConfig:
             )
 
     def validates(self, step: int) -> bool:
-        """Is the checkpoint of this step scored while training goes on? The last one is scored afterwards."""
+        """Is the checkpoint of this step scored?"""
         every = self.validation.every or self.checkpoint_every
-        return bool(self.validation.stores) and step % every == 0 and step < self.steps
+        return bool(self.validation.stores) and (step % every == 0 or step == self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as for JSON."""

@@ -18,8 +18,8 @@ class CheckpointFailed(RuntimeError):
     def __str__(self) -> str:
         place, cause = self.args
         return (
-            f"checkpoint {place} could not be written ({cause}): make room there, and the same command goes on from "
-            "the last whole one"
+            f"checkpoint {place} could not be written ({cause}): with that mended, the same command goes on from the "
+            "last whole one"
         )
 
 

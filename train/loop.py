@@ -13,10 +13,11 @@ import signal
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
@@ -37,7 +38,6 @@ from train.validation import HeldOut, Validation
 from train.worker import Loop, train_worker
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
-VALIDATION_SHARE = 1 / 6  # of what they leave on a node, for the task that validates: on two CPUs all readers fit too
 MAX_READERS = 8  # of a worker: they decode 200 clips a second and more, of 48 frames of 256x256
 RESIZE_SECONDS = 15  # how often an elastic run looks for room for more workers, and how long it waits for it
 
@@ -91,21 +91,7 @@ def run_on_cluster(
     print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
     if 0 < shares.gpus < (config.min_workers or config.workers):
         print(f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers")
-    if held_out and shares.gpus and not shares.validation["num_gpus"]:
-        print("validation runs on CPUs while training does: a GPU more than there are --workers would make it fast")
     with printed_progress() as progress:
-        loop = Loop(
-            config=config,
-            plan=plan,
-            stores=stores,
-            tracking_uri=tracking_uri,
-            run_id=record.run_id,
-            trained_on=trained_before(config) | {digest for digests in record.stores.values() for digest in digests},
-            lease=held,
-            progress=progress,
-            start=start,
-            reader_cpus=shares.reader_cpus,
-        )
         validation = held_out and Validation(
             held_out=held_out,
             pictures=config.validation.pictures,
@@ -113,6 +99,19 @@ def run_on_cluster(
             tracking_uri=tracking_uri,
             run_id=record.run_id,
             progress=progress,
+        )
+        loop = Loop(
+            config=config,
+            plan=plan,
+            stores=stores,
+            tracking_uri=tracking_uri,
+            run_id=record.run_id,
+            trained_on=trained_before(config) | {digest for digests in record.stores.values() for digest in digests},
+            validation=validation,
+            lease=held,
+            progress=progress,
+            start=start,
+            reader_cpus=shares.reader_cpus,
         )
         trainer = TorchTrainer(
             train_worker,
@@ -124,7 +123,6 @@ def run_on_cluster(
                 resources_per_worker={"CPU": shares.worker_cpus + shares.reader_cpus},
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
-            validation_config=validation and ValidationConfig(fn=validation, ray_remote_kwargs=shares.validation),
             run_config=RunConfig(
                 name=config.name,
                 failure_config=FailureConfig(max_failures=config.max_failures),
@@ -133,7 +131,7 @@ def run_on_cluster(
                 storage_filesystem=fs,
             ),
         )
-        checkpoint = train(config, trainer, progress)
+        checkpoint = f"{held.run}/{train(config, trainer, progress)}"
         held.require_held()
         return finish(config, record.run_id, tracking_uri, checkpoint, validation)
 
@@ -147,8 +145,6 @@ class Shares:
     worker_cpus: float
     reader_cpus: float
     """Per worker, on its node, for reading its clips."""
-    validation: dict[str, float]
-    """`num_cpus` and `num_gpus` of the task that validates."""
 
     @classmethod
     def of_cluster(cls, config: TrainConfig) -> "Shares":
@@ -156,14 +152,10 @@ class Shares:
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         share = largest_share(nodes, config.workers)
         worker = min(1.0, TRAIN_SHARE * share)
-        validation = 0.0
-        if config.validation.stores:
-            validation = min(1.0, VALIDATION_SHARE * (share - worker))
         return cls(
             gpus=gpus,
             worker_cpus=round_down(worker),
-            reader_cpus=round_down(min(MAX_READERS, share - validation - worker)),
-            validation={"num_cpus": round_down(validation), "num_gpus": int(gpus > config.workers)},
+            reader_cpus=round_down(min(MAX_READERS, share - worker)),
         )
 
 
@@ -185,8 +177,8 @@ def round_down(cpus: float) -> float:
     return math.floor(cpus * 100) / 100
 
 
-def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> Checkpoint:
-    """Train to the last step; its checkpoint. RunFailed, saying why, if it comes to an end before."""
+def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> str:
+    """Train to the last step; the name of its checkpoint. RunFailed, saying why, if it comes to an end before."""
     again = f"the same command with --name {config.name} goes on from its last checkpoint"
     try:
         result = fit(trainer, progress)
@@ -194,12 +186,12 @@ def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorH
         raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
     except KeyboardInterrupt:
         raise RunStopped(f"run {config.name} was stopped at once: {again}") from None
-    step, diverged = result.return_value
-    if diverged:
-        raise RunFailed(f"run {config.name} failed: {diverged}")
+    step, failed = result.return_value
+    if failed:
+        raise RunFailed(f"run {config.name} failed: {failed}")
     if step < config.steps:
         raise RunStopped(f"run {config.name} was stopped at step {step}: {again}")
-    return result.checkpoint
+    return Path(result.checkpoint.path).name
 
 
 def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:
@@ -234,12 +226,10 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
             signal.signal(number, handler)
 
 
-def finish(
-    config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: Checkpoint, validation: Validation | None
-) -> str:
-    """Send what MLflow has not got of the curves, and register the last checkpoint. RunFailed if MLflow is away."""
-    with checkpoint.as_directory() as folder:
-        log = curves.MetricLog(tracking_uri, run_id, Position.load(folder).unsent, print)
+def finish(config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: str, validation: Validation | None) -> str:
+    """Send what MLflow has not got of the curves, and register the last checkpoint, which is at that place. RunFailed
+    if MLflow is away."""
+    log = curves.MetricLog(tracking_uri, run_id, Position.load(checkpoint).unsent, print)
     log.close()
     try:
         if points := log.unsent():
@@ -249,7 +239,7 @@ def finish(
         raise RunFailed(
             f"run {config.name} is trained, but MLflow at {tracking_uri} did not take the model ({error}). When it "
             f"answers, the same command with --name {config.name} sends what is missing and registers it; or, "
-            f"without the run: python -m train register --checkpoint {checkpoint.path}/{MODEL}"
+            f"without the run: python -m train register --checkpoint {checkpoint}/{MODEL}"
         ) from error
 
 

@@ -4,7 +4,7 @@
                                     model's name in the registry
     commands/                       who trains it (`train/lease.py`)
     step_0000200/                   a checkpoint; of the second command on this run: step_0000200-2
-      model/, optimisers.pt, ...    what `TrainState.save` writes
+      model/, optimisers.pt, ...    what `TrainState.writers` write
       position.json                 `Position`; written last: a folder without it is no checkpoint
     checkpoint_manager_snapshot.json    Ray Train's own list of checkpoints
 
@@ -20,18 +20,18 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from io import IOBase
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.fs
 from annotated_types import Ge, MinLen
 from pyarrow.fs import FileSelector, FileSystem
-from ray.train import Checkpoint
 
 from pipelines import documents
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
-from pipelines.whole import read_file, write_file
+from pipelines.whole import read_file, write_file, written
 from train import tracking
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
@@ -41,7 +41,6 @@ from train.state import held_bytes
 RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_snapshot.json"
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 Count = Annotated[int, Ge(0)]
-CHUNK_BYTES = 64 << 20
 OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
 OPERATIONAL = (
@@ -65,14 +64,15 @@ class Position:
     unsent: list[dict[str, Any]] = field(default_factory=list)
     """Points of the curves that MLflow has not got yet, as `curves.MetricLog` keeps them."""
 
-    def save(self, folder: Path) -> None:
-        (folder / POSITION).write_text(json.dumps(asdict(self)))
+    def write(self, file: IOBase) -> None:
+        file.write(json.dumps(asdict(self)).encode())
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Position":
-        file = Path(folder, POSITION)
+    def load(cls, folder: str) -> "Position":
+        """Of the checkpoint in a folder or at an s3:// URI. ValueError if it is damaged."""
+        file = f"{folder}/{POSITION}"
         remedy = "delete this checkpoint, and the run goes on from the one before"
-        return documents.parse(file.read_bytes(), cls, str(file), remedy, others="forbid")
+        return documents.parse(read_file(file), cls, file, remedy, others="forbid")
 
 
 @dataclass(frozen=True)
@@ -199,21 +199,28 @@ def newest(fs: FileSystem, run: str) -> str | None:
     return next(whole, None)
 
 
-def store(local: Path, fs: FileSystem, path: str, lease: Lease) -> Checkpoint:
-    """Copy a checkpoint to `path`, its position.json last. CheckpointFailed, naming the place, if that fails;
+def store(files: dict[str, Callable[[IOBase], None]], place: str, lease: Lease) -> None:
+    """Write the files of a checkpoint to `place`, in their order. CheckpointFailed, naming the place, if that fails;
     ValueError if the run belongs to another command by now."""
-    files = [file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()]
-    files.sort(key=lambda name: (name == POSITION, name.endswith("config.json")))  # which says: weights are whole
-    try:
-        for name in files:
-            lease.require_held()
-            fs.create_dir(f"{path}/{name}".rpartition("/")[0])
-            pyarrow.fs.copy_files(
-                str(local / name), f"{path}/{name}", destination_filesystem=fs, chunk_size=CHUNK_BYTES
-            )
-    except OSError as error:
-        raise CheckpointFailed(path, error) from error
-    return Checkpoint(path, fs)
+    for name, write in files.items():
+        lease.require_held()
+        try:
+            with written(f"{place}/{name}") as file:
+                write(file)
+        except (OSError, RuntimeError, ValueError) as error:
+            said = error.__context__ if isinstance(error.__context__, OSError) else error  # else torch.save's own words
+            raise CheckpointFailed(place, said) from error
+
+
+def require_room_for(fs: FileSystem, path: str) -> None:
+    """ValueError if a checkpoint cannot be downloaded for lack of room in the folder for temporary files."""
+    size = sum(info.size for info in fs.get_file_info(FileSelector(path, recursive=True)) if info.is_file)
+    place = tempfile.gettempdir()
+    if (free := shutil.disk_usage(place).free) < size:
+        raise ValueError(
+            f"checkpoint {path} takes {size / 1e9:.2f} GB, {place} has {free / 1e9:.2f} GB free: make room there, or "
+            "let TMPDIR name another folder"
+        )
 
 
 def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:

@@ -1,7 +1,9 @@
 """What a run learns and keeps: weights, their averages, optimisers; and how large that is."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +104,23 @@ class TrainState:
             "loss_scale": {} if scale is None else {"scale": scale.scale, "steps": scale.steps},
         }
 
-    def save(self, folder: Path, progress: dict[str, Any] | None = None) -> None:
-        """A model checkpoint in `folder`/model, and beside it what only training needs: `progress()`."""
-        checkpoints.save(self.result, folder / MODEL)
-        if self.averaged is not None:
-            checkpoints.save(self.model, folder / NOT_AVERAGED)
-        torch.save(progress or self.progress(), folder / OPTIMISERS)
+    def writers(self, progress: dict[str, Any], copy: Callable[[Any, str], Any]) -> dict[str, Callable[[IOBase], None]]:
+        """What writes each file that `restore` needs: a model checkpoint in MODEL, and what only training needs, which
+        is `progress`, as `progress()` gives it.
+
+        `copy` gives a copy on the CPU of nested values, by a name for them; it is called now, and training may go on
+        before anything is written.
+        """
+        content = copy(progress, OPTIMISERS)
+        files = {OPTIMISERS: lambda file: torch.save(content, file)}
+        models = {MODEL: self.result} if self.averaged is None else {NOT_AVERAGED: self.model, MODEL: self.result}
+        for name, model in models.items():
+            writers = checkpoints.writers(model, copy(model.state_dict(), name))
+            files |= {f"{name}/{file}": write for file, write in writers.items()}
+        return files
 
     def restore(self, folder: Path) -> None:
-        """Go on exactly where `save` was called."""
+        """Go on exactly where `writers` was called, whose files are in this folder."""
         self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())

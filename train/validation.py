@@ -1,10 +1,10 @@
-"""Validation while training: checkpoints scored on clips that are not trained on, beside the training workers.
+"""Validation: checkpoints scored on clips that are not trained on, by the training workers themselves.
 
-On the way, Ray Train runs `Validation` in a task for every checkpoint reported with validation=True, one after the
-other; what was not finished when a run stopped is done when it goes on. The last checkpoint is scored by the command,
-when the workers have made room. The scores are those of `pipelines/evaluation/scores.py`.
+At a checkpoint to be scored, the last one among them, each worker asks the model about its share of the clips, on its
+own device. The scores are those of `pipelines/evaluation/scores.py`; they are written once the checkpoint is, so that a
+checkpoint without them is one that is still to be scored: a run that goes on from it begins with that.
 
-    OUT/NAME/validation/step_0000200/   scores.json, over all clips and per dataset, written last; clip_N.jpg
+    OUT/NAME/validation/step_0000200/   clip_N.jpg; scores.json, over all clips and per dataset, written last
     MLflow                              val/SCORE and val/DATASET/SCORE at that step; the same files as artifacts
 """
 
@@ -12,18 +12,16 @@ import hashlib
 import io
 import json
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from model import D4RT, ModelConfig
-from pipelines.evaluation.error_sheet import error_sheet
 from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
@@ -32,7 +30,6 @@ from pipelines.store.reader import ClipStore, evenly, open_different, open_store
 from pipelines.whole import listed, read_file, write_file
 from train import curves, run_folder, tracking
 from train.config import ValidationConfig
-from train.state import MODEL
 
 SCORES = "scores.json"
 DEFINITION = 2  # raised when the same answers would get other scores
@@ -67,25 +64,22 @@ class HeldOut:
             digest=hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest(),
         )
 
-    def score(self, model: D4RT, pictures: int = 0) -> tuple[dict[str, Any], list[Picture]]:
-        """(the scores of "all" clips and of each dataset, sheets of so many clips). ValueError for a damaged store."""
-        drawn, sheets = evenly(len(self.clips), pictures), []
+    def tally(self, model: D4RT, share: slice = slice(None)) -> dict[str, Tally]:
+        """The errors about a share of the clips: of "all", and of each dataset. ValueError for a damaged store."""
         tallies = {"all": Tally()}
-        for number, (uri, index) in enumerate(self.clips):
+        for uri, index in self.clips[share]:
             clip = open_store(uri)[index]
-            video, truth = clip.video, clip.all_queries()
-            answers = ask(model, video, clip.aspect, truth)
+            truth = clip.all_queries()
+            answers = ask(model, clip.video, clip.aspect, truth)
             errors = measure(truth, answers, clip.world_from_cam, is_metric=clip.is_metric)
             for name in ("all", clip.dataset):
                 tallies.setdefault(name, Tally()).add(errors)
-            if number in drawn:
-                sheets.append(error_sheet(model, clip))
-        return {name: tally.scores() for name, tally in tallies.items()}, sheets
+        return tallies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Of one run. Called again for a checkpoint that has its scores, it only makes sure that MLflow has them too."""
+    """Of one run."""
 
     held_out: HeldOut
     pictures: int
@@ -95,55 +89,84 @@ class Validation:
     run_id: str
     progress: ray.actor.ActorHandle
 
-    def __call__(self, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-        """What Ray Train calls. If it fails, training goes on and the reason is shown."""
-        name = Path(checkpoint.path).name
-        try:
-            return self.scores(name)["all"]
-        except Exception as error:
-            self.progress.add.remote(f"validation of {name} failed: {error}")
-            raise
+    def folder(self, checkpoint: str) -> str:
+        """Where the scores of a checkpoint are, by its name, e.g. step_0000200."""
+        return f"{self.run}/validation/{checkpoint}"
 
-    def scores(self, checkpoint: str) -> dict[str, Any]:
-        """Of the checkpoint of that name, e.g. step_0000200: of all clips and of each dataset."""
-        folder = f"{self.run}/validation/{checkpoint}"
-        if read_file(f"{folder}/{SCORES}") is None:
-            began = time.perf_counter()
-            scores, sheets = self.held_out.score(
-                load_model(f"{self.run}/{checkpoint}/{MODEL}", device()), self.pictures
-            )
-            for number, sheet in enumerate(sheets):
-                write_file(f"{folder}/clip_{number}.jpg", jpeg(sheet))
-            record = {"data": self.held_out.digest, "clips": len(self.held_out.clips), "scores": scores}
-            write_file(f"{folder}/{SCORES}", json.dumps(record, indent=1, allow_nan=False).encode())
-            seconds = time.perf_counter() - began
-            self.progress.add.remote(f"validation of {checkpoint}: {words(scores['all'])} ({seconds:.0f} s)")
+    def scores(self, checkpoint: str) -> dict[str, Any] | None:
+        """Of all clips and of each dataset; None if it has not been scored."""
+        content = read_file(f"{self.folder(checkpoint)}/{SCORES}")
+        return content and json.loads(content)["scores"]
+
+    def measure(self, model: D4RT, checkpoint: str) -> tuple[dict[str, Any], str | None]:
+        """(scores, None), or if they cannot be had ({}, why not): then nobody is to fail over it.
+
+        All training workers must call this, with the same weights. Leaves the model, and random numbers, as they were.
+        """
+        rank, world, training = dist.get_rank(), dist.get_world_size(), model.training
+        # Compiled layers would be compiled once more, for other numbers of queries.
+        with torch.compiler.set_stance("force_eager"):
+            try:
+                model.eval()
+                share = self.held_out.tally(model, slice(rank, None, world))
+                self.draw(model, checkpoint, slice(rank, None, world))
+            except Exception as error:
+                share = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+            finally:
+                model.train(training)
+
+        shares = [None] * world
+        dist.all_gather_object(shares, share)
+        for failed in shares:
+            if isinstance(failed, str):
+                return {}, failed
+        tallies = shares[0]
+        for other in shares[1:]:
+            for name, tally in other.items():
+                tallies.setdefault(name, Tally()).merge(tally)
+        return {name: tally.scores() for name, tally in tallies.items()}, None
+
+    def draw(self, model: D4RT, checkpoint: str, share: slice) -> None:
+        """Sheets of those clips to be drawn that are among this share."""
+        from pipelines.evaluation.error_sheet import error_sheet  # and Matplotlib, which takes a while
+
+        mine = self.held_out.clips[share]
+        for number, chosen in enumerate(evenly(len(self.held_out.clips), self.pictures)):
+            uri, index = self.held_out.clips[chosen]
+            if (uri, index) in mine:
+                sheet = error_sheet(model, open_store(uri)[index])
+                write_file(f"{self.folder(checkpoint)}/clip_{number}.jpg", jpeg(sheet))
+
+    def publish(self, checkpoint: str, scores: dict[str, Any], seconds: float) -> None:
+        """Write what `measure` found, and send it to MLflow. If that fails, the reason is shown."""
+        record = {"data": self.held_out.digest, "clips": len(self.held_out.clips), "scores": scores}
+        content = json.dumps(record, indent=1, allow_nan=False).encode()
         try:
-            self.send(folder)
+            write_file(f"{self.folder(checkpoint)}/{SCORES}", content)
+        except ValueError as error:
+            self.progress.add.remote(f"the scores of {checkpoint} could not be written: {error}")
+            return
+        self.progress.add.remote(f"validation of {checkpoint}: {words(scores['all'])} ({seconds:.0f} s)")
+        try:
+            self.send(checkpoint)
         except tracking.UNREACHABLE as error:
             self.progress.add.remote(f"MLflow did not take the scores of {checkpoint} ({error}): sent again at the end")
-        return json.loads(read_file(f"{folder}/{SCORES}"))["scores"]
 
-    def send(self, folder: str) -> None:
+    def send(self, checkpoint: str) -> None:
         """The files of a scored checkpoint to MLflow, and its curves, once."""
+        folder = self.folder(checkpoint)
         with tempfile.TemporaryDirectory() as scratch:
             for name in listed(folder):
                 Path(scratch, name).write_bytes(read_file(f"{folder}/{name}"))
             record = json.loads(Path(scratch, SCORES).read_text())
-            step = run_folder.step_of(folder.rpartition("/")[2])
+            step = run_folder.step_of(checkpoint)
             curves.log_validation(self.tracking_uri, self.run_id, step, record["scores"], Path(scratch))
 
     def send_all(self) -> None:
         """What MLflow did not take at its time."""
         for checkpoint in listed(f"{self.run}/validation"):
-            folder = f"{self.run}/validation/{checkpoint}"
-            if SCORES in listed(folder):
-                self.send(folder)
-
-
-def score_checkpoint(validation: Validation, checkpoint: str) -> dict[str, Any]:
-    """`Validation.scores`, for a task."""
-    return validation.scores(checkpoint)
+            if SCORES in listed(self.folder(checkpoint)):
+                self.send(checkpoint)
 
 
 def score_registered(held_out: HeldOut, model: str, registry: str) -> dict[str, Any]:
@@ -151,7 +174,7 @@ def score_registered(held_out: HeldOut, model: str, registry: str) -> dict[str, 
     loaded = load_model(model, device(), registry=registry)
     for uri in {uri for uri, _ in held_out.clips}:
         require_fit(open_store(uri), loaded.config)
-    return held_out.score(loaded)[0]
+    return {name: tally.scores() for name, tally in held_out.tally(loaded).items()}
 
 
 def device() -> str:

@@ -4,7 +4,7 @@ Weights, clips, random numbers and curves of a step follow from the newest whole
 how often and by what a run was interrupted.
 """
 
-import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ import numpy as np
 import ray
 import ray.train
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
-from safetensors import SafetensorError
 
 from pipelines import cluster
 from pipelines.store.reader import ClipStore
 from train import curves, memory, parallel, run_folder
 from train.averages import Averages
+from train.checkpoint import CheckpointWriter
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, OutOfMemory, TrainingDiverged
+from train.errors import OutOfMemory, TrainingDiverged
 from train.feed import Feed
 from train.lease import Lease
 from train.mixture import MixturePlan
@@ -31,6 +32,7 @@ from train.run_folder import Position
 from train.start import start_model
 from train.state import TrainState
 from train.step import Taken, take_step
+from train.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Loop:
     run_id: str
     trained_on: frozenset[str]
     """Digests of the clip stores behind the weights, those of `config.init` among them."""
+    validation: Validation | None
     lease: Lease
     """Of the command: without it nothing may be written."""
     progress: ray.actor.ActorHandle
@@ -56,8 +59,8 @@ class Loop:
 def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     """What each worker does: restore, then step by step until `config.steps` or until the command is told to stop.
 
-    Returns the steps done, and what diverged, or did not fit into memory, if something did: it would again, so there is
-    no other try.
+    Returns the steps done, and why the run cannot be finished, if so: it diverged, did not fit into memory, or its last
+    checkpoint cannot be scored. It would be the same again, so there is no other try.
     """
     cluster.end_with_node()
     loop: Loop = ray.get(loop_config["loop"])
@@ -71,10 +74,12 @@ def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
 
 
 def learn(loop: Loop) -> tuple[int, str | None]:
-    """(steps done, what diverged), see `train_worker`."""
+    """(steps done, why the run cannot be finished), see `train_worker`."""
     config, context = loop.config, ray.train.get_context()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where torch.distributed looks for what has no device
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
     run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
     loop.lease.require_held()
@@ -96,15 +101,19 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
     model = start_model(config, None if loop.start is None else ray.get(loop.start)).to(device)
     model.trained_on = loop.trained_on
     state = TrainState.create(model, config.optim, shard=config.shard, precision=config.precision)
-    before = restore(state, config, rank)
-    if rank == 0 and before.step:
+    name, before = restore(state, rank)
+    if rank == 0 and name:
         loop.progress.add.remote(going_on(before, world, config))
+    checkpoints, failed = CheckpointWriter(loop.lease, rank), None
+    if name and config.validates(state.step):
+        scored = broadcast_from_rank_zero(loop.validation.scores(name) is not None if rank == 0 else None)
+        failed = None if scored else validate(loop, state, name, checkpoints)
     state.network = parallel.beside_others(state.model)
     log = None
     if rank == 0:
         loop.progress.add.remote(parallel.words(config, device))
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
-    averages, diverged, taken = Averages(config, state.step, world), None, None
+    averages, taken = Averages(config, state.step, world), None
     batches = feed.batches(steps=range(state.step, config.steps), first_clip=before.clips, rank=rank, world=world)
     clips_per_step = world * config.data.clips_per_worker
 
@@ -130,7 +139,7 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
                     finish(step)
             taken = None if point else now
         except TrainingDiverged as error:  # on all workers
-            diverged = str(error)
+            failed = str(error)
             break
         last = state.step == config.steps
         clips = before.clips + (state.step - before.step) * clips_per_step
@@ -151,37 +160,64 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
                 clips_per_worker=config.data.clips_per_worker,
                 unsent=log.unsent() if log else [],
             )
-            report(state, position, loop.lease, rank, config.validates(state.step))
+            name = checkpoints.write(state, position)
+            if config.validates(state.step) and (last or not stop):  # else whoever goes on does it
+                began = time.perf_counter()
+                failed = validate(loop, state, name, checkpoints)
+                averages.skip(time.perf_counter() - began)
         if stop:
             break
     if log:
         log.close()
-    return state.step, diverged
+    checkpoints.close()
+    return state.step, failed
 
 
-def restore(state: TrainState, config: TrainConfig, rank: int) -> Position:
-    """Bring the state to the newest whole checkpoint, if there is one; where that is. All workers must call this."""
-    storage = ray.train.get_context().get_storage()
-    fs, run = storage.storage_filesystem, storage.experiment_fs_path
-    path = broadcast_from_rank_zero(run_folder.newest(fs, run) if rank == 0 else None)
+def validate(loop: Loop, state: TrainState, name: str, checkpoints: CheckpointWriter) -> str | None:
+    """Score the checkpoint of that name, which is the present state. All workers must call this.
+
+    If that fails, training goes on, and the reason is shown; of the last checkpoint, it is returned.
+    """
+    began = time.perf_counter()
+    scores, failed = loop.validation.measure(state.result, name)
+    seconds = time.perf_counter() - began
+    if failed and state.step == loop.config.steps:
+        return f"{name} cannot be validated ({failed}): the same command with --name {loop.config.name} tries again"
+    if checkpoints.rank == 0:
+        if failed:
+            loop.progress.add.remote(f"validation of {name} failed: {failed}")
+        else:
+            checkpoints.afterwards(lambda: loop.validation.publish(name, scores, seconds))
+    return None
+
+
+def restore(state: TrainState, rank: int) -> tuple[str | None, Position]:
+    """Bring the state to the newest whole checkpoint, if there is one; its name, and where that is.
+
+    All workers must call this.
+    """
+    context = ray.train.get_context()
+    fs, run = context.get_storage().storage_filesystem, context.get_storage().experiment_fs_path
+    newest = run_folder.newest(fs, run) if rank == 0 else None
+    # The very same object for all workers, by which those of a node know that they can share one download.
+    found = broadcast_from_rank_zero(newest and Checkpoint(newest, fs))
     known = ray.train.get_checkpoint()
-    if path and (known is None or known.path != path):  # the worker died before Ray Train heard of it
-        found = Checkpoint(path, fs) if rank == 0 else None
-        step = run_folder.step_of(Path(path).name)
+    if found and (known is None or known.path != found.path):  # the worker died before Ray Train heard of it
         ray.train.report(
-            {"step": step},
-            found,
+            {"step": run_folder.step_of(Path(found.path).name)},
+            found if rank == 0 else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-            validation=rank == 0 and config.validates(step),
         )
     if rank == 0:
         listed = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
         run_folder.sweep(fs, run, {entry.checkpoint.path for entry in listed})
-    if path is None:
-        return Position()
-    with Checkpoint(path, fs).as_directory() as folder:
+    if found is None:
+        return None, Position()
+    if context.get_local_rank() == 0 and not isinstance(fs, LocalFileSystem):
+        run_folder.require_room_for(fs, found.path)
+    with found.as_directory() as folder:
         state.restore(Path(folder))
-        return Position.load(folder)
+        return Path(found.path).name, Position.load(folder)
 
 
 def going_on(before: Position, world: int, config: TrainConfig) -> str:
@@ -197,39 +233,3 @@ def going_on(before: Position, world: int, config: TrainConfig) -> str:
     if clips_before % world == 0:
         line += f" (--data.clips-per-worker {clips_before // world} keeps it at {clips_before})"
     return line
-
-
-def report(state: TrainState, position: Position, lease: Lease, rank: int, validation: bool) -> None:
-    """Hand a checkpoint to Ray Train: all workers must call this at the same steps. Worker 0 has the checkpoint.
-
-    It is written to a temporary folder, and on its way from there to the run's folder while training goes on.
-    `validation`: score it, in a task beside the training workers.
-    """
-    storage = ray.train.get_context().get_storage()
-    name = run_folder.checkpoint_name(position.step, lease.number)
-    place = f"{storage.experiment_fs_path}/{name}"
-    checkpoint, progress = None, state.progress()
-    if rank == 0:
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        checkpoint = Checkpoint.from_directory(write_checkpoint(state, progress, position, folder))
-    ray.train.report(
-        {"step": position.step},
-        checkpoint,
-        checkpoint_dir_name=name,
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-        checkpoint_upload_fn=lambda local, _: run_folder.store(
-            Path(local.path), storage.storage_filesystem, place, lease
-        ),
-        validation=validation and rank == 0,  # only with a checkpoint
-    )
-
-
-def write_checkpoint(state: TrainState, progress: dict[str, Any], position: Position, folder: Path) -> Path:
-    """All that a checkpoint has, into an empty `folder`. CheckpointFailed if there is no room."""
-    try:
-        state.save(folder, progress)
-        position.save(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointFailed(folder, str(error)) from error
-    return folder
