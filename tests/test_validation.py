@@ -301,7 +301,7 @@ def test_scores_that_mlflow_did_not_take_are_sent_later(champion, held_out, monk
     assert away.scores(f"step_{STEPS:07d}") == scores_of(champion)
     written = Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes()
     away.publish(f"step_{STEPS:07d}", scores_of(champion), 0.0)
-    scored, line = ray.get(progress.take.remote())
+    _, line = ray.get(progress.take.remote())
     assert line.startswith("MLflow did not take the scores of step_0000020")
     assert Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes() == written
     back = Validation(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], **about)

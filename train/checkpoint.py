@@ -79,6 +79,7 @@ class CheckpointWriter:
             checkpoint,
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=False,  # it is where it belongs
             checkpoint_upload_fn=when_written,
         )
         return name
