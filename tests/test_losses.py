@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from saved_state import save
 from torch.nn.parallel import DistributedDataParallel
 
 from model import D4RT, ModelConfig, Prediction
@@ -433,7 +434,7 @@ def test_saved_and_restored_state_goes_on_bit_for_bit(tmp_path):
     begun, resumed = fresh(0), fresh(1)
     for seed in range(2):
         train_step(begun, random_batch(seed), config)
-    begun.save(tmp_path)
+    save(begun, tmp_path)
     resumed.restore(tmp_path)
     for seed in range(2, 4):
         train_step(resumed, random_batch(seed), config)
