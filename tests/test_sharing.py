@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from saved_state import save
 from test_losses import TINY, half_of, random_batch, train_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,7 +57,7 @@ def run(config: TrainConfig, rank: int, *, alone: bool, folder: Path, begin: Pat
     progress = state.progress()
     if rank == 0:
         folder.mkdir()
-        state.save(folder, progress)
+        save(state, folder, progress)
     dist.barrier()
     return found, in_one_piece(state), [len(share) for share in state.shares.dealt]
 
@@ -155,7 +156,7 @@ def test_what_was_left_out_stays_spent_when_a_run_goes_on(tmp_path):
     first, again = fresh(config), fresh(config)
     train_step(first, random_batch(0), config)
     train_step(first, broken_batch(1, clip=1), config)
-    first.save(tmp_path)
+    save(first, tmp_path)
     again.restore(tmp_path)
     with pytest.raises(TrainingDiverged, match="not finite at step 2"):
         train_step(again, broken_batch(2, clip=1), config)
@@ -192,7 +193,7 @@ def test_a_scale_that_overflows_is_halved_and_costs_no_budget(tmp_path):
     assert train_step(state, random_batch(), config)["overflowed_steps"] == 1
     assert state.loss_scale.scale == 2.0**39 and not state.skipped
     assert all(torch.equal(in_one_piece(state)[name], tensor) for name, tensor in before.items())
-    state.save(tmp_path)
+    save(state, tmp_path)
     again.restore(tmp_path)
     assert again.loss_scale.scale == 2.0**39
 
