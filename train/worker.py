@@ -4,7 +4,12 @@ Weights, clips, random numbers and curves of a step follow from the newest whole
 how often and by what a run was interrupted.
 """
 
+import shutil
+import tempfile
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,7 @@ import ray.train
 import torch
 from pyarrow.fs import LocalFileSystem
 from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
-from ray.train.collective import broadcast_from_rank_zero
+from ray.train.collective import barrier, broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from pipelines import cluster
@@ -198,26 +203,48 @@ def restore(state: TrainState, rank: int) -> tuple[str | None, Position]:
     """
     context = ray.train.get_context()
     fs, run = context.get_storage().storage_filesystem, context.get_storage().experiment_fs_path
-    newest = run_folder.newest(fs, run) if rank == 0 else None
-    # The very same object for all workers, by which those of a node know that they can share one download.
-    found = broadcast_from_rank_zero(newest and Checkpoint(newest, fs))
+    path = broadcast_from_rank_zero(run_folder.newest(fs, run) if rank == 0 else None)
     known = ray.train.get_checkpoint()
-    if found and (known is None or known.path != found.path):  # the worker died before Ray Train heard of it
+    if path and (known is None or known.path != path):  # the worker died before Ray Train heard of it
         ray.train.report(
-            {"step": run_folder.step_of(Path(found.path).name)},
-            found if rank == 0 else None,
+            {"step": run_folder.step_of(Path(path).name)},
+            Checkpoint(path, fs) if rank == 0 else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
     if rank == 0:
         listed = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
         run_folder.sweep(fs, run, {entry.checkpoint.path for entry in listed})
-    if found is None:
+    if path is None:
         return None, Position()
-    if context.get_local_rank() == 0 and not isinstance(fs, LocalFileSystem):
-        run_folder.require_room_for(fs, found.path)
-    with found.as_directory() as folder:
-        state.restore(Path(folder))
-        return Path(found.path).name, Position.load(folder)
+    with on_node(Checkpoint(path, fs)) as folder:
+        state.restore(folder)
+        return Path(path).name, Position.load(str(folder))
+
+
+@contextmanager
+def on_node(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A local folder with the files of a checkpoint, downloaded once per node. All workers must use it.
+
+    Not `Checkpoint.as_directory`: a worker that comes late may find there what another is just deleting.
+    """
+    if isinstance(checkpoint.filesystem, LocalFileSystem):
+        yield Path(checkpoint.path)
+        return
+    name, first = (
+        broadcast_from_rank_zero(f"checkpoint_{uuid.uuid4().hex}"),
+        ray.train.get_context().get_local_rank() == 0,
+    )
+    folder = Path(tempfile.gettempdir(), name)
+    try:
+        if first:
+            run_folder.require_room_for(checkpoint.filesystem, checkpoint.path)
+            checkpoint.to_directory(folder)
+        barrier()
+        yield folder
+        barrier()
+    finally:
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def going_on(before: Position, world: int, config: TrainConfig) -> str:
