@@ -68,7 +68,7 @@ class Position:
         file.write(json.dumps(asdict(self)).encode())
 
     @classmethod
-    def load(cls, folder: str) -> "Position":
+    def load(cls, folder: str | Path) -> "Position":
         """Of the checkpoint in a folder or at an s3:// URI. ValueError if it is damaged."""
         file = f"{folder}/{POSITION}"
         remedy = "delete this checkpoint, and the run goes on from the one before"

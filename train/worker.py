@@ -218,7 +218,7 @@ def restore(state: TrainState, rank: int) -> tuple[str | None, Position]:
         return None, Position()
     with on_node(Checkpoint(path, fs)) as folder:
         state.restore(folder)
-        return Path(path).name, Position.load(str(folder))
+        return Path(path).name, Position.load(folder)
 
 
 @contextmanager
