@@ -102,15 +102,20 @@ def prepare_ours(
             return vectors(opend4rt.to_opend4rt({name: parameter.grad for name, parameter in named.items()}))
 
         return train
+    return answering(task, model, video, aspect, queries)
+
+
+def answering(task: Task, model: D4RT, video: Tensor, aspect: Tensor, queries: Queries) -> Callable[[], Answers]:
+    """`encode`, `decode` or `dense` by our model, on its device; the last two encode the clip now."""
     if task.kind == "encode":
         return lambda: {"memory": model.encode(video, aspect).tokens}
     with torch.no_grad():
         memory = model.encode(video, aspect)
     if task.kind == "decode":
         return lambda: vars(model.decode(memory, queries, chunk_size=task.chunk))
-    first = slice(None, None, config.clip_frames)  # question about each point
+    first = slice(None, None, model.config.clip_frames)  # question about each point
     uv, t_src = queries.uv_norm[:, first], queries.t_src[:, first]
-    t_tgt, t_cam = queries.t_tgt[:, : config.clip_frames], queries.t_cam[:, : config.clip_frames]
+    t_tgt, t_cam = (times[:, : model.config.clip_frames] for times in (queries.t_tgt, queries.t_cam))
     return lambda: vars(model.decode_times(memory, uv, t_src, t_tgt, t_cam))
 
 
