@@ -97,6 +97,7 @@ def outputs(config: ModelConfig, device: torch.device) -> dict[str, dict[str, fl
     as a trained model answers."""
     free(device)
     model = lively(config, device)
+    on_cpu = deepcopy(model).cpu()
     short = replace(config, clip_frames=min(SHORT_CLIP, config.clip_frames))
     drawn = Task("short", "decode", queries=FEW_QUERIES).draw(short)
 
@@ -105,7 +106,7 @@ def outputs(config: ModelConfig, device: torch.device) -> dict[str, dict[str, fl
         return {name: x.float().cpu().numpy() for name, x in vars(found).items()}
 
     with torch.inference_mode():
-        expected, exact = answers(deepcopy(model).cpu()), answers(model)
+        expected, exact = answers(on_cpu), answers(model)
         with half_on_gpu(device):
             usual = answers(model)
 
