@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from model.command_line import exit_code
+from model.command_line import exit_code, loading
 from pipelines.catalog import load_mixture
 from pipelines.datasets import DatasetKey
 from train.config import PRESETS, DataConfig
@@ -53,7 +53,7 @@ def store(split: str, dataset: str) -> str:
 
 
 def main() -> None:
-    # They take seconds to import and are not needed to print help.
+    loading("PyTorch", "MLflow", "Ray")  # which are not needed to print help
     from pipelines.convert import convert
     from pipelines.evaluate import evaluate
     from pipelines.infer import infer
