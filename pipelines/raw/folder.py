@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipelines.raw.files import RawFiles
-from pipelines.raw.place import is_local, open_place, reachable
+from pipelines.raw.place import OpenFile, is_local, open_place, reachable
 
 # Of macOS's zip, Synology, Windows and ext4; names that begin with a dot, such as macOS `._*`, are no data either.
 NO_DATA = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -193,7 +193,7 @@ class RawFolder(RawFiles):
     def open(self, path: str, *, ahead: int | None = None) -> io.IOBase:
         """A seekable binary file; ValueError if it is missing. `ahead`: how many bytes more than asked for may be
         fetched over a network, few for a file of which little is read."""
-        return _OpenFile(self._of_file(self._fs.open, path, "rb", block_size=ahead), f"{path} in {self.uri}")
+        return OpenFile(self._of_file(self._fs.open, path, "rb", block_size=ahead), f"{path} in {self.uri}")
 
     def read(self, path: str) -> bytes:
         """All bytes of a file, in one request; ValueError if it is missing."""
@@ -275,37 +275,6 @@ class RawFolder(RawFiles):
 
     def _missing(self, path: str) -> ValueError:
         return ValueError(f"missing file {path} in {self.uri}: the dataset has it; download or extract it again")
-
-
-class _OpenFile(io.BufferedIOBase):
-    """A file that is read piece by piece: Refused, not an error of its content, if the place fails meanwhile."""
-
-    def __init__(self, file: io.IOBase, where: str) -> None:
-        self._file, self._where = file, where
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        with reachable(self._where):
-            return self._file.read(-1 if size is None else size)
-
-    read1 = read
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self._file.seek(
-            offset, whence
-        )  # asks nothing of the place: one before the beginning is the file's fault
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _any_fits(names: list[str], markers: tuple[str, ...]) -> bool:

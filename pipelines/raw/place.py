@@ -7,6 +7,7 @@ opened here, and of its filesystem only calls are used that name one file or fol
 """
 
 import errno
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -157,3 +158,33 @@ def room_in(place: str) -> Iterator[None]:
 def _said(error: Exception) -> str:
     """Without the path, which the message has already."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class OpenFile(io.BufferedIOBase):
+    """A file that is read piece by piece: Refused, not an error of its content, if the place fails meanwhile."""
+
+    def __init__(self, file: io.IOBase, where: str) -> None:
+        self._file, self._where = file, where
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with reachable(self._where):
+            return self._file.read(-1 if size is None else size)
+
+    read1 = read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        # Asks nothing of the place: one before the beginning is the file's fault.
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
