@@ -37,6 +37,8 @@ def infer(
     step: int = 1,
     num_frames: int | None = None,
     grid: int = 16,
+    window: int | None = None,
+    common: int | None = None,
     dry_run: bool = False,
 ) -> None:
     """Reconstruct videos with a trained model. Run again after an interruption, it goes on where it was.
@@ -49,8 +51,10 @@ def infer(
         dataset: Whose official layout the raw folders have.
         start: First frame to take, counted from 0.
         step: Take every so many-th frame.
-        num_frames: Take so many frames; by default all, which the model must be able to take at once.
+        num_frames: Take so many frames; by default all.
         grid: Points to track along each side of the first frame.
+        window: Frames that are looked at together; by default, and at most, as many as the model takes.
+        common: Frames that a window has in common with the next; by default a third.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
     problems = Problems()
@@ -66,13 +70,14 @@ def infer(
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
         least = max(2, num_frames or 0)
-        selection = Selection(start=start, step=step, num_frames=least, longest=least)
+        selection = Selection(start=start, step=step, num_frames=least)
         for source in sources[:READERS]:
             with problems.noted():
                 check_video(source, selection)
     problems.refuse()
 
     loading("PyTorch", "MLflow", "Ray")
+    from model.recipes import plan_windows
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
     from pipelines.results.reconstruct import Reconstruct
@@ -80,10 +85,11 @@ def infer(
     version = model_version(model)
     loaded = load_model(version)
     options = {"start": start, "step": step, "num_frames": num_frames}
-    selection = Selection(**options, longest=loaded.config.clip_frames)
+    selection = Selection(**options)
+    plan_windows(2, loaded.config.clip_frames, length=window, common=common)  # refuses what is no plan
 
     digest = model_digest(loaded)
-    request = {"model_digest": digest, "tasks": chosen, **options, "grid": grid}
+    request = {"model_digest": digest, "tasks": chosen, **options, "grid": grid, "window": window, "common": common}
     about = {
         "request": request,
         "model": {"uri": model, "version": version, "digest": digest, "config": loaded.config.to_dict()},

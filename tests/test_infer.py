@@ -21,7 +21,7 @@ from test_video import CAMEL, read, write_images
 from model import D4RT, ModelConfig, checkpoints, recipes
 from pipelines.geometry import rotation_from_xyzw, xyzw_from_rotation
 from pipelines.infer import infer
-from pipelines.models import load_model, model_version
+from pipelines.models import load_model, model_digest, model_version
 from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
@@ -240,7 +240,7 @@ def test_a_model_that_says_nothing_gives_files_that_say_so(factor, tmp_path):
     frames = textured(4, 64, 64)
     footage = {"frame_numbers": np.arange(4), "fps": 10.0, "digest": "", "notes": ()}
     video = Video(name="x", clip=frames, frames=frames, size=(64, 64), **footage)
-    found = reconstruct(broken, video, TASKS, 4)
+    found, _ = reconstruct(broken, video, TASKS, 4, length=None, common=None)
     write_results(tmp_path, video, found, {"request": {}})
     assert np.isnan(found["depth"]["depth"]).all()
     assert np.isnan(found["cameras"]["world_from_cam"][1:]).all()
@@ -290,8 +290,6 @@ def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):
 
 @pytest.mark.skipif(not CAMEL.exists(), reason="the real video shared/data/video/camel.mp4 is not here")
 def test_a_real_video(ray_cluster, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"camel\.mp4 has 372 frames, this model takes 4: give --num-frames 4"):
-        infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path))
     infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path), num_frames=4, start=10, step=20)
     overlay = read(tmp_path / "camel" / "tracks.mp4").frames
     assert overlay.shape == (4, 540, 960, 3)
@@ -299,34 +297,41 @@ def test_a_real_video(ray_cluster, checkpoint, tmp_path):
     assert np.median(np.abs(overlay.astype(int) - raw)) < 6  # the frames themselves, with dots on them
 
 
-def test_the_same_answer_of_another_is_as_good(checkpoint, tmp_path, s3_uri):
+def test_the_same_answer_of_another_is_as_good(model, checkpoint, tmp_path, s3_uri):
     """Ray may repeat a row, and a scheduler a job that it takes for dead."""
     write_video(tmp_path / "moving.mp4", textured(4), 10.0)
     source = Source(str(tmp_path / "moving.mp4"))
-    request = {"tasks": ["cameras"], "grid": 5}
+    request = {"tasks": ["cameras"], "grid": 5, "window": None, "common": None}
+    told = {"digest": model_digest(model)}
     for out in (str(tmp_path / "out"), s3_uri):
         for grid, outcome in (
             (5, nullcontext()),
             (5, nullcontext()),
             (6, pytest.raises(ValueError, match="another re")),
         ):
-            about = {"request": request | {"grid": grid}}
-            worker = Reconstruct(checkpoint, "", Selection(longest=4), out, about)
+            about = {"request": request | {"grid": grid}, "model": told}
+            worker = Reconstruct(checkpoint, "", Selection(), out, about)
             with outcome:
                 worker(asdict(source))
         assert json.loads(read_file(f"{out}/moving/result.json"))["request"]["grid"] == 5
 
 
 def test_all_that_is_wrong_is_said_at_once_before_the_work(checkpoint, tmp_path):
-    write_video(tmp_path / "long.mp4", textured(9), 10.0)
-    write_video(tmp_path / "longer.mp4", textured(12), 10.0)
-    request = {"model": checkpoint, "video": [str(tmp_path / f"{name}.mp4") for name in ("long", "longer")]}
+    """What lies where the results of two videos would be belongs to somebody."""
+    names = ("one", "other")
+    for name in names:
+        write_video(tmp_path / f"{name}.mp4", textured(9), 10.0)
+        (tmp_path / "results" / name).mkdir(parents=True)
+        (tmp_path / "results" / name / "diary.txt").write_text("mine")
+    request = {"model": checkpoint, "video": [str(tmp_path / f"{name}.mp4") for name in names]}
     for options in ({}, {"dry_run": True}):
         with pytest.raises(ValueError, match="2 things are wrong, and nothing was done") as error:
             infer(**request, out=str(tmp_path / "results"), **options)
-        for part in ("long.mp4 has 9 frames, this model takes 4", "longer.mp4 has 12 frames, this model takes 4"):
-            assert part in str(error.value)
-    assert not (tmp_path / "results").exists()
+        for name in names:
+            assert f"results/{name} exists already" in str(error.value)
+    with pytest.raises(ValueError, match="windows of 5 frames are longer than the model takes: at most 4"):
+        infer(**request, out=str(tmp_path / "elsewhere"), window=5)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_is_wrong_without_any_model_needs_none(tmp_path):

@@ -33,7 +33,7 @@ from model.recipes.dense_tracking import all_tracks, pixel_tracks
 from model.recipes.depth_maps import depth, depth_at, frame_depth
 from model.recipes.extrapolation import extrapolate
 from model.recipes.long_video import LongTracks, LongVideo, track_long_video
-from model.recipes.point_clouds import point_cloud
+from model.recipes.point_clouds import frame_points, joined_clouds, point_cloud, without_doubtful
 from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
 from model.recipes.scene_flow import scene_flow
 from model.recipes.tracking import tracks
@@ -59,7 +59,9 @@ __all__ = [
     "depth_at",
     "extrapolate",
     "frame_depth",
+    "frame_points",
     "jitter",
+    "joined_clouds",
     "output_size",
     "pixel_centres",
     "pixel_tracks",
@@ -69,4 +71,5 @@ __all__ = [
     "scene_flow",
     "track_long_video",
     "tracks",
+    "without_doubtful",
 ]

@@ -1,7 +1,7 @@
 """What the recipes share: what they need of a model, the pixels they ask about, and how they ask."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class Limits(Protocol):
     def tubelet(self) -> int: ...
 
 
+@runtime_checkable
 class AnsweringModel(Protocol):
     """A model that answers, which is all that recipes need: `model.D4RT`, or what stands in its place."""
 

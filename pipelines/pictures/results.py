@@ -3,7 +3,7 @@
 Whatever the size of the video, a picture is at most about `WIDTH` pixels wide and high, and its text can be read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ VIEWS = {"from the first camera": (0, 0), "from further left": (35, 0), "from fu
 
 
 def track_frames(
-    frames: UInt8[np.ndarray, "T H W 3"],
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     uv_norm: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
     colours: UInt8[np.ndarray, "N 3"],
@@ -60,7 +60,7 @@ def track_frames(
 
 
 def depth_frames(
-    frames: UInt8[np.ndarray, "T H W 3"], depth: Float[np.ndarray, "T h w"], unit: str
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], depth: Float[np.ndarray, "T h w"], unit: str
 ) -> Iterator[Picture]:
     """Each frame beside its depth, in one colour scale for the whole clip, which is written above it."""
     low, high = depth_range(depth)
@@ -84,7 +84,7 @@ def cloud_picture(
         return caption(TEXT_WIDTH, "no point lies in front of the first camera")
     middle = np.median(xyz, axis=0)
     reach = np.quantile(np.abs(xyz[:, :2] / xyz[:, 2:]), 0.98, axis=0)  # of what the first camera sees
-    focal = min(0.5 * tile.shape[1] / reach[0], 0.5 * tile.shape[0] / reach[1]) if reach.all() else CLOUD_SIDE
+    focal = float(min(0.5 * np.array(tile.shape[1::-1]) / reach)) if reach.all() else float(CLOUD_SIDE)
     views = []
     for name, (left, up) in VIEWS.items():
         turn, _ = cv2.Rodrigues(np.radians([up, -left, 0.0]))

@@ -10,7 +10,9 @@
 |             |         | `uv_norm`        | (N, T, 2) float32 | where it appears in each frame, `t_src` too: there |
 |             |         |                  |                   | it is the model's answer, near `points`            |
 |             |         | `visible`        | (N, T) bool       | seen, not hidden or out of view                    |
-|             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1                          |
+|             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1; 0 where lost            |
+|             |         | `status`         | (N, T) int8       | 1 followed, 2 found again after long hidden,       |
+|             |         |                  |                   | 3 lost: from there on NaN                          |
 | depth.npz   | depth   | `depth`          | (T, h, w) float32 | along +z; NaN where it would be behind the camera  |
 |             |         | `normal`         | (T, h, w, 3) float32 | unit length, axes of each frame's camera        |
 |             |         | `confidence`     | (T, h, w) float32 | from 0 to 1                                        |
@@ -31,7 +33,10 @@
 a little: `xyz_cam` moved into the world by `world_from_cam` is near `xyz`, but not equal.
 
 confidence: of a calibrated model, 0.1 / (0.1 + b), where half of such answers are off by less than b of their distance.
-World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video.
+World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video. A video
+that is longer than the model takes is looked at in windows; `windows` in result.json has their frames, and of each seam
+the scale, what is left between the same points as both windows say them (`residual`, relative), and the share of those
+that agree (`inliers`). What comes after a seam that could not be joined is NaN.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
 is the model's image size; fx = fy, as pixels are square. Pictures: tracks.mp4, depth.mp4, points.png, cameras.png; they
 are at most about 1280 pixels wide, and what lasts less than 2 seconds is shown more slowly.
@@ -70,6 +75,7 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
         "uv_norm": ("uv_norm", "each frame; in frame t_src the model's answer, near `points`"),
         "visible": ("bool", ""),
         "confidence": ("0 to 1", ""),
+        "status": ("1 followed, 2 found again, 3 lost", ""),
     },
     "depth.npz": {
         "depth": (UNIT, "camera of each frame, along +z"),

@@ -4,53 +4,32 @@ from typing import Any
 
 import torch
 
-from model import D4RT, recipes
+from model import recipes
 from model.precision import half_on_gpu
+from model.recipes.asking import AnsweringModel
 from pipelines.models import load_model, model_digest
-from pipelines.results.files import FIELDS, RESULT, Arrays, claim_of, is_answered, write_results
+from pipelines.results.files import RESULT, Arrays, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
+from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, window_report
 from pipelines.whole import ExistsAlready, result_folder
 
-MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
 
+def reconstruct(
+    model: AnsweringModel, video: Video, tasks: tuple[str, ...], grid: int, *, length: int | None, common: int | None
+) -> tuple[dict[str, Arrays], list[dict[str, Any]]]:
+    """(task -> the arrays of its .npz file, see `results/files.py`; what result.json says of the windows).
 
-def reconstruct(model: D4RT, video: Video, tasks: tuple[str, ...], grid: int) -> dict[str, Arrays]:
-    """Task -> the arrays of its .npz file (see `results/files.py`). The video is encoded once for all tasks."""
-    size = model.config.image_size
-    height, width = video.size
-    clip = torch.from_numpy(video.clip)
-    with torch.inference_mode():
-        aspect = torch.tensor([width / height], device=model.device)
-        memory = model.encode(clip[None].to(model.device), aspect)
-    shared: dict[str, Any] = {"memory": memory}
-    results = {}
-    if "tracks" in tasks:
-        points = recipes.pixel_centres(grid, grid)
-        t_src = torch.zeros(len(points), dtype=torch.int64)
-        own = recipes.tracks(model, clip, points, t_src, t_cam="target", **shared)
-        world = recipes.tracks(model, clip, points, t_src, t_cam=0, **shared)
-        results["tracks"] = {
-            "points": points,
-            "t_src": t_src,
-            "xyz": world.xyz,
-            "xyz_cam": own.xyz,
-            "uv_norm": own.uv_norm,
-            "visible": own.visible,
-            "confidence": own.confidence,
-        }
-    if "depth" in tasks:
-        shrink = size / max(height, width)
-        shape = {"height": max(1, round(height * shrink)), "width": max(1, round(width * shrink))}
-        results["depth"] = vars(recipes.depth(model, clip, **shape, **shared))
-    if "points" in tasks:
-        stride = 1
-        while len(clip) * (size // stride) ** 2 > MAX_POINTS:
-            stride += 1
-        results["points"] = vars(recipes.point_cloud(model, clip, stride=stride, **shared))
-    if "cameras" in tasks:
-        path = recipes.cameras(model, clip, height=height, width=width, **shared)
-        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
-    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
+    Args:
+        grid: points tracked along each side of the first frame.
+        length, common: frames of a window, and those it shares with the next; None as `plan_windows` has it.
+    """
+    plan = recipes.plan_windows(len(video.clip), model.config.clip_frames, length=length, common=common)
+    questions = Questions.of(video, model.config.image_size, tasks, grid)
+    answers: list[WindowAnswers] = []
+    for number in range(len(plan)):
+        before = answers[-1] if answers else None
+        answers.append(ask_window(model, video, plan, number, questions, before))
+    return joined(plan, answers, questions), window_report(plan, answers)
 
 
 class Reconstruct:
@@ -69,10 +48,18 @@ class Reconstruct:
         video = read_video(source, self.selection, self.model.config.image_size)
         request = self.about["request"] | {"video": video.digest}
         with half_on_gpu(self.device):
-            results = reconstruct(self.model, video, tuple(request["tasks"]), request["grid"])
+            results, windows = reconstruct(
+                self.model,
+                video,
+                tuple(request["tasks"]),
+                request["grid"],
+                length=request["window"],
+                common=request["common"],
+            )
         try:
             with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
-                write_results(folder, video, results, self.about | {"request": request, "source": row})
+                about = self.about | {"request": request, "source": row, "windows": windows}
+                write_results(folder, video, results, about)
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
             if not is_answered(uri, request):
                 raise

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Frames start, start + step, ... of a video: `num_frames` of them, or all there are, but no more than `longest`.
+    """Frames start, start + step, ... of a video: `num_frames` of them, or all there are.
 
     Raises ValueError for what no video can satisfy.
     """
@@ -51,21 +52,19 @@ class Selection:
     start: int = 0
     step: int = 1
     num_frames: int | None = None
-    longest: int
-    """The most frames the model takes."""
 
     def __post_init__(self) -> None:
         if self.start < 0:
             raise ValueError(f"--start {self.start} must not be negative: frames are counted from 0")
         if self.step < 1:
             raise ValueError(f"--step {self.step} must be at least 1")
-        if self.num_frames is not None and not 2 <= self.num_frames <= self.longest:
-            raise ValueError(f"--num-frames {self.num_frames} must be from 2 to {self.longest}, what this model takes")
+        if self.num_frames is not None and self.num_frames < 2:
+            raise ValueError(f"--num-frames {self.num_frames} must be at least 2")
 
     @property
-    def first(self) -> int:
-        """How many of a video's first frames have to be known, to choose or to refuse."""
-        return self.start + (self.num_frames or self.longest + 1) * self.step - self.step + 1
+    def first(self) -> int | None:
+        """How many of a video's first frames have to be known; None: all."""
+        return None if self.num_frames is None else self.start + (self.num_frames - 1) * self.step + 1
 
     def of(self, total: int, video: str) -> range:
         """The frames chosen of a video with `total`; ValueError naming the video if that cannot be done."""
@@ -78,12 +77,16 @@ class Selection:
             raise ValueError(
                 f"{video} has {total} frames{left}: fewer than {max(wanted, 2)}; lower --num-frames, --start or --step"
             )
-        if wanted > self.longest:
-            raise ValueError(
-                f"{video} has {total} frames{left}, this model takes {self.longest}: "
-                f"give --num-frames {self.longest} (and --start, --step)"
-            )
         return range(self.start, self.start + wanted * self.step, self.step)
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """Frames to look at, one after the other, as often as one likes."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +96,9 @@ class Video:
     name: str
     clip: UInt8[np.ndarray, "T S S 3"]
     """As the model sees them."""
-    frames: UInt8[np.ndarray, "T h w 3"]
-    """As pictures show them: native, or smaller where the long side would be over `SHOWN_SIDE`."""
+    frames: Shown
+    """T, as pictures show them: native, or smaller where the long side would be over `SHOWN_SIDE`. They are read again
+    each time one goes through them, so one at a time is in memory."""
     size: tuple[int, int]
     """(H, W) of the source."""
     frame_numbers: Int64[np.ndarray, "T"]
@@ -145,10 +149,24 @@ def _sources_in(uri: str, dataset: str | None) -> list[Source]:
 def _opened(source: Source, selection: Selection) -> Iterator[tuple[Footage, range]]:
     """A source and the numbers of the chosen frames. ValueError, naming the source, if they cannot be chosen."""
     with open_footage(source.uri, source.dataset, source.sequence, first=selection.first) as footage:
-        if selection.num_frames is None and len(footage) >= selection.first:
-            with open_footage(source.uri, source.dataset, source.sequence) as whole:  # refused: it tells how long it is
-                selection.of(len(whole), str(source))
         yield footage, selection.of(len(footage), str(source))
+
+
+@dataclass(frozen=True)
+class ReadAgain:
+    """`Shown` frames of a source."""
+
+    source: Source
+    selection: Selection
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        with _opened(self.source, self.selection) as (footage, chosen):
+            for t in chosen:
+                yield _shrunk(footage.frame(t))
 
 
 def check_video(source: Source, selection: Selection) -> None:
@@ -166,9 +184,9 @@ def video_digest(source: Source, selection: Selection) -> str:
 def read_video(source: Source, selection: Selection, image_size: int) -> Video:
     """The chosen frames of a video, resized one after the other.
 
-    ValueError, naming the source, for what is no video, damaged, too short or too long, or changes its size.
+    ValueError, naming the source, for what is no video, damaged or too short, or changes its size.
     """
-    clip, frames, first = [], [], None
+    clip, first = [], None
     with _opened(source, selection) as (footage, chosen):
         for t in chosen:
             frame = footage.frame(t)
@@ -179,11 +197,10 @@ def read_video(source: Source, selection: Selection, image_size: int) -> Video:
                     "frames of a video must have one size"
                 )
             clip.append(resize(frame, image_size))
-            frames.append(_shrunk(frame))
         return Video(
             name=source.name,
             clip=np.stack(clip),
-            frames=np.stack(frames),
+            frames=ReadAgain(source, selection, len(chosen)),
             size=first[:2],
             frame_numbers=np.array([footage.number(t) for t in chosen], np.int64),
             fps=footage.fps / selection.step,

@@ -1,0 +1,129 @@
+"""Results of a video longer than the model takes, from exact answers: one world, one unit, whatever its windows."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from oracle import Faults, Oracle
+
+from pipelines.geometry import inverse, transform
+from pipelines.results.files import FIELDS, TASKS, write_results
+from pipelines.results.reconstruct import reconstruct
+from pipelines.results.sources import Video
+from pipelines.synthesize.staged import hidden_balls
+
+FRAMES, WINDOW = 40, 16
+GRID = 6
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    """Each window believes in a unit of its own and stands a little elsewhere, as those of a real model do."""
+    return Oracle(hidden_balls(FRAMES), Faults(scale=0.2, turn=0.03, shift=0.05), clip_frames=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def video(oracle) -> Video:
+    frames = oracle.video.numpy()
+    size = (oracle.scene.height, oracle.scene.width)
+    told = {"frame_numbers": np.arange(FRAMES), "fps": 10.0, "digest": "", "notes": ()}
+    return Video(name="balls", clip=frames, frames=frames, size=size, **told)
+
+
+@pytest.fixture(scope="module")
+def found(oracle, video):
+    return reconstruct(oracle, video, TASKS, GRID, length=None, common=None)
+
+
+@pytest.fixture(scope="module")
+def world(oracle) -> np.ndarray:
+    """(4, 4) from the scene's world to that of the results: the first window's, with its faults."""
+    return oracle.similarity(np.arange(WINDOW)) @ inverse(oracle.scene.cameras.world_from_cam)[0]
+
+
+def unit(world: np.ndarray) -> float:
+    return float(np.cbrt(np.linalg.det(world[:3, :3])))
+
+
+def test_windows_and_their_seams_are_reported(found):
+    _, windows = found
+    assert [(window["first"], window["last"]) for window in windows] == [(0, 15), (11, 26), (22, 37), (24, 39)]
+    assert windows[0]["seam"] is None
+    for window in windows[1:]:
+        seam = window["seam"]
+        assert seam["joined"] and seam["residual"] < 1e-5 and seam["inliers"] == 1
+    assert max(abs(np.log(window["seam"]["scale"])) for window in windows[1:]) > 0.05, "units differ, or this is easy"
+
+
+def test_tracks_are_those_of_their_points_through_all_windows(found, oracle, world):
+    tracks = found[0]["tracks"]
+    assert set(tracks) == set(FIELDS["tracks.npz"])
+    hits = oracle.hits(tracks["points"], np.zeros(GRID**2, int))
+    known = tracks["status"] < 3
+    assert known.mean() > 0.9
+    for t in range(FRAMES):
+        true = oracle.scene.position(hits, np.full(GRID**2, t))
+        expected = transform(world, true)
+        np.testing.assert_allclose(tracks["xyz"][known[:, t], t], expected[known[:, t]], atol=1e-4)
+    assert np.isnan(tracks["xyz"][~known]).all() and not tracks["visible"][~known].any()
+
+
+def test_depth_has_the_unit_of_the_first_window_throughout(found, oracle, video, world):
+    """What the faults turn and shift apart: depth is that of each frame's own camera, times the unit."""
+    depth = found[0]["depth"]["depth"]
+    height, width = depth.shape[1:]
+    pixels = np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height), axis=-1)
+    exact = Oracle(oracle.scene, Faults(), clip_frames=WINDOW)
+    plain = reconstruct(exact, video, ("depth",), 1, length=None, common=None)[0]["depth"]["depth"]
+    for t in (0, 14, 25, 39):
+        hits = oracle.hits(pixels.reshape(-1, 2), np.full(height * width, t))
+        true = transform(
+            inverse(oracle.scene.cameras.world_from_cam)[t], oracle.scene.position(hits, np.full(height * width, t))
+        )
+        np.testing.assert_allclose(plain[t].ravel(), true[:, 2], rtol=1e-5)
+        # A window that turns and shifts positions in every camera changes depth by little beside its unit.
+        assert np.median(depth[t].ravel() / true[:, 2]) == pytest.approx(unit(world), rel=0.05)
+
+
+def test_points_of_all_windows_lie_on_the_surfaces_of_one_world(found, oracle, world):
+    points = found[0]["points"]
+    assert sorted(set(points["frame"].tolist())) == list(range(FRAMES))
+    size = oracle.config.image_size
+    for t in (0, 20, 39):
+        mine = points["frame"] == t
+        grid = (np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2) + 0.5) / size
+        hits = oracle.hits(grid, np.full(len(grid), t))
+        expected = transform(world, oracle.scene.position(hits, np.full(len(grid), t)))
+        assert mine.sum() == len(grid)
+        np.testing.assert_allclose(points["xyz"][mine], expected, atol=1e-4)
+    assert np.linalg.norm(points["normal"], axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_cameras_are_one_path_in_one_unit(oracle, video):
+    scaled = Oracle(oracle.scene, Faults(scale=0.2), clip_frames=WINDOW)
+    poses = reconstruct(scaled, video, ("cameras",), GRID, length=None, common=None)[0]["cameras"]["world_from_cam"]
+    path = oracle.scene.cameras.world_from_cam
+    expected = inverse(path)[:1] @ path
+    expected[:, :3, 3] *= unit(scaled.similarity(np.arange(WINDOW)))
+    np.testing.assert_allclose(poses, expected, atol=1e-4)
+
+
+def test_files_tell_of_the_windows(found, video, tmp_path):
+    results, windows = found
+    write_results(tmp_path, video, results, {"request": {}, "windows": windows})
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["windows"] == windows
+    assert document["files"]["tracks.npz"]["status"]["shape"] == [GRID**2, FRAMES]
+
+
+def test_other_windows_give_the_same_world(oracle, video, found):
+    exact = Oracle(oracle.scene, Faults(), clip_frames=WINDOW)
+    whole = Oracle(oracle.scene, Faults(), clip_frames=FRAMES)
+    tasks = ("tracks", "cameras")
+    few = reconstruct(exact, video, tasks, GRID, length=12, common=6)[0]
+    one = reconstruct(whole, video, tasks, GRID, length=None, common=None)[0]
+    known = few["tracks"]["status"] < 3
+    np.testing.assert_allclose(few["tracks"]["xyz"][known], one["tracks"]["xyz"][known], atol=1e-4)
+    np.testing.assert_allclose(few["cameras"]["world_from_cam"], one["cameras"]["world_from_cam"], atol=1e-4)
+    assert torch.tensor(one["tracks"]["status"]).unique().tolist() == [1]
