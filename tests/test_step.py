@@ -210,7 +210,7 @@ def test_a_frozen_part_rests_and_the_other_learns(part):
 def test_the_learning_part_gets_the_gradient_it_gets_without_freezing():
     states = {freeze: fresh(with_optim(freeze=freeze)) for freeze in ((), ("encoder",), ("decoder",))}
     for state in states.values():
-        train_step(state, random_batch(), with_optim(clip_norm=1e9))
+        train_step(state, random_batch(), with_optim(clip_norm=1e6))
     for freeze in (("encoder",), ("decoder",)):
         for name, parameter in states[freeze].model.named_parameters():
             if parameter.grad is not None:

@@ -30,7 +30,7 @@ from pipelines.evaluation.scores import answers_of, constant_depth, measure, req
 from pipelines.evaluation.tally import WITHIN, Tally
 from pipelines.models import load_model
 from pipelines.query_table import VALID_BITS
-from pipelines.store.reader import Clip, open_store
+from pipelines.store.reader import Clip, open_different, open_store
 from train import losses
 from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
 from train.clips import read_clip
