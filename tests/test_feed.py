@@ -112,6 +112,11 @@ def test_on_a_gpu_batches_come_from_pinned_memory(stores):
             assert_equal(batch.map(torch.Tensor.cpu), straight)
 
 
+def clip_readers() -> list[psutil.Process]:
+    """Of this process, beside which other tests have servers of theirs."""
+    return [child for child in psutil.Process().children() if "train.clip_reader" in child.cmdline()]
+
+
 def test_readers_stay_as_far_ahead_as_they_may_and_the_memory_is_what_it_was(stores):
     with open_feed(data(stores, clips_per_worker=1), readers=3) as feed:
         (readers, size) = [psutil.Process(reader.process.pid) for reader in feed.readers], feed.mapped.nbytes
@@ -122,7 +127,9 @@ def test_readers_stay_as_far_ahead_as_they_may_and_the_memory_is_what_it_was(sto
         descriptors = [process.num_fds() for process in [psutil.Process(), *readers]]
         assert len(copied(batches)) == 350
         assert sum(process.memory_info().rss for process in readers) < begun + 15e6 * len(readers)
-        assert [process.num_fds() for process in [psutil.Process(), *readers]] == descriptors
+        # A reader has one more open while it reads.
+        for process, before in zip([psutil.Process(), *readers], descriptors, strict=True):
+            assert process.num_fds() <= before + 1
     with open_feed(data(stores, clips_per_worker=3), readers=3) as feed:
         assert feed.ahead == AHEAD
 
@@ -139,7 +146,7 @@ def test_a_killed_reader_is_replaced_and_no_clip_is_lost(stores):
     for batch, straight in zip(found, expected, strict=True):
         assert_equal(batch, straight)
     assert len(said) == 2 and all("a process that reads clips was ended (signal 9)" in line for line in said)
-    assert gone(begun) and not psutil.Process().children()
+    assert gone(begun) and not clip_readers()
 
 
 def test_a_clip_that_kills_its_readers_ends_the_run_in_words(stores, monkeypatch):
@@ -159,7 +166,7 @@ def test_a_damaged_clip_is_said_by_name(stores, tmp_path):
     cut_chunks(broken, "video")
     with pytest.raises(ValueError, match=r"video of clip plane000\d@0x1 in .*broken.* cannot be read .* run convert"):
         read(data({broken: 1.0}), range(1))
-    assert not psutil.Process().children()
+    assert not clip_readers()
 
 
 # A worker that has got its first batch, and then is busy.

@@ -24,23 +24,29 @@ def broken_code(content: bytes) -> bytes:
     return content[:middle] + content[middle + 400 :]
 
 
-@pytest.mark.parametrize("decode", [decode_rgb, lambda *image: decode_shown(*image)[0]], ids=["dataset", "user"])
-class TestBothDoors:
-    def test_pixels_are_those_of_other_decoders(self, jpeg, decode):
-        expected = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-        np.testing.assert_array_equal(decode(jpeg, "photo.jpg"), expected)
+both = pytest.mark.parametrize("decode", [decode_rgb, lambda *image: decode_shown(*image)[0]], ids=["dataset", "user"])
 
-    def test_damage_is_told_though_opencv_shows_a_picture(self, jpeg, decode):
-        damaged = broken_code(jpeg)
-        shown = cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR_RGB)
-        assert shown is not None and np.abs(shown.astype(int) - decode(jpeg, "")).max() > 50, "a wrong picture"
-        with pytest.raises(ValueError, match=r"photo\.jpg cannot be read as an image .*truncated or corrupt"):
-            decode(damaged, "photo.jpg")
-        with pytest.raises(ValueError, match=r"photo\.jpg cannot be read as an image"):
-            decode(jpeg[: len(jpeg) // 2], "photo.jpg")
 
-    def test_what_stands_after_the_picture_is_no_damage(self, jpeg, decode):
-        np.testing.assert_array_equal(decode(jpeg + b"of a camera's own", "photo.jpg"), decode(jpeg, "photo.jpg"))
+@both
+def test_pixels_are_those_of_other_decoders(jpeg, decode):
+    expected = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode(jpeg, "photo.jpg"), expected)
+
+
+@both
+def test_damage_is_told_though_opencv_shows_a_picture(jpeg, decode):
+    damaged = broken_code(jpeg)
+    shown = cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert shown is not None and np.abs(shown.astype(int) - decode(jpeg, "")).max() > 50, "a wrong picture"
+    with pytest.raises(ValueError, match=r"photo\.jpg cannot be read as an image .*truncated or corrupt"):
+        decode(damaged, "photo.jpg")
+    with pytest.raises(ValueError, match=r"photo\.jpg cannot be read as an image"):
+        decode(jpeg[: len(jpeg) // 2], "photo.jpg")
+
+
+@both
+def test_what_stands_after_the_picture_is_no_damage(jpeg, decode):
+    np.testing.assert_array_equal(decode(jpeg + b"of a camera's own", "photo.jpg"), decode(jpeg, "photo.jpg"))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("webp", "WebP"), ("bmp", "BMP"), ("gif", "GIF")])

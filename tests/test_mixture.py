@@ -109,7 +109,7 @@ def test_stores_that_do_not_fit_are_refused_by_name(stores, tmp_path):
     refused(f"no store.json in {tmp_path}/none", mixture={f"{tmp_path}/none": 1.0})
     refused(f"{first} has frames of 64 pixels, the model takes 128", dataclasses.replace(MODEL, image_size=128))
     refused(f"{first} has clips of 4 frames, the model takes at most 2", dataclasses.replace(MODEL, clip_frames=2))
-    refused(f"{first} holds 128 queries per sample, data.queries asks for 129", queries=129)
+    refused(f"{first} holds 128 queries per sample, --data.queries asks for 129", queries=129)
     short = write_plane_store(tmp_path / "short", clips=1, frames=2)
     refused(f"{short} has clips of 2 frames, store {first} of 4", mixture={first: 1.0, short: 1.0})
 

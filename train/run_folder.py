@@ -24,6 +24,7 @@ from io import IOBase
 from pathlib import Path
 from typing import Annotated, Any
 
+import fsspec
 import pyarrow.fs
 from annotated_types import Ge, MinLen
 from pyarrow.fs import FileSelector, FileSystem
@@ -164,10 +165,15 @@ def check_room(config: TrainConfig) -> str:
 
 
 def open_folder(uri: str) -> tuple[FileSystem, str]:
-    """The file system and path of a folder or s3:// URI, as Ray Train and pyarrow take them."""
+    """The file system and path of a folder or s3:// URI, as Ray Train and pyarrow take them.
+
+    S3 is asked again for about a minute: what Ray's controller cannot write there ends the run, without a restart.
+    """
     fs, path = open_place(uri)
     if is_local(fs):
         return pyarrow.fs.LocalFileSystem(), path
+    patient = {"retries": {"mode": "standard", "max_attempts": 12}}
+    fs = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=patient)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 

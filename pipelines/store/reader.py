@@ -32,7 +32,7 @@ KEPT = {
     "aspect": pa.float64(),
     "is_metric": pa.bool_(),
 }
-COUNTS = {"row": 0, "start": 0, "stride": 1, "crop_number": 0}  # and the least that each can be
+COUNTS = {"row": 0, "start": 0, "stride": 0, "crop_number": 0}  # and the least that each can be
 
 
 def evenly(total: int, count: int | None) -> list[int]:
