@@ -7,6 +7,7 @@ a point and the true one, by the true one's distance from the camera, after one 
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Self
@@ -69,9 +70,12 @@ class Calibration:
             raise ValueError(f"no calibration: {error!r}") from None
 
 
-def _interpolate(x: Tensor, places: tuple[float, ...] | list[float], values: list[float]) -> Tensor:
-    """Piecewise linear, constant beyond the ends: a sum of ramps, which a graph can hold."""
-    places, values = (torch.tensor(numbers, device=x.device) for numbers in (places, values))
-    width = places.diff()
-    ramps = (x.float()[..., None] - places[:-1]).clamp(min=0).minimum(width)
-    return values[0] + (ramps * (values.diff() / width)).sum(-1)
+def _interpolate(x: Tensor, places: Sequence[float], values: Sequence[float]) -> Tensor:
+    """Piecewise linear, constant beyond the ends: ramps, added one after the other, because ONNX's runtime stumbles over
+    a further axis where there are no queries."""
+    slopes = [(b - a) / (d - c) for (a, b), (c, d) in zip(pairwise(values), pairwise(places), strict=True)]
+    turns = [after - before for before, after in pairwise([0.0, *slopes, 0.0])]  # of the slope, at each place
+    result = torch.full_like(x, values[0], dtype=torch.float32)
+    for place, turn in zip(places, turns, strict=True):
+        result = result + turn * (x.float() - place).clamp(min=0)
+    return result
