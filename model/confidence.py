@@ -71,8 +71,8 @@ class Calibration:
 
 
 def _interpolate(x: Tensor, places: Sequence[float], values: Sequence[float]) -> Tensor:
-    """Piecewise linear, constant beyond the ends: ramps, added one after the other, because ONNX's runtime stumbles over
-    a further axis where there are no queries."""
+    """Piecewise linear, constant beyond the ends: ramps, added one after the other, because ONNX's runtime stumbles
+    over a further axis where there are no queries."""
     slopes = [(b - a) / (d - c) for (a, b), (c, d) in zip(pairwise(values), pairwise(places), strict=True)]
     turns = [after - before for before, after in pairwise([0.0, *slopes, 0.0])]  # of the slope, at each place
     result = torch.full_like(x, values[0], dtype=torch.float32)

@@ -377,7 +377,7 @@ def test_a_run_that_diverges_ends_at_once(workplace, ray_cluster, capsys):
     arguments = f"tiny --data.mixture.{workplace}/planes 1 {words} --out {workplace}/runs --name diverges"
     assert main(arguments.split()) == 1
     shown = capsys.readouterr()
-    said = re.search(r"run diverges failed: (loss|gradient)\w* is not finite at step (\d+): .*planes", shown.err)
+    said = re.search(r"run diverges failed: (loss|gradient) is not finite at step (\d+)", shown.err)
     assert said, shown.err
     assert "step  1/40" in shown.out and "going on" not in shown.out
     assert (workplace / f"runs/diverges/step_{int(said[2]):07d}/position.json").exists()
