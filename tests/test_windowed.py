@@ -11,6 +11,7 @@ from pipelines.geometry import inverse, transform
 from pipelines.results.files import FIELDS, TASKS, write_results
 from pipelines.results.reconstruct import reconstruct
 from pipelines.results.sources import Video
+from pipelines.results.windowed import notes_on
 from pipelines.synthesize.staged import hidden_balls
 
 FRAMES, WINDOW = 40, 16
@@ -107,6 +108,13 @@ def test_cameras_are_one_path_in_one_unit(oracle, video):
     expected = inverse(path)[:1] @ path
     expected[:, :3, 3] *= unit(scaled.similarity(np.arange(WINDOW)))
     np.testing.assert_allclose(poses, expected, atol=1e-4)
+
+
+def test_what_did_not_go_together_is_noted(found, oracle, video):
+    assert not any("could not be joined" in note for note in notes_on(*found))
+    wild = Oracle(oracle.scene, Faults(noise=0.3), clip_frames=WINDOW)
+    notes = notes_on(*reconstruct(wild, video, ("tracks",), GRID, length=None, common=None))
+    assert len(notes) == 1 and " of its tracks are lost before the end" in notes[0]
 
 
 def test_files_tell_of_the_windows(found, video, tmp_path):

@@ -1,5 +1,6 @@
 """A model and a video to a folder of results. Needs PyTorch; `pipelines/infer.py` runs it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from model.recipes.asking import AnsweringModel
 from pipelines.models import load_model, model_digest
 from pipelines.results.files import RESULT, Arrays, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
-from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, window_report
+from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, notes_on, window_report
 from pipelines.whole import ExistsAlready, result_folder
 
 
@@ -56,6 +57,7 @@ class Reconstruct:
                 length=request["window"],
                 common=request["common"],
             )
+        video = replace(video, notes=(*video.notes, *notes_on(results, windows)))
         try:
             with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
                 about = self.about | {"request": request, "source": row, "windows": windows}

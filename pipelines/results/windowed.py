@@ -12,7 +12,7 @@ import torch
 from model import recipes
 from model.recipes.alignment import move, scale_of
 from model.recipes.asking import AnsweringModel
-from model.recipes.following import Followed, follow
+from model.recipes.following import LOST, Followed, follow
 from model.recipes.joining import Seam, WindowGeometry, chain, join, join_cameras, look
 from model.recipes.long_video import join_tracks
 from model.recipes.results import Depth, PointCloud
@@ -142,3 +142,21 @@ def window_report(plan: WindowPlan, answers: Sequence[WindowAnswers]) -> list[di
         seam = None if said.seam is None else said.seam.describe()
         report.append({"first": window.start, "last": window.stop - 1, "seam": seam})
     return report
+
+
+def notes_on(results: dict[str, Arrays], windows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What a user should know of how the windows went together."""
+    notes = []
+    for window in windows[1:]:
+        if not window["seam"]["joined"]:
+            notes.append(
+                f"its window from frame {window['first']} could not be joined to those before: NaN from there on"
+            )
+            break
+    if "tracks" in results and (lost := float((results["tracks"]["status"][:, -1] == LOST).mean())):
+        worst = max((window["seam"]["residual"] for window in windows[1:]), default=0.0)
+        notes.append(
+            f"{lost:.0%} of its tracks are lost before the end, where windows did not agree on them (the same points "
+            f"differ by up to {worst:.1%} between two windows)"
+        )
+    return tuple(notes)
