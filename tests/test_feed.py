@@ -158,7 +158,7 @@ def test_a_clip_that_kills_its_readers_ends_the_run_in_words(stores, monkeypatch
         words = r"a process that reads clips was ended \(exit code 1\) at clip 0 of the run, as were 2 before it"
         with feed, pytest.raises(RuntimeError, match=words):
             next(feed.batches(steps=range(5), first_clip=0, rank=0, world=1))
-    assert len(said) == TRIES - 1
+    assert len([line for line in said if "at clip 0 of the run" in line]) == TRIES - 1  # or before it was asked for any
 
 
 def test_a_damaged_clip_is_said_by_name(stores, tmp_path):
