@@ -51,9 +51,8 @@ def beside_others(model: D4RT) -> nn.Module:
     """The model as it exchanges gradients with those of other workers; alone, the model itself."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
-    return DistributedDataParallel(
-        model, broadcast_buffers=False, gradient_as_bucket_view=True
-    )  # buffers are constants
+    # Buffers are constants, which need not be sent.
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager

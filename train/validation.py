@@ -11,9 +11,7 @@ checkpoint without them is one that is still to be scored: a run that goes on fr
 import hashlib
 import io
 import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -22,12 +20,13 @@ import torch.distributed as dist
 from PIL import Image
 
 from model import D4RT, ModelConfig
+from pipelines import documents
 from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_different, open_store
-from pipelines.whole import listed, read_file, write_file
+from pipelines.whole import listed, read_file, scratch_folder, write_file
 from train import curves, run_folder, tracking
 from train.config import ValidationConfig
 
@@ -77,6 +76,17 @@ class HeldOut:
         return tallies
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What scores.json holds of a checkpoint."""
+
+    data: str
+    """`HeldOut.digest`."""
+    clips: int
+    scores: dict[str, Any]
+    """Of "all" clips, and of each dataset."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """Of one run."""
@@ -94,9 +104,10 @@ class Validation:
         return f"{self.run}/validation/{checkpoint}"
 
     def scores(self, checkpoint: str) -> dict[str, Any] | None:
-        """Of all clips and of each dataset; None if it has not been scored."""
-        content = read_file(f"{self.folder(checkpoint)}/{SCORES}")
-        return content and json.loads(content)["scores"]
+        """Of all clips and of each dataset; None if it has not been scored. ValueError if scores.json is damaged."""
+        remedy = "remove it, and the checkpoint is scored again when the run goes on"
+        found = documents.read(f"{self.folder(checkpoint)}/{SCORES}", Scored, remedy)
+        return None if found is None else found.scores
 
     def measure(self, model: D4RT, checkpoint: str) -> tuple[dict[str, Any], str | None]:
         """(scores, None), or if they cannot be had ({}, why not): then nobody is to fail over it.
@@ -139,8 +150,8 @@ class Validation:
 
     def publish(self, checkpoint: str, scores: dict[str, Any], seconds: float) -> None:
         """Write what `measure` found, and send it to MLflow. If that fails, the reason is shown."""
-        record = {"data": self.held_out.digest, "clips": len(self.held_out.clips), "scores": scores}
-        content = json.dumps(record, indent=1, allow_nan=False).encode()
+        scored = Scored(data=self.held_out.digest, clips=len(self.held_out.clips), scores=scores)
+        content = json.dumps(asdict(scored), indent=1, allow_nan=False).encode()
         try:
             write_file(f"{self.folder(checkpoint)}/{SCORES}", content)
         except ValueError as error:
@@ -155,12 +166,11 @@ class Validation:
     def send(self, checkpoint: str) -> None:
         """The files of a scored checkpoint to MLflow, and its curves, once."""
         folder = self.folder(checkpoint)
-        with tempfile.TemporaryDirectory() as scratch:
+        scores, step = self.scores(checkpoint), run_folder.step_of(checkpoint)
+        with scratch_folder() as scratch:
             for name in listed(folder):
-                Path(scratch, name).write_bytes(read_file(f"{folder}/{name}"))
-            record = json.loads(Path(scratch, SCORES).read_text())
-            step = run_folder.step_of(checkpoint)
-            curves.log_validation(self.tracking_uri, self.run_id, step, record["scores"], Path(scratch))
+                (scratch / name).write_bytes(read_file(f"{folder}/{name}"))
+            curves.log_validation(self.tracking_uri, self.run_id, step, scores, scratch)
 
     def send_all(self) -> None:
         """What MLflow did not take at its time."""

@@ -230,11 +230,8 @@ def on_node(checkpoint: Checkpoint) -> Iterator[Path]:
     if isinstance(checkpoint.filesystem, LocalFileSystem):
         yield Path(checkpoint.path)
         return
-    name, first = (
-        broadcast_from_rank_zero(f"checkpoint_{uuid.uuid4().hex}"),
-        ray.train.get_context().get_local_rank() == 0,
-    )
-    folder = Path(tempfile.gettempdir(), name)
+    folder = Path(tempfile.gettempdir(), broadcast_from_rank_zero(f"checkpoint_{uuid.uuid4().hex}"))
+    first = ray.train.get_context().get_local_rank() == 0
     try:
         if first:
             run_folder.require_room_for(checkpoint.filesystem, checkpoint.path)
