@@ -101,6 +101,17 @@ def test_points_of_all_windows_lie_on_the_surfaces_of_one_world(found, oracle, w
     assert np.linalg.norm(points["normal"], axis=1) == pytest.approx(1, abs=1e-5)
 
 
+def test_normals_of_all_windows_are_in_the_axes_of_one_world(oracle, video):
+    scaled = Oracle(oracle.scene, Faults(scale=0.2), clip_frames=WINDOW)
+    points = reconstruct(scaled, video, ("points",), GRID, length=None, common=None)[0]["points"]
+    size = oracle.config.image_size
+    grid = (np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2) + 0.5) / size
+    turn = inverse(oracle.scene.cameras.world_from_cam)[0, :3, :3]
+    for t in (0, 20, 39):
+        expected = oracle.scene.normal(oracle.hits(grid, np.full(len(grid), t)), np.full(len(grid), t)) @ turn.T
+        np.testing.assert_allclose(points["normal"][points["frame"] == t], expected, atol=1e-3)
+
+
 def test_cameras_are_one_path_in_one_unit(oracle, video):
     scaled = Oracle(oracle.scene, Faults(scale=0.2), clip_frames=WINDOW)
     poses = reconstruct(scaled, video, ("cameras",), GRID, length=None, common=None)[0]["cameras"]["world_from_cam"]
