@@ -188,8 +188,8 @@ def table(report: dict[str, Any]) -> str:
             each = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
             lines.append(f"{preset}, from the CPU's answers in float32, {precision}: {each}")
         if checkpoint := found["checkpoint"]:
-            line = f"{preset}, checkpoint of {checkpoint['gb']:.2f} GB: saved in {checkpoint['saving_seconds']:.1f} s, "
-            line += f"read in {checkpoint['reading_seconds']:.1f} s"
+            times = [f"{name} {checkpoint[f'{name}_seconds']:.1f} s" for name in ("copying", "writing", "reading")]
+            line = f"{preset}, checkpoint of {checkpoint['gb']:.2f} GB: {', '.join(times)}"
             lines.append(f"{line}; losses afterwards differ by {checkpoint['difference']:.1e}")
         lines += [f"{preset}, does not fit: {words}" for words in found["left_out"]]
     if steps := report["same_steps"]:

@@ -24,7 +24,7 @@ from train.champion import contest, register
 from train.config import DataConfig, LossConfig, OptimConfig, TrainConfig, ValidationConfig
 from train.errors import RunFailed
 from train.progress import Progress
-from train.validation import HeldOut, Validation, score_registered
+from train.validation import HeldOut, Validation, read_scored, score_registered
 
 STEPS = 20
 MODEL = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=1)
@@ -311,6 +311,17 @@ def test_scores_that_mlflow_did_not_take_are_sent_later(champion, held_out, monk
 
 
 # --- which clips ------------------------------------------------------------------------------------------------------
+
+
+DAMAGED = {"empty": b"", "list": b"[1]", "part": b'{"scores": {}}', "deep": b"[" * 100_000}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_scores_are_named_with_what_to_do(tmp_path, content):
+    assert read_scored(str(tmp_path)) is None
+    (tmp_path / "scores.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"scores\.json is damaged .*: remove it, .* scored again"):
+        read_scored(str(tmp_path))
 
 
 def test_the_digest_is_of_content_and_clips(workplace, tmp_path):

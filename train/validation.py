@@ -87,6 +87,12 @@ class Scored:
     """Of "all" clips, and of each dataset."""
 
 
+def read_scored(folder: str) -> Scored | None:
+    """What scores.json in a folder holds; None if there is none. ValueError if it is damaged."""
+    remedy = "remove it, and the checkpoint is scored again when the run goes on"
+    return documents.read(f"{folder}/{SCORES}", Scored, remedy)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """Of one run."""
@@ -105,8 +111,7 @@ class Validation:
 
     def scores(self, checkpoint: str) -> dict[str, Any] | None:
         """Of all clips and of each dataset; None if it has not been scored. ValueError if scores.json is damaged."""
-        remedy = "remove it, and the checkpoint is scored again when the run goes on"
-        found = documents.read(f"{self.folder(checkpoint)}/{SCORES}", Scored, remedy)
+        found = read_scored(self.folder(checkpoint))
         return None if found is None else found.scores
 
     def measure(self, model: D4RT, checkpoint: str) -> tuple[dict[str, Any], str | None]:
