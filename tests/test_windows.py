@@ -34,6 +34,11 @@ def test_every_frame_has_one_window_that_answers_for_it(length, common):
             assert len(shared) == common or (number == len(plan) - 2 and len(shared) > common)
 
 
+@pytest.mark.parametrize(("clip_frames", "common"), [(48, 16), (8, 2), (4, 2), (3, 2), (2, 1)])
+def test_short_windows_share_two_frames_where_a_third_would_be_one(clip_frames, common):
+    assert plan_windows(100, clip_frames).common == common
+
+
 def test_windows_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="windows of 49 frames are longer than the model takes: at most 48"):
         plan_windows(100, 48, length=49)

@@ -20,14 +20,12 @@ from torch import Tensor
 from model.recipes.alignment import move
 from model.recipes.asking import AnsweringModel, Encoded
 from model.recipes.identity import (
-    AGREEMENT,
     CANDIDATES,
     MEMORY_FRAMES,
-    MOST_DISAGREEMENT,
     Sightings,
-    agree,
     choose,
     choose_memory,
+    compare,
     how_well_seen,
 )
 from model.recipes.joining import Seam
@@ -228,7 +226,7 @@ def _go_on(
     answers = view.track(candidates.uv_norm[asked], candidates.frames[asked], times, here.arriving.start)
     xyz[asked] = move(there_from_here, answers.xyz)
 
-    found = choose(candidates.seen, agree(there, xyz, min(max(AGREEMENT, seam.residual), MOST_DISAGREEMENT)))
+    found = choose(candidates.seen, compare(there, xyz, seam.residual), seam.residual)
     known = found >= 0
     picked = (torch.where(known)[0], found[known])
     _write(followed, here, view, rows[known], candidates.frames[picked], candidates.uv_norm[picked], status)

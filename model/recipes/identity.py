@@ -20,16 +20,19 @@ ONCE_MORE = 0.05
 """What another memory frame is worth that saw the same, where one is worth 1."""
 
 AGREEMENT = 0.01
-"""Share of the distance by which two windows may differ about one point; or the residual of their seam, if larger."""
-
-MOST_DISAGREEMENT = 0.03
-"""But no more than this: where windows are joined worse, nobody is known again."""
+"""Share of the distance by which two windows may always differ about one point."""
 
 NEAR = 3
-"""By so many times as much at one instant."""
+"""Beyond it, by so many times as much as is typical: of the points that go on, or of the landmarks of the seam."""
+
+MOST_DISAGREEMENT = 0.2
+"""But by no more than this, at which different things of a scene begin to be taken for one another."""
 
 VOTES = 0.25
 """Share of the instants at which they must be as near."""
+
+RIGHT_SHARE = 0.5
+"""Of the candidates, at least so many are taken to be right: the typical disagreement is the median of theirs."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +63,52 @@ def how_well_seen(answers: Prediction) -> Tensor:
     return torch.where(answers.visible & inside, score.nan_to_num(), 0.0)
 
 
-def agree(there: Tensor, here: Tensor, tolerance: float) -> Tensor:
-    """Is it one and the same point, (P, K)? P points there, K candidates each here, at C instants in one camera.
+@dataclass(frozen=True)
+class Comparison:
+    """P points as a window knows them, and K candidates for each in the next one."""
 
-    An instant votes for it where the two are near each other; nonsense is near by no chance. Over the instants that do,
-    `VOTES` of all at least, noise averages out, and what is left must be below the tolerance.
+    left: Tensor
+    """(P, K) how far from being one point they are, as a share of the distance; infinite where too few instants vote
+    for it."""
+    votes: Tensor
+    """(P, K) share of the instants at which they are near each other."""
+
+
+def compare(there: Tensor, here: Tensor, residual: float) -> Comparison:
+    """Is it one and the same point?
+
+    An instant votes for it where the two are near each other, measured by the `residual` of the seam; nonsense is near
+    by no chance. Over the instants that do, `VOTES` of all at least, noise averages out.
 
     Args:
-        there: (P, C, 3), as the window says that knows the point.
+        there: (P, C, 3), at C instants in one camera, as the window says that knows the points.
         here: (P, K, C, 3), as the new one says of each candidate, in the unit of the other.
-        tolerance: as a share of the distance.
     """
     difference = (here - there[:, None]) / there.norm(dim=-1)[:, None, :, None]  # (P, K, C, 3)
-    votes = difference.norm(dim=-1) < NEAR * tolerance
-    difference = difference.masked_fill(~votes[..., None], torch.nan).nanquantile(0.5, dim=2)  # (P, K, 3)
-    enough = votes.double().mean(dim=-1) >= VOTES
-    return enough & (difference.norm(dim=-1) < tolerance)
+    near = difference.norm(dim=-1) < min(NEAR * max(AGREEMENT, residual), MOST_DISAGREEMENT)
+    left = difference.masked_fill(~near[..., None], torch.nan).nanquantile(0.5, dim=2).norm(dim=-1)
+    votes = near.double().mean(dim=-1)
+    return Comparison(torch.where(votes >= VOTES, left, torch.inf), votes)
 
 
-def choose(seen: Tensor, agreeing: Tensor) -> Tensor:
-    """(P,) the candidate to go on from: of those that agree (P, K), the one seen best; -1 if there is none."""
-    score = torch.where(agreeing & (seen > 0), seen, -1.0)
-    best_score, which = score.max(dim=1)
-    return torch.where(best_score > 0, which, -1)
+def choose(seen: Tensor, compared: Comparison, residual: float) -> Tensor:
+    """(P,) the candidate to go on from, -1 if there is none: of those that are the point, the one that was seen best,
+    for which most instants vote, and of which least is left.
+
+    A model that is off by 5 % disagrees with itself by as much about what it knows well, so there is no fixed bound: no
+    more may be left than `NEAR` times what is typical of these points, or of the landmarks of the seam.
+
+    Args:
+        seen: (P, K), as `Sightings.seen`; 0 is no candidate.
+    """
+    asked = compared.left[seen > 0].sort().values
+    if len(asked) == 0:
+        return torch.full((len(seen),), -1)
+    typical = max(AGREEMENT / NEAR, min(float(asked[int(len(asked) * RIGHT_SHARE / 2)]), residual))
+    left = torch.where(seen > 0, compared.left, torch.inf)
+    score = seen * compared.votes / (1 + (left / typical).square())
+    best, which = score.masked_fill(left >= min(NEAR * typical, MOST_DISAGREEMENT), 0).max(dim=1)
+    return torch.where(best > 0, which, -1)
 
 
 def choose_memory(seen: Tensor, gap: Tensor, limit: int) -> list[int]:

@@ -10,6 +10,9 @@ from torch import Tensor
 COMMON_SHARE = 3
 """Windows have a third of their frames in common with the next: 16 of 48."""
 
+MIN_COMMON = 2
+"""But at least so many, where they are so short that it would be one: what moves is then seen to move."""
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -64,14 +67,17 @@ class WindowPlan:
 def plan_windows(
     num_frames: int, clip_frames: int, *, length: int | None = None, common: int | None = None
 ) -> WindowPlan:
-    """Windows for a model that takes `clip_frames`: as long as it can, a third in common, unless told otherwise.
+    """Windows for a model that takes `clip_frames`: as long as it can, a third in common but at least
+    two, unless told otherwise.
 
     Raises ValueError for windows longer than the model takes.
     """
     length = clip_frames if length is None else length
     if length > clip_frames:
         raise ValueError(f"windows of {length} frames are longer than the model takes: at most {clip_frames}")
-    return WindowPlan(num_frames, length, max(1, length // COMMON_SHARE) if common is None else common)
+    if common is None:
+        common = min(max(MIN_COMMON, length // COMMON_SHARE), length - 1)
+    return WindowPlan(num_frames, length, common)
 
 
 def places(frames: Sequence[int], among: Sequence[int]) -> Tensor:
