@@ -8,6 +8,10 @@ import torch
 from oracle import Faults, Oracle
 
 from model import D4RT, ModelConfig, Queries, recipes
+from model.recipes import plan_windows
+from model.recipes.dense_following import follow_all, join_all
+from model.recipes.following import ABSENT, FOLLOWED
+from model.recipes.joining import chain, join, look
 from pipelines.geometry import inverse, transform
 from pipelines.synthesize.staged import hidden_balls, round_trip
 
@@ -220,3 +224,44 @@ def test_noise_of_the_answers_shows_in_the_spread(balls):
     found = recipes.jitter(noisy, memory, queries, height=4096, width=4096, times=64)[0]
     depth = noisy.decode(memory, queries).xyz[0, :, 2]
     assert 0.9 < (found / (0.05 * depth * 3**0.5)).median() < 1.1
+
+
+# ---- all pixels of a long video ----
+
+
+def test_all_pixels_of_a_long_video_are_one_track_each_through_all_windows():
+    """Windows of another unit and pose each. Every pixel of every frame is passed by a track that is where it is."""
+    oracle = Oracle(hidden_balls(56, width=32, height=24), Faults(scale=0.1, turn=0.02, shift=0.05), clip_frames=16)
+    plan = plan_windows(28, 16)
+    oracle.step = 2
+    before, begun, followed, geometry, seams = None, [], [], [], []
+    for number in range(len(plan)):
+        geometry.append(look(oracle, oracle.video, plan, number, aspect=oracle.aspect))
+        seams += [join(*geometry[-2:])] if number else []
+        size = {"height": 12, "width": 16, "aspect": oracle.aspect}
+        before = follow_all(oracle, oracle.video, plan, number, before=before, seam=(seams or [None])[-1], **size)
+        begun.append(before[0])
+        followed.append(before[1])
+    assert all(float(one.visited) == 1 for one in begun)
+    tracks = join_all(plan, chain(seams), begun[-1], followed)
+    points, t_src = begun[-1].points, begun[-1].t_src
+    assert len(points) < 28 * 12 * 16 / 5, "a fifth of one track per pixel at the most"
+
+    seen = torch.zeros(28, 12, 16, dtype=torch.bool)
+    for n, t in tracks.visible.nonzero().tolist():
+        u, v = tracks.uv_norm[n, t].tolist()
+        if 0 <= u < 1 and 0 <= v < 1:
+            seen[t, int(v * 12), int(u * 16)] = True
+    own = (points * torch.tensor([16, 12])).long()
+    seen[t_src, own[:, 1], own[:, 0]] = True
+    assert seen.all()
+
+    hits = oracle.hits(points.numpy(), oracle.numbers[t_src])
+    world = oracle.similarity(oracle.numbers[list(plan.windows[0])]) @ inverse(oracle.scene.cameras.world_from_cam)[0]
+    for t in (0, 13, 27):
+        known = tracks.xyz[:, t].isfinite().all(-1).numpy()
+        expected = transform(world, oracle.scene.position(hits, np.full(len(points), oracle.numbers[t])))
+        np.testing.assert_allclose(tracks.xyz[:, t].numpy()[known], expected[known], atol=1e-4)
+    begins_later = plan.owner[t_src] > 0
+    assert (tracks.status[begins_later, 0] == ABSENT).all() and begins_later.any()
+    assert (tracks.status[~begins_later, -1] == FOLLOWED).float().mean() > 0.5

@@ -35,9 +35,9 @@ from model.recipes.extrapolation import extrapolate
 from model.recipes.long_video import LongTracks, LongVideo, track_long_video
 from model.recipes.point_clouds import frame_points, joined_clouds, point_cloud, without_doubtful
 from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
-from model.recipes.scene_flow import scene_flow
+from model.recipes.scene_flow import frame_flow, joined_flow, scene_flow
 from model.recipes.tracking import tracks
-from model.recipes.uncertainty import jitter
+from model.recipes.uncertainty import jitter, jitter_tracks
 from model.recipes.windows import WindowPlan, plan_windows
 
 __all__ = [
@@ -59,9 +59,12 @@ __all__ = [
     "depth_at",
     "extrapolate",
     "frame_depth",
+    "frame_flow",
     "frame_points",
     "jitter",
+    "jitter_tracks",
     "joined_clouds",
+    "joined_flow",
     "output_size",
     "pixel_centres",
     "pixel_tracks",

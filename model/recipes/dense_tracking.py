@@ -71,9 +71,26 @@ def all_tracks(
     if most_queries is not None and most_queries < num_frames:
         raise ValueError(f"most_queries ({most_queries}) must be at least {num_frames}: what one track asks")
     most_seeds = num_frames * height * width if most_queries is None else most_queries // num_frames
-
     grid = VisitedGrid(num_frames, height, width, device)
-    centres = pixel_centres(height, width).to(device)
+    options = {"t_cam": t_cam, "seed": seed, "chunk_size": chunk_size, "patch_video": patch_video}
+    return track_unvisited(model, memory, grid, most_seeds, **options)
+
+
+@torch.inference_mode()
+def track_unvisited(
+    model: AnsweringModel,
+    memory: Encoded,
+    grid: "VisitedGrid",
+    most_seeds: int,
+    *,
+    t_cam: int | Literal["target"] = "target",
+    seed: int = 0,
+    chunk_size: int | None = None,
+    patch_video: Tensor | None = None,
+) -> AllTracks:
+    """`all_tracks` through the cells that are not yet visited, one at least, from so many of them; marks the grid."""
+    num_frames, device = memory.num_frames, model.device
+    centres = pixel_centres(grid.height, grid.width).to(device)
     generator = torch.Generator().manual_seed(seed)
     times = torch.arange(num_frames, device=device)[None]
     cameras = times if t_cam == "target" else torch.full_like(times, t_cam)
@@ -142,6 +159,10 @@ class VisitedGrid:
 
     def visit_cells(self, frame: int, cells: Tensor) -> None:
         self.flat[frame * self.num_cells + cells] = True
+
+    def visit_frames(self, frames: Tensor) -> None:
+        """Mark all cells of frames."""
+        self.cells[frames.to(self.flat.device)] = True
 
     def share(self) -> float:
         """Of all cells, those visited."""

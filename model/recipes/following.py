@@ -119,7 +119,7 @@ def follow(
     here = Place(plan, number, backwards)
     followed = Followed.nobody(len(t_src), len(here.window), len(here.onward))
     begins = plan.owner[t_src] == number
-    _write(followed, here, view, torch.where(begins)[0], t_src[begins], uv_norm[begins], FOLLOWED)
+    write_rows(followed, here, view, torch.where(begins)[0], t_src[begins], uv_norm[begins], FOLLOWED)
     if before is None:
         return followed
 
@@ -229,11 +229,11 @@ def _go_on(
     found = choose(candidates.seen, compare(there, xyz, seam.residual), seam.residual)
     known = found >= 0
     picked = (torch.where(known)[0], found[known])
-    _write(followed, here, view, rows[known], candidates.frames[picked], candidates.uv_norm[picked], status)
+    write_rows(followed, here, view, rows[known], candidates.frames[picked], candidates.uv_norm[picked], status)
     return rows[~known]
 
 
-def _write(
+def write_rows(
     followed: Followed, here: Place, view: View, rows: Tensor, t_src: Tensor, uv_norm: Tensor, status: int
 ) -> None:
     """Ask where points are in all frames of the window that the view has, and write it down."""

@@ -1,5 +1,6 @@
 """Scene flow: how far the surface point of each pixel moves until the next frame."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,24 +35,51 @@ def scene_flow(
         ValueError: a clip of one frame.
     """
     video, native = frames_of(video), frames_of(native)
-    memory, patch_video = prepare(model, video, aspect, memory, native)
+    memory, _ = prepare(model, video, aspect, memory, native)
     if memory.num_frames < 2:
         raise ValueError("scene flow is between two frames; the video has one")
+    size = {"height": height, "width": width, "chunk_size": chunk_size}
+    frames = [None] * memory.num_frames if native is None else native
+    return joined_flow(
+        [
+            frame_flow(model, memory, t, t_cam=t_cam, native_frame=frames[t], **size)
+            for t in range(memory.num_frames - 1)
+        ]
+    )
+
+
+@torch.inference_mode()
+def frame_flow(
+    model: AnsweringModel,
+    memory: Encoded,
+    t: int,
+    *,
+    height: int,
+    width: int,
+    t_cam: int | Literal["source", "target"] = "source",
+    native_frame: Tensor | np.ndarray | None = None,
+    chunk_size: int | None = None,
+) -> SceneFlow:
+    """`scene_flow` of frame t alone, T = 2. `native_frame`: (H, W, 3) uint8, the raw frame t, to cut patches from."""
     points = pixel_centres(height, width).to(model.device)[None]
-    parts = []
-    for t in range(memory.num_frames - 1):
-        camera = {"source": t, "target": t + 1}.get(t_cam, t_cam)
-        times = torch.tensor([[t, t + 1]], device=model.device)
-        answers = model.decode_times(
-            memory,
-            points,
-            torch.full(points.shape[:2], t, device=model.device),
-            times,
-            torch.full_like(times, camera),
-            chunk_size=chunk_size,
-            patch_video=patch_video,
-        )
-        xyz = answers.xyz.cpu().view(height, width, 2, 3)
-        visible, confidence = (x.cpu().view(height, width, 2) for x in (answers.visible, answers.confidence))
-        parts.append((xyz[:, :, 0], xyz[:, :, 1] - xyz[:, :, 0], visible[:, :, 1], confidence.amin(dim=-1)))
-    return SceneFlow(*(torch.stack(part) for part in zip(*parts, strict=True)), t_cam=t_cam)
+    times = torch.tensor([[t, t + 1]], device=model.device)
+    camera = {"source": t, "target": t + 1}.get(t_cam, t_cam)
+    answers = model.decode_times(
+        memory,
+        points,
+        torch.full(points.shape[:2], t, device=model.device),
+        times,
+        torch.full_like(times, camera),
+        chunk_size=chunk_size,
+        patch_video=None if native_frame is None else frames_of(native_frame).to(model.device)[None, None],
+    )
+    now, then = answers.xyz.cpu().view(1, height, width, 2, 3).unbind(dim=3)
+    visible, confidence = (x.cpu().view(1, height, width, 2) for x in (answers.visible, answers.confidence))
+    return SceneFlow(now, then - now, visible[..., 1], confidence.amin(dim=-1), t_cam)
+
+
+def joined_flow(parts: Sequence[SceneFlow]) -> SceneFlow:
+    """One after the other, all in the same choice of camera."""
+    names = ("xyz", "flow", "visible", "confidence")
+    arrays = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return SceneFlow(**arrays, t_cam=parts[0].t_cam)
