@@ -296,6 +296,42 @@ def test_known_intrinsics_are_taken_and_mend_the_path_of_a_model_that_is_wrong_a
             recipes.cameras(scene, VIDEO, intrinsics=wrong, **options)
 
 
+def test_all_recipes_go_by_known_intrinsics(scene):
+    """A camera whose principal point is off the centre, asked of a model that believes in another focal length and the
+    centre: what it says of x and y is wrong by a linear map, which the known intrinsics undo everywhere."""
+    true = torch.tensor([[0.8, 0, 0.45], [0, 1.6, 0.52], [0, 0, 1]], dtype=torch.float64)
+    believed = torch.tensor([[1.3, 0, 0.5], [0, 2.6, 0.5], [0, 0, 1]], dtype=torch.float64)
+    wrong = torch.linalg.inv(believed) @ true
+
+    class OffCentre(Scene):
+        """A pinhole as `true` says: what a centred camera of the same focal length sees, shifted."""
+
+        def decode(self, memory, queries, **options):
+            shift = torch.tensor([0.05, -0.02])
+            centred = replace(queries, uv_norm=(queries.uv_norm + shift).clamp(0, 1))
+            answers = super().decode(memory, centred, **options)
+            xyz = (wrong @ answers.xyz.double()[..., None]).squeeze(-1).float()
+            normal = torch.linalg.inv(wrong).mT @ answers.normal.double()[..., None]
+            return replace(answers, xyz=xyz, normal=normal.squeeze(-1).float(), uv_tgt=answers.uv_tgt - shift)
+
+    steady = torch.tensor([[0.8, 1.6]], dtype=torch.float64).expand(FRAMES, 2)
+    exact = Scene(scene.world_from_cam, steady)
+    model = recipes.WithIntrinsics(OffCentre(scene.world_from_cam, steady), true)
+    shifted = POINTS + torch.tensor([0.05, -0.02])
+    found, expected = (
+        recipes.tracks(*asked, T_SRC, aspect=2.0, t_cam=2)
+        for asked in ((model, VIDEO, POINTS), (exact, VIDEO, shifted))
+    )
+    torch.testing.assert_close(found.xyz, expected.xyz, atol=1e-4, rtol=1e-4)
+    path = recipes.cameras(model, VIDEO, aspect=2.0, width=RAW_WIDTH, height=RAW_HEIGHT)
+    torch.testing.assert_close(path.world_from_cam, relative(scene.world_from_cam, 0).float(), atol=1e-4, rtol=0)
+    pixels = true * torch.tensor([RAW_WIDTH, RAW_HEIGHT, 1.0])[:, None]
+    torch.testing.assert_close(path.intrinsics, pixels.float().expand(FRAMES, 3, 3))
+    cloud = recipes.point_cloud(model, VIDEO, aspect=2.0, stride=16, min_confidence_percentile=0)
+    along = PLANE_NORMAL / PLANE_NORMAL.norm()
+    torch.testing.assert_close(cloud.normal.double(), along.expand(len(cloud.normal), 3), atol=1e-4, rtol=0)
+
+
 def test_camera_options_out_of_range_are_refused(scene):
     with pytest.raises(ValueError, match=r"grid \(3\) must be at least 4"):
         recipes.cameras(scene, VIDEO, grid=3)

@@ -11,6 +11,8 @@
 | cameras, pose | grid       | i       | = t_src     | i and j             | two point sets, same instant |
 | cameras, K    | grid       | 0..T-1  | = t_src     | = t_src             | xyz                          |
 
+`WithIntrinsics(model, ...)` stands in for a model where the camera's intrinsics are known: all recipes then go by them.
+
 Without further questions: `jitter` asks any query again beside its place, `extrapolate` continues tracks at a constant
 velocity.
 
@@ -32,6 +34,7 @@ from model.recipes.camera_paths import MIN_GRID, cameras
 from model.recipes.dense_tracking import all_tracks, pixel_tracks
 from model.recipes.depth_maps import depth, depth_at, frame_depth
 from model.recipes.extrapolation import extrapolate
+from model.recipes.known_intrinsics import WithIntrinsics, norm_intrinsics
 from model.recipes.long_video import LongTracks, LongVideo, track_long_video
 from model.recipes.point_clouds import frame_points, joined_clouds, point_cloud, without_doubtful
 from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
@@ -52,6 +55,7 @@ __all__ = [
     "SceneFlow",
     "Tracks",
     "WindowPlan",
+    "WithIntrinsics",
     "all_tracks",
     "ask_frames",
     "cameras",
@@ -65,6 +69,7 @@ __all__ = [
     "jitter_tracks",
     "joined_clouds",
     "joined_flow",
+    "norm_intrinsics",
     "output_size",
     "pixel_centres",
     "pixel_tracks",

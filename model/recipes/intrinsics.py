@@ -23,3 +23,12 @@ def focal_lengths(xyz: Tensor, uv_norm: Tensor, aspect: float, *, shared: bool, 
     else:
         focal = focal.nanmedian(dim=1).values
     return focal.nanmedian(dim=0).values.expand(len(xyz), 2) if shared else focal
+
+
+def centred(focal: Tensor) -> Tensor:
+    """Intrinsics (T, 3, 3) from focal lengths (T, 2), all in units of the image's width and height: the principal point
+    is the centre."""
+    result = torch.eye(3, dtype=focal.dtype).repeat(len(focal), 1, 1)
+    result[:, 0, 0], result[:, 1, 1] = focal.unbind(-1)
+    result[:, :2, 2] = 0.5
+    return result
