@@ -204,19 +204,46 @@ def result_folder(uri: str, last: str, claim: bytes | None = None) -> Iterator[P
     """
     require_new(uri, claim)
     fs, path = open_place(uri)
-    parent = os.path.dirname(path)
-    beside = Path(parent if is_local(fs) else tempfile.gettempdir())
-    with reachable(str(beside)):
-        beside.mkdir(parents=True, exist_ok=True)
-        folder = beside / f".{uuid.uuid4().hex}.partial"  # of no length of its own: `name` may be as long as it can be
-        folder.mkdir()
-    try:
-        with room_in(str(beside)):
-            yield folder
+    with _partial_beside(path if is_local(fs) else os.path.join(tempfile.gettempdir(), "results")) as folder:
+        yield folder
         if is_local(fs):
             _rename(folder, uri, path)
         else:
             _upload(folder, uri, last, uuid.uuid4().hex.encode() if claim is None else claim)
+
+
+@contextmanager
+def remade_folder(uri: str) -> Iterator[Path]:
+    """A local folder to fill; when the block has ended, it is at `uri`, in place of the one that was there, folders in
+    it included. If the block raises, nothing changes.
+
+    For what can be made again at any time: on S3 it is not there, or only in part, while it is uploaded.
+    """
+    fs, path = open_place(uri)
+    with scratch_folder() if not is_local(fs) else _partial_beside(path) as folder:
+        yield folder
+        if is_local(fs):
+            delete_folder(uri)
+            _rename(folder, uri, path)
+            return
+        delete_folder(uri)
+        with reachable(uri):
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    fs.put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
+
+
+@contextmanager
+def _partial_beside(path: str) -> Iterator[Path]:
+    """A local folder beside `path`; what is left of it is deleted when the block ends."""
+    parent = Path(path).parent
+    with reachable(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / f".{uuid.uuid4().hex}.partial"  # of no length of its own: `name` may be as long as it can be
+        folder.mkdir()
+    try:
+        with room_in(str(parent)):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

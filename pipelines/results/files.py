@@ -48,10 +48,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from pipelines import documents
-from pipelines.geometry import xyzw_from_rotation
 from pipelines.results.sources import Video
 from pipelines.whole import listed
 
@@ -106,6 +104,8 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
     from pipelines.pictures.drawing import position_colours, save
     from pipelines.pictures.results import camera_figure, cloud_picture, depth_frames, track_frames
     from pipelines.pictures.video_file import write_video
+    from pipelines.results.exports.point_cloud import ply
+    from pipelines.results.exports.trajectories import tum
 
     fps = min(video.fps, len(video.frames) / SECONDS)
     for task, arrays in results.items():
@@ -198,30 +198,3 @@ def is_answered(uri: str, request: dict[str, Any]) -> bool:
             f"{uri} holds results of another request ({'; '.join(differences)}): remove it, or use another --out"
         )
     return True
-
-
-def ply(points: Arrays) -> bytes:
-    """A point cloud, as points.npz has it, as a binary PLY file."""
-    columns = {
-        **{name: ("float", "<f4", points["xyz"][:, i]) for i, name in enumerate("xyz")},
-        **{f"n{name}": ("float", "<f4", points["normal"][:, i]) for i, name in enumerate("xyz")},
-        **{name: ("uchar", "u1", points["rgb"][:, i]) for i, name in enumerate(("red", "green", "blue"))},
-        "confidence": ("float", "<f4", points["confidence"]),
-        "frame": ("int", "<i4", points["frame"]),
-    }
-    vertices = np.empty(len(points["xyz"]), [(name, dtype) for name, (_, dtype, _) in columns.items()])
-    for name, (_, _, values) in columns.items():
-        vertices[name] = values
-    properties = "".join(f"property {kind} {name}\n" for name, (kind, _, _) in columns.items())
-    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\n{properties}end_header\n"
-    return header.encode() + vertices.tobytes()
-
-
-def tum(frame_numbers: np.ndarray, world_from_cam: Float[np.ndarray, "T 4 4"]) -> str:
-    """TUM trajectory: frame number, position, quaternion (w last). Frames without a pose have no line."""
-    lines = ["# frame tx ty tz qx qy qz qw"]
-    for number, pose in zip(frame_numbers, world_from_cam.astype(np.float64), strict=True):
-        if np.isfinite(pose).all():
-            values = [*pose[:3, 3], *xyzw_from_rotation(pose[:3, :3])]
-            lines.append(" ".join([str(number), *(f"{value:.9g}" for value in values)]))
-    return "\n".join(lines) + "\n"

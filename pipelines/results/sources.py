@@ -159,6 +159,8 @@ class ReadAgain:
     source: Source
     selection: Selection
     count: int
+    longest: int | None = SHOWN_SIDE
+    """Pixels of the longer side, at most; None: native."""
 
     def __len__(self) -> int:
         return self.count
@@ -166,7 +168,8 @@ class ReadAgain:
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         with _opened(self.source, self.selection) as (footage, chosen):
             for t in chosen:
-                yield _shrunk(footage.frame(t))
+                frame = footage.frame(t)
+                yield frame if self.longest is None else _shrunk(frame, self.longest)
 
 
 def check_video(source: Source, selection: Selection) -> None:
@@ -209,9 +212,9 @@ def read_video(source: Source, selection: Selection, image_size: int) -> Video:
         )
 
 
-def _shrunk(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _shrunk(frame: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray, "h w 3"]:
     height, width = frame.shape[:2]
-    factor = SHOWN_SIDE / max(height, width)
+    factor = longest / max(height, width)
     if factor >= 1:
         return frame
     size = max(1, round(width * factor)), max(1, round(height * factor))

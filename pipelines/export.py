@@ -1,0 +1,45 @@
+"""`python -m pipelines export OUT`: results of `infer` in the formats of other programs, without the model.
+
+Made from the result folders alone, as often as one likes, into NAME/exports/FORMAT/ of each video.
+"""
+
+from tqdm import tqdm
+
+from pipelines.problems import alike
+from pipelines.results.reading import find_results
+
+# The libraries of the formats take a second to import and are not needed to print help: see below.
+
+
+def export(place: str, /, *, formats: str = "all") -> None:
+    """Write results in the formats of other programs, in place of what an earlier call has written.
+
+    Args:
+        place: What `infer --out` has written: the folder or s3:// URI of all videos, or of one.
+        formats: Which, separated by commas. ply: point cloud. colmap: photos, cameras and static tracks seen from
+            several frames. nerfstudio: transforms.json. trajectory: cameras as TUM and as matrices. gltf: animated
+            scene. st4rtrack, opend4rt: the files of these projects. depth: 16-bit PNG.
+    """
+    from pipelines.results.exports.made import FORMATS, export_one
+
+    chosen = list(FORMATS) if formats == "all" else [name.strip() for name in formats.split(",")]
+    if unknown := sorted(set(chosen) - set(FORMATS)):
+        raise ValueError(f"--formats has {', '.join(map(repr, unknown))}: choose from {', '.join(FORMATS)}, or all")
+    found = find_results(place)
+    noted, failed = {}, {}
+    work = [(uri, name) for uri in found for name in chosen]
+    for uri, name in tqdm(work, desc="export", unit="export", delay=2):
+        video = uri.rpartition("/")[2]
+        try:
+            notes = export_one(uri, name)
+        except ValueError as error:
+            failed[f"{name} of {video}"] = str(error)
+            continue
+        tqdm.write(f"{uri}/exports/{name}")
+        if notes:
+            noted[f"{name} of {video}"] = "; ".join(notes)
+    for line in alike(noted):
+        print(f"noted {line}")
+    if failed:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise ValueError(f"{len(failed)} of {len(work)} exports could not be made\n{listed}")
