@@ -16,6 +16,7 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 Colour = tuple[int, int, int]
 
 SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
+RANGE_VALUES = 1 << 24  # that are sorted to find a range of colours
 TEXT = 15  # height of a line of text, in pixels
 DARK, LIGHT = (24, 24, 28), (235, 235, 235)
 UNKNOWN = (70, 70, 70)  # where depth is NaN
@@ -57,7 +58,13 @@ def depth_colours(depth: Float[np.ndarray, "*shape"], low: float, high: float) -
 
 
 def depth_range(depth: Float[np.ndarray, "*shape"]) -> tuple[float, float]:
-    """The 2nd and 98th percentile of what is known, which a few wild values do not move; (0, 1) if nothing is."""
+    """The 2nd and 98th percentile of what is known, which a few wild values do not move; (0, 1) if nothing is.
+
+    Of a large array, every so many-th row and column is looked at: of `RANGE_VALUES` values at most.
+    """
+    while depth.size > RANGE_VALUES:
+        longest = int(np.argmax(depth.shape))
+        depth = depth[tuple(slice(None, None, 2 if axis == longest else 1) for axis in range(depth.ndim))]
     known = depth[np.isfinite(depth)]
     return (float(np.quantile(known, 0.02)), float(np.quantile(known, 0.98))) if known.size else (0.0, 1.0)
 

@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import documents
+from pipelines.results.arrays import Arrays, mapped, write_npz
 from pipelines.results.sources import Video
 from pipelines.whole import listed
 
@@ -95,11 +96,12 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
     },
 }
 
-Arrays = dict[str, np.ndarray]
-
 
 def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:
-    """All files of the table, pictures included, into an empty local folder; `about` goes into result.json."""
+    """All files of the table, pictures included, into an empty local folder; `about` goes into result.json.
+
+    Arrays are written first; all else is made from what is then in their files.
+    """
     # With Matplotlib, which those who only need the table above do not wait for.
     from pipelines.pictures.drawing import position_colours, save
     from pipelines.pictures.results import camera_figure, cloud_picture, depth_frames, track_frames
@@ -109,7 +111,8 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
 
     fps = min(video.fps, len(video.frames) / SECONDS)
     for task, arrays in results.items():
-        np.savez(folder / f"{task}.npz", **arrays)
+        write_npz(folder / f"{task}.npz", arrays)
+    results = {task: mapped(folder / f"{task}.npz") for task in results}
     if "tracks" in results:
         tracks = results["tracks"]
         colours = position_colours(tracks["points"])

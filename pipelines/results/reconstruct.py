@@ -9,7 +9,8 @@ from model import recipes
 from model.precision import half_on_gpu
 from model.recipes.asking import AnsweringModel
 from pipelines.models import load_model, model_digest
-from pipelines.results.files import RESULT, Arrays, claim_of, is_answered, write_results
+from pipelines.results.arrays import Arrays, Rows
+from pipelines.results.files import RESULT, claim_of, is_answered, write_results
 from pipelines.results.sources import Selection, Source, Video, read_video
 from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, notes_on, window_report
 from pipelines.whole import ExistsAlready, result_folder
@@ -30,7 +31,12 @@ def reconstruct(
     for number in range(len(plan)):
         before = answers[-1] if answers else None
         answers.append(ask_window(model, video, plan, number, questions, before))
-    return joined(plan, answers, questions), window_report(plan, answers)
+    results = joined(plan, answers, questions)
+    whole = {
+        task: {key: x.whole() if isinstance(x, Rows) else x for key, x in arrays.items()}
+        for task, arrays in results.items()
+    }
+    return whole, window_report(plan, answers)
 
 
 class Reconstruct:

@@ -3,7 +3,7 @@
 A video no longer than the model takes has one window, and its answers are those of the recipes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from model.recipes.long_video import join_tracks
 from model.recipes.results import Depth, PointCloud
 from model.recipes.views import View
 from model.recipes.windows import WindowPlan
-from pipelines.results.files import FIELDS, Arrays
+from pipelines.results.arrays import Arrays, Rows
+from pipelines.results.files import FIELDS
 from pipelines.results.sources import Video
 
 MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
@@ -104,7 +105,8 @@ def ask_window(
 def joined(plan: WindowPlan, answers: Sequence[WindowAnswers], questions: Questions) -> dict[str, Arrays]:
     """Task -> the arrays of its .npz file (see `results/files.py`), all in the world and the unit of the first window.
 
-    NaN after a seam that could not be joined.
+    NaN after a seam that could not be joined. `answers` may lie on disk (`results/kept.py`): what is large is asked of
+    them window by window, when it is written.
     """
     world_from_window = chain([said.seam for said in answers[1:]])
     results = {}
@@ -117,9 +119,9 @@ def joined(plan: WindowPlan, answers: Sequence[WindowAnswers], questions: Questi
     if "depth" in questions.tasks:
         scales = [scale_of(world).float() for world in world_from_window]
         results["depth"] = {
-            "depth": torch.cat([said.depth.depth * scale for said, scale in zip(answers, scales, strict=True)]),
-            "normal": torch.cat([said.depth.normal for said in answers]),
-            "confidence": torch.cat([said.depth.confidence for said in answers]),
+            "depth": _rows(plan, lambda number: answers[number].depth.depth * scales[number]),
+            "normal": _rows(plan, lambda number: answers[number].depth.normal),
+            "confidence": _rows(plan, lambda number: answers[number].depth.confidence),
         }
     if "points" in questions.tasks:
         clouds = [_in_world(said.points, world) for said, world in zip(answers, world_from_window, strict=True)]
@@ -127,7 +129,15 @@ def joined(plan: WindowPlan, answers: Sequence[WindowAnswers], questions: Questi
     if "cameras" in questions.tasks:
         path = join_cameras(plan, [said.geometry for said in answers], world_from_window)
         results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
-    return {task: {key: value.numpy() for key, value in arrays.items()} for task, arrays in results.items()}
+    return {
+        task: {key: x if isinstance(x, Rows) else x.numpy() for key, x in arrays.items()}
+        for task, arrays in results.items()
+    }
+
+
+def _rows(plan: WindowPlan, part: Callable[[int], torch.Tensor]) -> Rows:
+    """A row per frame; `part` gives those that a window answers for."""
+    return Rows(plan.num_frames, lambda: (part(number).numpy() for number in range(len(plan))))
 
 
 def _in_world(cloud: PointCloud, world_from_window: torch.Tensor) -> PointCloud:
