@@ -59,12 +59,12 @@ def object_store_bytes(held: int = 0) -> int:
 def model_resources() -> dict[str, int]:
     """What one task or actor with a model gets of a cluster that has nothing else to do: a GPU, or many CPUs.
 
-    Ray gives it as many threads as it reserves CPUs; one is left for the job itself.
+    Ray gives it as many threads as it reserves CPUs; one is left for the job itself, and for what is done aside.
     """
     if ray.cluster_resources().get("GPU", 0) >= 1:
         return {"num_gpus": 1}
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return {"num_cpus": max(1, largest - 1)}
+    return {"num_cpus": max(0, largest - 1)}
 
 
 def end_with_node() -> None:

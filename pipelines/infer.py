@@ -17,13 +17,16 @@ from pipelines.datasets import DatasetKey
 from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting, open_place, reachable
 from pipelines.results.files import RESULT, TASKS, claim_of, is_answered
-from pipelines.results.sources import Selection, Source, check_video, find_sources, video_digest
+from pipelines.results.finding import find_sources
+from pipelines.results.selection import Selection
+from pipelines.results.sources import Source, check_video, video_digest
 from pipelines.whole import listed, read_file, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
 MAX_GRID = 1024  # a million tracks
 READERS = 8  # videos that are looked at together, before the work
+VIDEOS_AT_ONCE = 2  # of a model: while one is read or written, it answers for the other
 
 
 def infer(
@@ -35,6 +38,7 @@ def infer(
     dataset: DatasetKey | None = None,
     start: int = 0,
     step: int = 1,
+    fps: float | None = None,
     num_frames: int | None = None,
     grid: int = 16,
     window: int | None = None,
@@ -51,6 +55,7 @@ def infer(
         dataset: Whose official layout the raw folders have.
         start: First frame to take, counted from 0.
         step: Take every so many-th frame.
+        fps: Or take so many frames per second, by the times at which they are shown; of files that tell them.
         num_frames: Take so many frames; by default all.
         grid: Points to track along each side of the first frame.
         window: Frames that are looked at together; by default, and at most, as many as the model takes.
@@ -70,7 +75,7 @@ def infer(
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
         least = max(2, num_frames or 0)
-        selection = Selection(start=start, step=step, num_frames=least)
+        selection = Selection(start=start, step=step, fps=fps, num_frames=least)
         for source in sources[:READERS]:
             with problems.noted():
                 check_video(source, selection)
@@ -84,7 +89,7 @@ def infer(
 
     version = model_version(model)
     loaded = load_model(version)
-    options = {"start": start, "step": step, "num_frames": num_frames}
+    options = {"start": start, "step": step, "fps": fps, "num_frames": num_frames}
     selection = Selection(**options)
     plan_windows(2, loaded.config.clip_frames, length=window, common=common)  # refuses what is no plan
 
@@ -104,9 +109,8 @@ def infer(
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
     failed, noted = {}, {}
-    for outcome in jobs.run_models(
-        Reconstruct, arguments, [asdict(source) for source in todo], label="infer", unit="video"
-    ):
+    rows = [asdict(source) for source in todo]
+    for outcome in jobs.run_models(Reconstruct, arguments, rows, label="infer", unit="video", at_once=VIDEOS_AT_ONCE):
         source = Source(**outcome.row)
         if outcome.failed:
             failed[source.name] = outcome.reason

@@ -6,6 +6,7 @@ on.
 """
 
 import sys
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pipelines.cluster import connect, model_resources
 from pipelines.raw.place import NoRoom
 
 MAX_TRIES = 3  # of a row whose process dies
+READY = 2  # parts that `ahead` has ready before they are asked for
 ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
 DIED = f"the process that worked on it died {MAX_TRIES} times: it crashed, or there was too little memory"
 
@@ -87,11 +89,14 @@ def run_tasks(
     yield from _shown(rows, answers(), label, unit)
 
 
-def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label: str, unit: str) -> Iterator[Outcome]:
+def run_models(
+    work: type, arguments: dict[str, Any], rows: list[Row], *, label: str, unit: str, at_once: int = 1
+) -> Iterator[Outcome]:
     """The same for work that needs a model: instances of `work`, made with `arguments`, are called with the rows.
 
     Each lives in an actor and keeps its model: an actor per GPU, without GPUs one on many CPUs. They are actors of ours
-    because those of Ray Data are restarted without end when they die.
+    because those of Ray Data are restarted without end when they die. An instance is called with `at_once` rows at the
+    same time, in threads of its own: while one waits for `aside` or `ahead`, another has the device.
     """
     if not rows:
         return
@@ -100,11 +105,12 @@ def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label:
     count = int(ray.cluster_resources()["GPU"]) if "num_gpus" in resources else 1
 
     def start() -> ray.actor.ActorHandle:
-        return ray.remote(_ModelActor).options(max_restarts=0, **resources).remote(cloudpickle.dumps((work, arguments)))
+        actor = ray.remote(_ModelActor).options(max_restarts=0, max_concurrency=at_once, **resources)
+        return actor.remote(cloudpickle.dumps((work, arguments)))
 
     def answers() -> Iterator[tuple[int, "_Answer"]]:
-        idle = [start() for _ in range(min(count, len(rows)))]
-        waiting, running, tries = deque(range(len(rows))), {}, Counter()
+        idle = [start() for _ in range(min(count, len(rows)))] * at_once
+        waiting, running, tries, replaced = deque(range(len(rows))), {}, Counter(), {}
         while waiting or running:
             while waiting and idle:
                 actor, number = idle.pop(), waiting.popleft()
@@ -114,7 +120,9 @@ def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label:
             try:
                 answer = cloudpickle.loads(ray.get(done))
             except ray.exceptions.RayActorError:
-                idle.append(start())
+                if actor not in replaced:  # or another of its rows has seen to it
+                    replaced[actor] = start()
+                idle = [replaced.get(each, each) for each in [*idle, actor]]
                 tries[number] += 1
                 if tries[number] < MAX_TRIES:
                     waiting.append(number)
@@ -125,6 +133,42 @@ def run_models(work: type, arguments: dict[str, Any], rows: list[Row], *, label:
                 yield number, answer
 
     yield from _shown(rows, answers(), label, unit)
+
+
+def aside(work: Callable[..., Any], *arguments: Any, cpus: int = 1) -> Callable[[], Any]:
+    """Do `work` in a process of its own, wherever in the cluster a CPU is free; call what comes back to wait for it.
+
+    That raises what `work` raises, and ValueError if its process died `MAX_TRIES` times. `cpus=0` if it mostly waits.
+    """
+    connect()
+    answer = ray.remote(_call).options(num_cpus=cpus, max_retries=MAX_TRIES - 1).remote(work, *arguments)
+    return lambda: _got(answer)
+
+
+def ahead(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for."""
+    connect()
+    bounds = {"max_retries": MAX_TRIES - 1, "_generator_backpressure_num_objects": READY}
+    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds)
+    for part in parts.remote(work, *arguments):
+        yield _got(part)
+
+
+def _call(work: Callable[..., Any], *arguments: Any) -> Any:
+    return work(*arguments)
+
+
+def _iterate(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    yield from work(*arguments)
+
+
+def _got(answer: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        raise ValueError(DIED) from None
 
 
 def require_few_failures(failed: int, total: int, unit: str, allowed: float, remedy: str) -> None:
@@ -180,13 +224,14 @@ class _ModelActor:
     """Makes its worker with the first row, so that a model which cannot be loaded is an error like any other."""
 
     def __init__(self, made_of: bytes) -> None:
-        self._made_of, self._work = made_of, None
+        self._made_of, self._work, self._making = made_of, None, threading.Lock()
 
     def do(self, row: bytes) -> bytes:
-        if self._work is None:
-            work, arguments = cloudpickle.loads(self._made_of)
-            try:
-                self._work = work(**arguments)
-            except Exception as error:
-                return cloudpickle.dumps(_Answer(None, reason_of(error), stop=True))
+        with self._making:
+            if self._work is None:
+                work, arguments = cloudpickle.loads(self._made_of)
+                try:
+                    self._work = work(**arguments)
+                except Exception as error:
+                    return cloudpickle.dumps(_Answer(None, reason_of(error), stop=True))
         return cloudpickle.dumps(_answer(self._work, cloudpickle.loads(row)))

@@ -25,9 +25,11 @@ from pipelines.models import load_model, model_digest, model_version
 from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
-from pipelines.results.files import TASKS, write_results
+from pipelines.results.files import TASKS, write_arrays, write_results
+from pipelines.results.finding import find_sources
 from pipelines.results.reconstruct import Reconstruct, reconstruct
-from pipelines.results.sources import Selection, Source, Video, find_sources
+from pipelines.results.selection import Selection
+from pipelines.results.sources import Source, Video
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.truth.clips import resize
 from pipelines.whole import read_file, write_file
@@ -241,7 +243,7 @@ def test_a_model_that_says_nothing_gives_files_that_say_so(factor, tmp_path):
     footage = {"frame_numbers": np.arange(4), "fps": 10.0, "digest": "", "notes": ()}
     video = Video(name="x", clip=frames, frames=frames, size=(64, 64), **footage)
     found, _ = reconstruct(broken, video, TASKS, 4, length=None, common=None)
-    write_results(tmp_path, video, found, {"request": {}})
+    write_results(tmp_path, video, write_arrays(tmp_path, found), {"request": {}})
     assert np.isnan(found["depth"]["depth"]).all()
     assert np.isnan(found["cameras"]["world_from_cam"][1:]).all()
     assert {"result.json", "depth.npz", "cameras.png", "points.ply"} <= {path.name for path in tmp_path.iterdir()}

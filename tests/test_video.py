@@ -12,7 +12,9 @@ from PIL import Image
 from shared_data import SHARED
 
 from pipelines.pictures.video_file import write_video
-from pipelines.results.sources import Selection, Source, find_sources, read_video
+from pipelines.results.finding import find_sources
+from pipelines.results.selection import Selection
+from pipelines.results.sources import Source, read_video
 
 CAMEL = SHARED / "video" / "camel.mp4"
 

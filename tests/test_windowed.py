@@ -8,7 +8,7 @@ import torch
 from oracle import Faults, Oracle
 
 from pipelines.geometry import inverse, transform
-from pipelines.results.files import FIELDS, TASKS, write_results
+from pipelines.results.files import FIELDS, TASKS, write_arrays, write_results
 from pipelines.results.reconstruct import reconstruct
 from pipelines.results.sources import Video
 from pipelines.results.windowed import notes_on
@@ -130,7 +130,7 @@ def test_what_did_not_go_together_is_noted(found, oracle, video):
 
 def test_files_tell_of_the_windows(found, video, tmp_path):
     results, windows = found
-    write_results(tmp_path, video, results, {"request": {}, "windows": windows})
+    write_results(tmp_path, video, write_arrays(tmp_path, results), {"request": {}, "windows": windows})
     document = json.loads((tmp_path / "result.json").read_text())
     assert document["windows"] == windows
     assert document["files"]["tracks.npz"]["status"]["shape"] == [GRID**2, FRAMES]

@@ -51,6 +51,10 @@ class Npz:
         with self._reading():
             self._zip = zipfile.ZipFile(file)
 
+    def keys(self) -> list[str]:
+        """Names of the arrays."""
+        return [name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")]
+
     def __contains__(self, key: str) -> bool:
         return f"{key}.npy" in self._zip.namelist()
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from pipelines.raw.display import Display, display_matrix, display_notes
 from pipelines.raw.images import format_of, unreadable
@@ -87,6 +87,14 @@ class VideoFrames:
     def fps(self) -> float | None:
         """Frames per second, None if the file does not say."""
         return float(self._stream.average_rate or 0) or None
+
+    @property
+    def seconds(self) -> Float64[np.ndarray, "T"] | None:
+        """(T,) when each frame is shown, from the first on; None if the file does not say."""
+        times = self._index.times
+        if times is None:
+            return None if self.fps is None else np.arange(len(self)) / self.fps  # as an AVI has it
+        return (np.array(times[: len(self)]) - times[0]) * float(self._stream.time_base)
 
     @property
     def digest(self) -> str:

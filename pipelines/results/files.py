@@ -97,11 +97,15 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame
 }
 
 
-def write_results(folder: Path, video: Video, results: dict[str, Arrays], about: dict[str, Any]) -> None:
-    """All files of the table, pictures included, into an empty local folder; `about` goes into result.json.
+def write_arrays(folder: Path, results: dict[str, Arrays]) -> dict[str, dict[str, np.ndarray]]:
+    """The .npz files of the table, into an empty local folder. Gives the same arrays, as they lie there."""
+    for task, arrays in results.items():
+        write_npz(folder / f"{task}.npz", arrays)
+    return {task: mapped(folder / f"{task}.npz") for task in results}
 
-    Arrays are written first; all else is made from what is then in their files.
-    """
+
+def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.ndarray]], about: dict[str, Any]) -> None:
+    """All other files of the table, pictures included, from the arrays; `about` goes into result.json."""
     # With Matplotlib, which those who only need the table above do not wait for.
     from pipelines.pictures.drawing import position_colours, save
     from pipelines.pictures.results import camera_figure, cloud_picture, depth_frames, track_frames
@@ -110,9 +114,6 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
     from pipelines.results.exports.trajectories import tum
 
     fps = min(video.fps, len(video.frames) / SECONDS)
-    for task, arrays in results.items():
-        write_npz(folder / f"{task}.npz", arrays)
-    results = {task: mapped(folder / f"{task}.npz") for task in results}
     if "tracks" in results:
         tracks = results["tracks"]
         colours = position_colours(tracks["points"])
@@ -151,6 +152,7 @@ def write_results(folder: Path, video: Video, results: dict[str, Arrays], about:
         "video": {
             "name": video.name,
             "frame_numbers": video.frame_numbers.tolist(),
+            "seconds": None if video.seconds is None else video.seconds.round(6).tolist(),
             "fps": video.fps,
             "width": width,
             "height": height,

@@ -1,22 +1,31 @@
-"""The three things a video can be, alike: a file, a folder of images, a sequence of a raw dataset."""
+"""What a video can be, all alike: a file, images, an array of frames, a sequence of a raw dataset."""
 
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from pipelines.datasets import open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.images import decode_shown
+from pipelines.raw.npz import Npz
 from pipelines.raw.place import open_place, reachable
 from pipelines.raw.video import VideoFrames
+from pipelines.whole import read_file
 
 IMAGES = (".png", ".jpg", ".jpeg")
+NPZ = ".npz"
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".ogg"),
+    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".mj2", ".gif", ".y4m", NPZ),
+)
+"""How a file in a folder ends that is a video. One that is named by itself may be called as it likes."""
+VIDEO_KEY = "video"
 IMAGE_FPS = 10.0  # images do not say how fast they were taken; only the speed of the pictures depends on it
 
 
@@ -24,6 +33,8 @@ class Footage(Protocol):
     """Frames by their number, decoded when asked for. ValueError, naming the video, for what cannot be read."""
 
     fps: float
+    seconds: Float64[np.ndarray, "T"] | None
+    """When each frame is shown, from the first on; None where that is not known."""
     notes: list[str]
     """What is not as one would expect in the frames that were asked for."""
 
@@ -35,22 +46,35 @@ class Footage(Protocol):
     def number(self, t: int) -> int:
         """What the source calls frame t."""
 
-    def digest(self, chosen: range) -> str:
+    def digest(self, chosen: Sequence[int]) -> str:
         """Of what these frames are made of: another content, another digest, wherever it lies."""
 
 
 @contextmanager
-def open_footage(uri: str, dataset: str | None, sequence: str | None, *, first: int | None = None) -> Iterator[Footage]:
-    """`first`: how many of its first frames may be asked for; a file is not read further, and its length is at most
-    that."""
+def open_footage(
+    uri: str,
+    dataset: str | None = None,
+    sequence: str | None = None,
+    images: tuple[str, ...] = (),
+    *,
+    first: int | None,
+) -> Iterator[Footage]:
+    """Of a `Source`. `first`: how many of its first frames may be asked for; a file is not read further, and its length
+    is at most that."""
     if dataset is not None:
         yield SequenceFootage(dataset, uri, sequence)
+        return
+    if images:
+        yield ImagesFootage(images)
         return
     fs, path = open_place(uri)
     with reachable(uri):
         is_folder = fs.isdir(path)
     if is_folder:
-        yield FolderFootage(uri)
+        yield ImagesFootage(images_in(uri))
+        return
+    if uri.lower().endswith(NPZ):
+        yield ArrayFootage(uri)
         return
     with reachable(uri):
         file = fs.open(path, "rb")
@@ -68,50 +92,97 @@ class FileFootage:
     def __len__(self) -> int:
         return len(self._video)
 
+    @property
+    def seconds(self) -> Float64[np.ndarray, "T"] | None:
+        return self._video.seconds
+
     def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         return self._video.shown(t)
 
     def number(self, t: int) -> int:
         return t
 
-    def digest(self, chosen: range) -> str:
+    def digest(self, chosen: Sequence[int]) -> str:
         return self._video.digest
 
 
-class FolderFootage:
-    """A folder of images, in the order of the numbers in their names."""
+def images_in(folder: str) -> list[str]:
+    """In the order of the numbers in their names. ValueError if there are none."""
+    names = [name for name in RawFolder(folder).listdir()[1] if name.lower().endswith(IMAGES)]
+    if not names:
+        raise ValueError(
+            f"no .png or .jpg images in {folder}: give a video file or a folder of images, or its --dataset"
+        )
+    return [posixpath.join(folder, name) for name in sorted(names, key=natural)]
 
-    fps = IMAGE_FPS
 
-    def __init__(self, uri: str) -> None:
-        self._folder, self.notes = RawFolder(uri), []
-        names = [name for name in self._folder.listdir()[1] if name.lower().endswith(IMAGES)]
-        self._names = sorted(names, key=_natural)
-        if not names:
-            raise ValueError(
-                f"no .png or .jpg images in {uri}: give a video file or a folder of images, or its --dataset"
-            )
+class ImagesFootage:
+    """Images, one after the other."""
+
+    fps, seconds = IMAGE_FPS, None
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self._images, self.notes = images, []
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._images)
+
+    def _read(self, t: int) -> bytes:
+        image = self._images[t]
+        content = read_file(image)
+        if content is None:
+            raise ValueError(f"{image} is gone: it was there when the video was looked for")
+        return content
 
     def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
-        name = self._names[t]
-        pixels, notes = decode_shown(self._folder.read(name), posixpath.join(self._folder.uri, name))
+        pixels, notes = decode_shown(self._read(t), self._images[t])
         self.notes += [note for note in notes if note not in self.notes]
         return pixels
 
     def number(self, t: int) -> int:
         return t
 
-    def digest(self, chosen: range) -> str:
-        return _digest(self._folder.read(self._names[t]) for t in chosen)
+    def digest(self, chosen: Sequence[int]) -> str:
+        return _digest(self._read(t) for t in chosen)
+
+
+class ArrayFootage:
+    """An array of frames in an .npz file: (T, H, W, 3) or (T, H, W) uint8, called `video`, or the only array."""
+
+    fps, seconds = IMAGE_FPS, None
+
+    def __init__(self, uri: str) -> None:
+        folder, name = posixpath.split(uri)
+        self._arrays, self.notes = Npz(RawFolder(folder), name), []
+        keys = self._arrays.keys()
+        self._key = VIDEO_KEY if VIDEO_KEY in keys or len(keys) != 1 else keys[0]
+        self._shape = self._arrays.shape(self._key) if self._key in keys else None
+        if self._shape is None:
+            raise ValueError(f"{uri} has no array {VIDEO_KEY!r}, but {', '.join(keys) or 'none'}: name its frames so")
+        first = self._arrays.rows(self._key, np.arange(min(1, self._shape[0])))
+        if first.dtype != np.uint8 or not (len(self._shape) == 3 or (len(self._shape) == 4 and self._shape[3] == 3)):
+            raise ValueError(
+                f"{self._key} of {uri} is {self._shape} {first.dtype}: frames are (T, H, W, 3) or (T, H, W) uint8"
+            )
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        (frame,) = self._arrays.rows(self._key, np.array([t]))
+        return np.repeat(frame[..., None], 3, axis=-1) if frame.ndim == 2 else frame
+
+    def number(self, t: int) -> int:
+        return t
+
+    def digest(self, chosen: Sequence[int]) -> str:
+        return _digest(np.ascontiguousarray(self.frame(t)).data for t in chosen)
 
 
 class SequenceFootage:
     """A sequence of a raw dataset."""
 
-    fps = IMAGE_FPS
+    fps, seconds = IMAGE_FPS, None
 
     def __init__(self, dataset: str, raw: str, name: str) -> None:
         self._sequence, self.notes = open_sequence(dataset, raw, name), []
@@ -125,7 +196,7 @@ class SequenceFootage:
     def number(self, t: int) -> int:
         return int(self._sequence.frame_numbers[t])
 
-    def digest(self, chosen: range) -> str:
+    def digest(self, chosen: Sequence[int]) -> str:
         return _digest(np.ascontiguousarray(self.frame(t)).data for t in chosen)
 
 
@@ -136,6 +207,6 @@ def _digest(contents: Iterator[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """frame9 before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,6 +1,14 @@
-"""A model and a video to a folder of results. Needs PyTorch; `pipelines/infer.py` runs it."""
+"""A model and a video to a folder of results. Needs PyTorch; `pipelines/infer.py` runs it.
 
+While the model answers for one window of a video, other processes read the frames of the next and write what it said
+of the last; then another one joins the windows and makes the files. So a GPU waits for neither a decoder nor a disk,
+and what is in memory is some windows, however long the video.
+"""
+
+import threading
+from collections import deque
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,12 +16,19 @@ import torch
 from model import recipes
 from model.precision import half_on_gpu
 from model.recipes.asking import AnsweringModel
+from model.recipes.windows import WindowPlan
+from pipelines import jobs
 from pipelines.models import load_model, model_digest
 from pipelines.results.arrays import Arrays, Rows
-from pipelines.results.files import RESULT, claim_of, is_answered, write_results
-from pipelines.results.sources import Selection, Source, Video, read_video
+from pipelines.results.files import RESULT, claim_of, is_answered, write_arrays, write_results
+from pipelines.results.kept import Kept
+from pipelines.results.nearby import Nearby
+from pipelines.results.selection import Selection
+from pipelines.results.sources import Source, Video, look_at
 from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, notes_on, window_report
-from pipelines.whole import ExistsAlready, result_folder
+from pipelines.whole import ExistsAlready, require_new, result_folder
+
+UNWRITTEN = 2  # windows whose answers are on their way to the disk, at most
 
 
 def reconstruct(
@@ -40,7 +55,10 @@ def reconstruct(
 
 
 class Reconstruct:
-    """Loads the model once, then turns one video after the other into a folder; gives notes on the video."""
+    """Loads the model once, then turns videos into folders, several at a time; gives notes on each.
+
+    The model answers for one of them at a time.
+    """
 
     def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,27 +66,71 @@ class Reconstruct:
         if model_digest(self.model) != about["model"]["digest"]:  # others may write to where it lies
             raise ValueError(f"model {model} was replaced since the job began: run it again")
         self.selection, self.out, self.about = selection, out, about
+        self._answering = threading.Lock()
 
     def __call__(self, row: dict[str, Any]) -> tuple[str, ...]:
-        source = Source(**row)
-        uri = f"{self.out}/{source.name}"
-        video = read_video(source, self.selection, self.model.config.image_size)
+        source, config = Source(**row), self.model.config
+        video = jobs.aside(look_at, source, self.selection, config.image_size)()
         request = self.about["request"] | {"video": video.digest}
-        with half_on_gpu(self.device):
-            results, windows = reconstruct(
-                self.model,
-                video,
-                tuple(request["tasks"]),
-                request["grid"],
-                length=request["window"],
-                common=request["common"],
-            )
-        video = replace(video, notes=(*video.notes, *notes_on(results, windows)))
+        about = self.about | {"request": request, "source": row}
         try:
-            with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
-                about = self.about | {"request": request, "source": row, "windows": windows}
-                write_results(folder, video, results, about)
+            require_new(f"{self.out}/{source.name}", claim_of(request))
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
-            if not is_answered(uri, request):
+            if not is_answered(f"{self.out}/{source.name}", request):
                 raise
-        return video.notes
+            return ()
+        plan = recipes.plan_windows(
+            len(video.clip), config.clip_frames, length=request["window"], common=request["common"]
+        )
+        questions = Questions.of(video, config.image_size, tuple(request["tasks"]), request["grid"])
+        kept = Kept(self.out, request)
+        notes = self._ask(video, plan, questions, kept)
+        return jobs.aside(publish, self.out, replace(video, notes=notes), plan, questions, about)()
+
+    def _ask(self, video: Video, plan: WindowPlan, questions: Questions, kept: Kept) -> tuple[str, ...]:
+        """Ask all windows that are not kept, and keep them. Gives notes on the frames."""
+        first = kept.done()
+        if first == len(plan):
+            return video.notes
+        before = kept.window(first - 1) if first else None
+        shown = range(max(0, first - 1), len(plan))  # the frames of the window before are looked at again
+        parts = new_frames(plan, shown)
+        nearby, writing, notes = Nearby(video.clip), deque(), ()
+        for number, part, read in zip(shown, parts, jobs.ahead(video.clip.parts, parts), strict=True):
+            pixels, notes = read
+            nearby.add(part, pixels)
+            if number < first:
+                continue
+            with self._answering, half_on_gpu(self.device):
+                before = ask_window(self.model, replace(video, clip=nearby), plan, number, questions, before)
+            writing.append(jobs.aside(kept.write, number, before, cpus=0))
+            if len(writing) > UNWRITTEN:
+                writing.popleft()()
+        for written in writing:
+            written()
+        return notes
+
+
+def new_frames(plan: WindowPlan, numbers: range) -> list[range]:
+    """Of each of these windows, the frames that the one before does not have; of the first one all."""
+    ends = [plan.windows[numbers.start].start, *(plan.windows[number].stop for number in numbers)]
+    return [range(begin, end) for begin, end in pairwise(ends)]
+
+
+def publish(out: str, video: Video, plan: WindowPlan, questions: Questions, about: dict[str, Any]) -> tuple[str, ...]:
+    """Join the windows that are kept and write the folder of results; gives notes on it."""
+    uri, request = f"{out}/{video.name}", about["request"]
+    kept = Kept(out, request)
+    windows = kept.windows(len(plan))
+    report = window_report(plan, windows)
+    try:
+        with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
+            arrays = write_arrays(folder, joined(plan, windows, questions))
+            notes = (*video.notes, *notes_on(arrays, report))
+            write_results(folder, replace(video, notes=notes), arrays, about | {"windows": report})
+    except ExistsAlready:  # another job did the same meanwhile
+        if not is_answered(uri, request):
+            raise
+        notes = video.notes
+    kept.sweep()
+    return notes

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from model import recipes
@@ -96,7 +97,7 @@ def ask_window(
         depth = Depth(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in maps), strict=True)))
     if "points" in questions.tasks:
         stride = questions.cloud_stride
-        clouds = [recipes.frame_points(model, memory, t, video.clip[window[t]], stride=stride) for t in mine]
+        clouds = [recipes.frame_points(model, memory, t, video.clip[[window[t]]][0], stride=stride) for t in mine]
         points = recipes.joined_clouds(clouds)
         points = replace(points, frame=points.frame + window.start)
     return WindowAnswers(geometry, seam, followed, depth, points)
@@ -154,9 +155,20 @@ def window_report(plan: WindowPlan, answers: Sequence[WindowAnswers]) -> list[di
     return report
 
 
-def notes_on(results: dict[str, Arrays], windows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """What a user should know of how the windows went together."""
+def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What a user should know of how the windows went together, and of answers that are no numbers.
+
+    ValueError if no answer is one.
+    """
     notes = []
+    for task, arrays in results.items():
+        if share := _nameless(arrays.get("confidence")):
+            notes.append(f"{share:.1%} of the answers for its {task} are no numbers (NaN)")
+        if share == 1:
+            raise ValueError(
+                f"no answer of the model for its {task} is a number, all are NaN: its training diverged, or it is "
+                "damaged"
+            )
     for window in windows[1:]:
         if not window["seam"]["joined"]:
             notes.append(
@@ -170,3 +182,10 @@ def notes_on(results: dict[str, Arrays], windows: list[dict[str, Any]]) -> tuple
             f"differ by up to {worst:.1%} between two windows)"
         )
     return tuple(notes)
+
+
+def _nameless(confidence: np.ndarray | None) -> float:
+    """Share that is NaN, which confidence is only where the model's answer is; row by row, as it may lie on disk."""
+    if confidence is None or not confidence.size:
+        return 0.0
+    return float(np.mean([np.isnan(row).mean() for row in confidence]))
