@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.geometry import image_grid, inverse, project, rotate, transform, unproject
-from pipelines.results.files import Arrays, write_results
+from pipelines.results.files import Arrays, write_arrays, write_results
 from pipelines.results.sources import Selection, Source, read_video, video_digest
 from pipelines.synthesize.scene import Scene
 
@@ -90,5 +90,5 @@ def write_of(folder: Path, frames: Path, arrays: dict[str, Arrays], seams: tuple
         "windows": windows,
     }
     folder.mkdir()
-    write_results(folder, video, arrays, about)
+    write_results(folder, video, write_arrays(folder, arrays), about)
     return folder
