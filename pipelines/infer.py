@@ -16,15 +16,16 @@ from model.command_line import loading
 from pipelines.datasets import DatasetKey
 from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting, open_place, reachable
-from pipelines.results.files import RESULT, TASKS, claim_of, is_answered
+from pipelines.results.asked import Asked
+from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, is_answered
 from pipelines.results.finding import find_sources
+from pipelines.results.given import read_intrinsics, read_points, read_poses
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, check_video, video_digest
 from pipelines.whole import listed, read_file, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
-MAX_GRID = 1024  # a million tracks
 READERS = 8  # videos that are looked at together, before the work
 VIDEOS_AT_ONCE = 2  # of a model: while one is read or written, it answers for the other
 
@@ -34,13 +35,22 @@ def infer(
     model: str,
     video: list[str],
     out: str,
-    tasks: str = ",".join(TASKS),
+    tasks: str = ",".join(USUAL_TASKS),
     dataset: DatasetKey | None = None,
     start: int = 0,
     step: int = 1,
     fps: float | None = None,
     num_frames: int | None = None,
     grid: int = 16,
+    query_frame: int = 0,
+    points: str | None = None,
+    dense_grid: int = 64,
+    depth_size: int | None = None,
+    native: bool = False,
+    intrinsics: str | None = None,
+    poses: str | None = None,
+    loops: bool = False,
+    forecast: int = 0,
     window: int | None = None,
     common: int | None = None,
     dry_run: bool = False,
@@ -51,23 +61,42 @@ def infer(
         model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
         video: Video files or folders of images; with --dataset, raw folders, of which every sequence is taken.
         out: Folder or s3:// URI; each video's results go into a folder of its name in it.
-        tasks: Which of tracks, depth, points, cameras; separated by commas.
+        tasks: Which of tracks, depth, points, cameras, dense_tracks, flow, uncertainty; separated by commas.
         dataset: Whose official layout the raw folders have.
         start: First frame to take, counted from 0.
         step: Take every so many-th frame.
         fps: Or take so many frames per second, by the times at which they are shown; of files that tell them.
         num_frames: Take so many frames; by default all.
-        grid: Points to track along each side of the first frame.
+        grid: Points to track along each side of a frame: 256 are nearly all its pixels.
+        query_frame: That frame, counted from 0 among those taken; points are tracked from it to both ends.
+        points: File of points to track instead: .csv with the columns u,v,t (u and v from 0 to 1), .json or .npz.
+        dense_grid: Cells along the long side of each frame, all of which dense_tracks pass through.
+        depth_size: Pixels along the long side of depth and flow maps; by default the model's, or native.
+        native: Cut what is asked of depth, flow and points out of the frames as they are, which sharpens edges.
+        intrinsics: Known ones, fx,fy,cx,cy in pixels of the video, or a .json or .npz file.
+        poses: Known camera poses, .txt as cameras.txt (TUM) or .npz: results are in their world and their unit.
+        loops: Look where the camera comes back to, and correct what drifted until then.
+        forecast: Continue tracks for so many frames after the last, at a constant velocity: no answer of the model.
         window: Frames that are looked at together; by default, and at most, as many as the model takes.
         common: Frames that a window has in common with the next; by default a third.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
     problems = Problems()
-    chosen, sources = [], []
+    asked, sources = None, []
     with problems.noted():
-        chosen = _parse_tasks(tasks)
-    if not 1 <= grid <= MAX_GRID:
-        problems.reasons.append(f"--grid {grid} must be from 1 to {MAX_GRID}: so many points to a side")
+        asked = Asked(
+            tasks=_parse_tasks(tasks),
+            grid=grid,
+            query_frame=query_frame,
+            points=None if points is None else read_points(points),
+            dense_grid=dense_grid,
+            depth_size=depth_size,
+            native=native,
+            intrinsics=None if intrinsics is None else read_intrinsics(intrinsics),
+            poses=None if poses is None else read_poses(poses),
+            loops=loops,
+            forecast=forecast,
+        )
     with problems.noted():
         out = lasting(out, "--out")
         _require_folder(out)
@@ -94,20 +123,21 @@ def infer(
     plan_windows(2, loaded.config.clip_frames, length=window, common=common)  # refuses what is no plan
 
     digest = model_digest(loaded)
-    request = {"model_digest": digest, "tasks": chosen, **options, "grid": grid, "window": window, "common": common}
+    request = {"model_digest": digest, **asked.told(), **options, "window": window, "common": common}
     about = {
         "request": request,
         "model": {"uri": model, "version": version, "digest": digest, "config": loaded.config.to_dict()},
     }
     del loaded
-    todo = _undone(sources, selection, out, request)
+    todo = _undone(sources, selection, asked, out, request)
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
     if dry_run:
         print(f"ready: {len(todo)} of {len(sources)} videos to do with {version}, into {out}")
         return
 
-    arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "out": out, "about": about}
+    arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "asked": asked}
+    arguments |= {"out": out, "about": about}
     failed, noted = {}, {}
     rows = [asdict(source) for source in todo]
     for outcome in jobs.run_models(Reconstruct, arguments, rows, label="infer", unit="video", at_once=VIDEOS_AT_ONCE):
@@ -126,11 +156,10 @@ def infer(
         raise ValueError(f"{len(failed)} of {len(sources)} videos failed{others}\n{listed}")
 
 
-def _parse_tasks(tasks: str) -> list[str]:
-    chosen = [task.strip() for task in tasks.split(",")]
-    if unknown := sorted(set(chosen) - set(TASKS)):
-        raise ValueError(f"--tasks has {', '.join(map(repr, unknown))}: choose from {', '.join(TASKS)}")
-    return [task for task in TASKS if task in chosen]
+def _parse_tasks(tasks: str) -> tuple[str, ...]:
+    """In the order of `TASKS`, whatever was asked first; then those that there are not."""
+    chosen = list(dict.fromkeys(task.strip() for task in tasks.split(",")))
+    return tuple(sorted(chosen, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)))
 
 
 def _require_folder(out: str) -> None:
@@ -141,7 +170,9 @@ def _require_folder(out: str) -> None:
             raise ValueError(f"--out {out} is a file: give a folder")
 
 
-def _undone(sources: list[Source], selection: Selection, out: str, request: dict[str, Any]) -> list[Source]:
+def _undone(
+    sources: list[Source], selection: Selection, asked: Asked, out: str, request: dict[str, Any]
+) -> list[Source]:
     """Those without results of this request. ValueError, for all of them at once, where that cannot be answered."""
     problems = Problems()
 
@@ -151,7 +182,7 @@ def _undone(sources: list[Source], selection: Selection, out: str, request: dict
         with problems.noted():
             if read_file(f"{uri}/{RESULT}") is None:
                 done = False
-                check_video(source, selection)
+                asked.check(*check_video(source, selection), str(source))
                 if listed(uri):
                     require_new(uri, claim_of(request | {"video": video_digest(source, selection)}))
             else:

@@ -27,6 +27,7 @@ from pipelines.models import load_model, model_digest, model_version
 from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
+from pipelines.results.asked import Asked
 from pipelines.results.files import TASKS, write_arrays, write_results
 from pipelines.results.finding import find_sources
 from pipelines.results.reconstruct import Reconstruct, reconstruct
@@ -245,7 +246,7 @@ def test_a_model_that_says_nothing_gives_files_that_say_so(factor, tmp_path):
     frames = textured(4, 64, 64)
     footage = {"frame_numbers": np.arange(4), "fps": 10.0, "digest": "", "notes": ()}
     video = Video(name="x", clip=frames, frames=frames, size=(64, 64), **footage)
-    found, _ = reconstruct(broken, video, TASKS, 4, length=None, common=None)
+    found, _ = reconstruct(broken, video, Asked(tasks=TASKS, grid=4))
     write_results(tmp_path, video, write_arrays(tmp_path, found), {"request": {}})
     assert np.isnan(found["depth"]["depth"]).all()
     assert np.isnan(found["cameras"]["world_from_cam"][1:]).all()
@@ -322,7 +323,7 @@ def test_the_same_answer_of_another_is_as_good(ray_cluster, model, checkpoint, t
         ):
             about = {"request": request | {"grid": grid}, "model": told}
             with outcome:
-                answer(checkpoint, "", Selection(), out, about, source)
+                answer(checkpoint, "", Selection(), Asked(tasks=("cameras",), grid=grid), out, about, source)
         assert json.loads(read_file(f"{out}/moving/result.json"))["request"]["grid"] == 5
 
 
@@ -371,7 +372,7 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(checkpoint, tmp_path
 
 def test_a_wrong_request_is_one_message(checkpoint, tmp_path):
     write_video(clip_file := tmp_path / "moving.mp4", textured(4), 10.0)
-    with pytest.raises(ValueError, match="--tasks has 'normals': choose from tracks, depth, points, cameras"):
+    with pytest.raises(ValueError, match="--tasks has 'normals': choose from tracks, depth, points, cameras, dense"):
         infer(model=checkpoint, video=[str(clip_file)], out=str(tmp_path), tasks="depth,normals")
     with pytest.raises(ValueError, match="--grid 0"):
         infer(model=checkpoint, video=[str(clip_file)], out=str(tmp_path), grid=0)

@@ -6,14 +6,19 @@ import torch
 from oracle import Faults, Oracle
 
 from model import recipes
+from pipelines.results.across import Across
 from pipelines.results.arrays import Rows, mapped, write_npz
+from pipelines.results.asked import Asked
 from pipelines.results.files import TASKS
 from pipelines.results.kept import KINDS, Kept
+from pipelines.results.questions import Questions
+from pipelines.results.reconstruct import in_one_world
 from pipelines.results.sources import Video
-from pipelines.results.windowed import Questions, ask_window, joined, window_report
+from pipelines.results.windowed import ask_window, window_report
 from pipelines.synthesize.staged import hidden_balls
 
 FRAMES, WINDOW, GRID = 40, 16, 4
+NOTHING = Across({}, {}, [])
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def video(oracle) -> Video:
 
 def ask_all(oracle, video, before=None, first=0):
     plan = recipes.plan_windows(FRAMES, WINDOW)
-    questions = Questions.of(video, oracle.config.image_size, TASKS, GRID)
+    questions = Questions.of(video, oracle.config.image_size, Asked(tasks=TASKS, grid=GRID, dense_grid=8))
     answers = []
     for number in range(first, len(plan)):
         answers.append(before := ask_window(oracle, video, plan, number, questions, before))
@@ -66,7 +71,10 @@ def test_windows_are_kept_as_they_were_said_and_joined_from_there(place, asked, 
         kept.write(number, said)
         assert kept.done() == number + 1
     windows = kept.windows(len(plan))
-    require_equal(whole(joined(plan, windows, questions)), whole(joined(plan, answers, questions)))
+    require_equal(
+        whole(in_one_world(plan, windows, questions, NOTHING)[0]),
+        whole(in_one_world(plan, answers, questions, NOTHING)[0]),
+    )
     assert window_report(plan, windows) == window_report(plan, answers)
     assert Kept(out, {"video": "b"}).done() == 0  # of another video nothing is done
     kept.sweep()
@@ -82,8 +90,8 @@ def test_going_on_from_disk_is_as_if_nothing_had_happened(oracle, video, asked, 
     _, _, rest = ask_all(oracle, video, before=kept.window(1), first=2)
     assert 0 < oracle.encoded - encoded < 2 * len(plan)
     require_equal(
-        whole(joined(plan, [*answers[:2], *rest], questions)),
-        whole(joined(plan, answers, questions)),
+        whole(in_one_world(plan, [*answers[:2], *rest], questions, NOTHING)[0]),
+        whole(in_one_world(plan, answers, questions, NOTHING)[0]),
     )
 
 

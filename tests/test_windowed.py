@@ -8,6 +8,7 @@ import torch
 from oracle import Faults, Oracle
 
 from pipelines.geometry import inverse, transform
+from pipelines.results.asked import Asked
 from pipelines.results.files import FIELDS, TASKS, write_arrays, write_results
 from pipelines.results.reconstruct import reconstruct
 from pipelines.results.sources import Video
@@ -34,7 +35,7 @@ def video(oracle) -> Video:
 
 @pytest.fixture(scope="module")
 def found(oracle, video):
-    return reconstruct(oracle, video, TASKS, GRID, length=None, common=None)
+    return reconstruct(oracle, video, Asked(tasks=TASKS, grid=GRID, dense_grid=8, forecast=3))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def unit(world: np.ndarray) -> float:
 
 
 def test_windows_and_their_seams_are_reported(found):
-    _, windows = found
+    windows = found[1]["windows"]
     assert [(window["first"], window["last"]) for window in windows] == [(0, 15), (11, 26), (22, 37), (24, 39)]
     assert windows[0]["seam"] is None
     for window in windows[1:]:
@@ -76,7 +77,7 @@ def test_depth_has_the_unit_of_the_first_window_throughout(found, oracle, video,
     height, width = depth.shape[1:]
     pixels = np.stack(np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height), axis=-1)
     exact = Oracle(oracle.scene, Faults(), clip_frames=WINDOW)
-    plain = reconstruct(exact, video, ("depth",), 1, length=None, common=None)[0]["depth"]["depth"]
+    plain = reconstruct(exact, video, Asked(tasks=("depth",), grid=1))[0]["depth"]["depth"]
     for t in (0, 14, 25, 39):
         hits = oracle.hits(pixels.reshape(-1, 2), np.full(height * width, t))
         true = transform(
@@ -103,7 +104,7 @@ def test_points_of_all_windows_lie_on_the_surfaces_of_one_world(found, oracle, w
 
 def test_normals_of_all_windows_are_in_the_axes_of_one_world(oracle, video):
     scaled = Oracle(oracle.scene, Faults(scale=0.2), clip_frames=WINDOW)
-    points = reconstruct(scaled, video, ("points",), GRID, length=None, common=None)[0]["points"]
+    points = reconstruct(scaled, video, Asked(tasks=("points",), grid=GRID))[0]["points"]
     size = oracle.config.image_size
     grid = (np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2) + 0.5) / size
     turn = inverse(oracle.scene.cameras.world_from_cam)[0, :3, :3]
@@ -114,7 +115,7 @@ def test_normals_of_all_windows_are_in_the_axes_of_one_world(oracle, video):
 
 def test_cameras_are_one_path_in_one_unit(oracle, video):
     scaled = Oracle(oracle.scene, Faults(scale=0.2), clip_frames=WINDOW)
-    poses = reconstruct(scaled, video, ("cameras",), GRID, length=None, common=None)[0]["cameras"]["world_from_cam"]
+    poses = reconstruct(scaled, video, Asked(tasks=("cameras",), grid=GRID))[0]["cameras"]["world_from_cam"]
     path = oracle.scene.cameras.world_from_cam
     expected = inverse(path)[:1] @ path
     expected[:, :3, 3] *= unit(scaled.similarity(np.arange(WINDOW)))
@@ -122,26 +123,27 @@ def test_cameras_are_one_path_in_one_unit(oracle, video):
 
 
 def test_what_did_not_go_together_is_noted(found, oracle, video):
-    assert not any("could not be joined" in note for note in notes_on(*found))
+    assert not any("could not be joined" in note for note in notes_on(found[0], found[1]["windows"]))
     wild = Oracle(oracle.scene, Faults(noise=0.3), clip_frames=WINDOW)
-    notes = notes_on(*reconstruct(wild, video, ("tracks",), GRID, length=None, common=None))
+    results, report = reconstruct(wild, video, Asked(tasks=("tracks",), grid=GRID))
+    notes = notes_on(results, report["windows"])
     assert len(notes) == 1 and " of its tracks are lost before the end" in notes[0]
 
 
 def test_files_tell_of_the_windows(found, video, tmp_path):
-    results, windows = found
-    write_results(tmp_path, video, write_arrays(tmp_path, results), {"request": {}, "windows": windows})
+    results, report = found
+    write_results(tmp_path, video, write_arrays(tmp_path, results), {"request": {}, **report})
     document = json.loads((tmp_path / "result.json").read_text())
-    assert document["windows"] == windows
+    assert document["windows"] == report["windows"]
     assert document["files"]["tracks.npz"]["status"]["shape"] == [GRID**2, FRAMES]
 
 
 def test_other_windows_give_the_same_world(oracle, video, found):
     exact = Oracle(oracle.scene, Faults(), clip_frames=WINDOW)
     whole = Oracle(oracle.scene, Faults(), clip_frames=FRAMES)
-    tasks = ("tracks", "cameras")
-    few = reconstruct(exact, video, tasks, GRID, length=12, common=6)[0]
-    one = reconstruct(whole, video, tasks, GRID, length=None, common=None)[0]
+    asked = Asked(tasks=("tracks", "cameras"), grid=GRID)
+    few = reconstruct(exact, video, asked, length=12, common=6)[0]
+    one = reconstruct(whole, video, asked)[0]
     known = few["tracks"]["status"] < 3
     np.testing.assert_allclose(few["tracks"]["xyz"][known], one["tracks"]["xyz"][known], atol=1e-4)
     np.testing.assert_allclose(few["cameras"]["world_from_cam"], one["cameras"]["world_from_cam"], atol=1e-4)

@@ -29,12 +29,13 @@ Results are on the CPU. Lengths are in the model's unit, one per clip but arbitr
 `torch.autocast`.
 """
 
-from model.recipes.asking import ask_frames, output_size, pixel_centres, prepare
+from model.recipes.asking import AnsweringModel, ask_frames, output_size, pixel_centres, prepare
 from model.recipes.camera_paths import MIN_GRID, cameras
 from model.recipes.dense_tracking import all_tracks, pixel_tracks
 from model.recipes.depth_maps import depth, depth_at, frame_depth
 from model.recipes.extrapolation import extrapolate
 from model.recipes.known_intrinsics import WithIntrinsics, norm_intrinsics
+from model.recipes.known_poses import PoseFit, fit_poses
 from model.recipes.long_video import LongTracks, LongVideo, track_long_video
 from model.recipes.point_clouds import frame_points, joined_clouds, point_cloud, without_doubtful
 from model.recipes.results import AllTracks, CameraPath, Depth, Forecast, PointCloud, SceneFlow, Tracks
@@ -46,12 +47,14 @@ from model.recipes.windows import WindowPlan, plan_windows
 __all__ = [
     "MIN_GRID",
     "AllTracks",
+    "AnsweringModel",
     "CameraPath",
     "Depth",
     "Forecast",
     "LongTracks",
     "LongVideo",
     "PointCloud",
+    "PoseFit",
     "SceneFlow",
     "Tracks",
     "WindowPlan",
@@ -62,6 +65,7 @@ __all__ = [
     "depth",
     "depth_at",
     "extrapolate",
+    "fit_poses",
     "frame_depth",
     "frame_flow",
     "frame_points",

@@ -14,6 +14,7 @@ Numbers = Tensor | np.ndarray | Sequence | int
 """What a caller may give where a tensor is meant."""
 
 
+@runtime_checkable
 class Encoded(Protocol):
     """What a model keeps of the clips it has looked at, as `model.Memory` does."""
 

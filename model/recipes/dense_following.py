@@ -28,9 +28,6 @@ class Begun:
     """(N, 2) float32: the pixel, as uv_norm in frame `t_src`."""
     t_src: Tensor
     """(N,) int64."""
-    visited: Tensor
-    """() float32: share of the window's cells through which a track passes while visible; of a frame that another
-    window answers for, all count as visited."""
 
 
 @torch.inference_mode()
@@ -75,7 +72,7 @@ def follow_all(
         t_src = torch.cat([t_src, found.t_src + here.window.start])
         followed = grown(followed, len(points))
         write_rows(followed, here, view, fresh, t_src[fresh], points[fresh], FOLLOWED)
-    return Begun(points, t_src, torch.tensor(grid.share())), followed
+    return Begun(points, t_src), followed
 
 
 def grown(followed: Followed, num_points: int) -> Followed:

@@ -4,7 +4,7 @@
 |-------------|---------|------------------|-------------------|----------------------------------------------------|
 | result.json |         |                  |                   | request, model, video, and this table with shapes  |
 | tracks.npz  | tracks  | `points`         | (N, 2) float32    | the pixels followed, as uv_norm in frame `t_src`   |
-|             |         | `t_src`          | (N,) int64        | 0: a grid over the first frame                     |
+|             |         | `t_src`          | (N,) int64        | 0: a grid over the first frame, row by row         |
 |             |         | `xyz`            | (N, T, 3) float32 | in the world                                       |
 |             |         | `xyz_cam`        | (N, T, 3) float32 | each in the camera of its own frame                |
 |             |         | `uv_norm`        | (N, T, 2) float32 | where it appears in each frame, `t_src` too: there |
@@ -12,10 +12,26 @@
 |             |         | `visible`        | (N, T) bool       | seen, not hidden or out of view                    |
 |             |         | `confidence`     | (N, T) float32    | of `xyz_cam`, from 0 to 1; 0 where lost            |
 |             |         | `status`         | (N, T) int8       | 1 followed, 2 found again after long hidden,       |
-|             |         |                  |                   | 3 lost: from there on NaN                          |
+|             |         |                  |                   | 3 lost: from there on NaN; 0 not begun: NaN        |
+| dense_tracks.npz | dense_tracks | as of tracks.npz |           | tracks that pass through every cell of all frames, |
+|             |         |                  |                   | and begin where none did                           |
+| forecast.npz | tracks | `xyz`            | (N, F, 3) float32 | in the world, in the frames after the last: at a   |
+|             |         |                  |                   | constant velocity, no answer of the model          |
+|             |         | `velocity`       | (N, 3) float32    | from the last 5 positions that were visible        |
+|             |         | `last_seen`      | (N,) int64        | -1: never                                          |
+| uncertainty.npz | uncertainty | `jitter`  | (N, T) float32    | root mean square distance of `xyz_cam` of tracks,  |
+|             |         |                  |                   | when asked elsewhere in the pixel; NaN where the   |
+|             |         |                  |                   | window did not see that                            |
+|             |         | `windows`        | (N, T) float32    | distance between what two windows say of `xyz`;    |
+|             |         |                  |                   | NaN where there is one                             |
 | depth.npz   | depth   | `depth`          | (T, h, w) float32 | along +z; NaN where it would be behind the camera  |
 |             |         | `normal`         | (T, h, w, 3) float32 | unit length, axes of each frame's camera        |
 |             |         | `confidence`     | (T, h, w) float32 | from 0 to 1                                        |
+| flow.npz    | flow    | `xyz`            | (T-1, h, w, 3) float32 | where each pixel's point is               |
+|             |         | `flow`           | (T-1, h, w, 3) float32 | how far it moves until the next frame, in |
+|             |         |                  |                   | the same camera: 0 for what rests                  |
+|             |         | `visible`        | (T-1, h, w) bool  | still seen then                                    |
+|             |         | `confidence`     | (T-1, h, w) float32 | of the less confident of both                    |
 | points.npz  | points  | `xyz`            | (P, 3) float32    | in the world, at the time each was seen            |
 |             |         | `rgb`            | (P, 3) uint8      | colour of the pixel                                |
 |             |         | `normal`         | (P, 3) float32    | unit length, axes of the world                     |
@@ -33,12 +49,15 @@
 a little: `xyz_cam` moved into the world by `world_from_cam` is near `xyz`, but not equal.
 
 confidence: of a calibrated model, 0.1 / (0.1 + b), where half of such answers are off by less than b of their distance.
-World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video. A video
+World: the camera of the clip's first frame; OpenCV axes. Lengths: model units, one unknown factor per video. With known
+poses both are theirs, and `pose_fit` in result.json tells how far the cameras that were found are from them. A video
 that is longer than the model takes is looked at in windows; `windows` in result.json has their frames, and of each seam
 the scale, what is left between the same points as both windows say them (`residual`, relative), and the share of those
-that agree (`inliers`). What comes after a seam that could not be joined is NaN.
+that agree (`inliers`). What comes after a seam that could not be joined is NaN. `loops` has the pairs of windows that
+may have seen one place, `loop_disagreement` how far those that did were apart before and after they were closed.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
-is the model's image size; fx = fy, as pixels are square. Pictures: tracks.mp4, depth.mp4, points.png, cameras.png; they
+is the model's image size unless told otherwise; fx = fy, as pixels are square, unless intrinsics are known. Pictures:
+tracks.mp4, depth.mp4, points.png, cameras.png; they
 are at most about 1280 pixels wide, and what lasts less than 2 seconds is shown more slowly.
 """
 
@@ -55,7 +74,8 @@ from pipelines.results.sources import Video
 from pipelines.whole import listed
 
 SCHEMA = 1
-TASKS = ("tracks", "depth", "points", "cameras")
+USUAL_TASKS = ("tracks", "depth", "points", "cameras")
+TASKS = (*USUAL_TASKS, "dense_tracks", "flow", "uncertainty")
 UNIT = "model units"
 SECONDS = 2.0  # that a video to look at lasts at least; a shorter one is shown more slowly
 SEPARATE = (
@@ -65,20 +85,37 @@ SEPARATE = (
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
 
+TRACK_FIELDS = {
+    "points": ("uv_norm", "frame t_src"),
+    "t_src": ("frame of the clip", ""),
+    "xyz": (UNIT, "world"),
+    "xyz_cam": (UNIT, "camera of each frame"),
+    "uv_norm": ("uv_norm", "each frame; in frame t_src the model's answer, near `points`"),
+    "visible": ("bool", ""),
+    "confidence": ("0 to 1", ""),
+    "status": ("0 not begun, 1 followed, 2 found again, 3 lost", ""),
+}
 FIELDS: dict[str, dict[str, tuple[str, str]]] = {  # file -> key -> (unit, frame)
-    "tracks.npz": {
-        "points": ("uv_norm", "frame t_src"),
-        "t_src": ("frame of the clip", ""),
+    "tracks.npz": TRACK_FIELDS,
+    "dense_tracks.npz": TRACK_FIELDS,
+    "forecast.npz": {
         "xyz": (UNIT, "world"),
-        "xyz_cam": (UNIT, "camera of each frame"),
-        "uv_norm": ("uv_norm", "each frame; in frame t_src the model's answer, near `points`"),
-        "visible": ("bool", ""),
-        "confidence": ("0 to 1", ""),
-        "status": ("1 followed, 2 found again, 3 lost", ""),
+        "velocity": (f"{UNIT} per frame", "world"),
+        "last_seen": ("frame of the clip", ""),
+    },
+    "uncertainty.npz": {
+        "jitter": (UNIT, "camera of each frame"),
+        "windows": (UNIT, "world"),
     },
     "depth.npz": {
         "depth": (UNIT, "camera of each frame, along +z"),
         "normal": ("unit length", "camera of each frame"),
+        "confidence": ("0 to 1", ""),
+    },
+    "flow.npz": {
+        "xyz": (UNIT, "camera of each frame"),
+        "flow": (f"{UNIT} until the next frame", "camera of each frame"),
+        "visible": ("bool", ""),
         "confidence": ("0 to 1", ""),
     },
     "points.npz": {
@@ -113,7 +150,7 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
     from pipelines.results.exports.point_cloud import ply
     from pipelines.results.exports.trajectories import tum
 
-    fps = min(video.fps, len(video.frames) / SECONDS)
+    fps, lengths = min(video.fps, len(video.frames) / SECONDS), about.get("lengths", UNIT)
     if "tracks" in results:
         tracks = results["tracks"]
         colours = position_colours(tracks["points"])
@@ -122,22 +159,22 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         pictures = track_frames(video.frames, uv_norm, tracks["visible"], colours)
         write_video(folder / "tracks.mp4", pictures, fps)
     if "depth" in results:
-        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], UNIT), fps)
+        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], lengths), fps)
     if "points" in results:
         points = results["points"]
         (folder / "points.ply").write_bytes(ply(points))
-        save(folder / "points.png", cloud_picture(points["xyz"], points["rgb"], video.size, UNIT))
+        save(folder / "points.png", cloud_picture(points["xyz"], points["rgb"], video.size, lengths))
     if "cameras" in results:
         cameras = results["cameras"]
         (folder / "cameras.txt").write_text(tum(video.frame_numbers, cameras["world_from_cam"]))
-        figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.size, UNIT)
+        figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.size, lengths)
         figure.savefig(folder / "cameras.png", dpi=110)
     files = {
         f"{task}.npz": {
             key: {
                 "shape": array.shape,
                 "dtype": str(array.dtype),
-                "unit": FIELDS[f"{task}.npz"][key][0],
+                "unit": FIELDS[f"{task}.npz"][key][0].replace(UNIT, lengths),
                 "frame": FIELDS[f"{task}.npz"][key][1],
                 **({"value": array.item()} if array.ndim == 0 else {}),
             }
@@ -148,6 +185,8 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
     height, width = video.size
     document = {
         "schema": SCHEMA,
+        "unit": f"{UNIT}: scale-free, one unknown factor for the whole video",
+        "world": "camera of the first frame; x right, y down, z forward",
         **about,
         "video": {
             "name": video.name,
@@ -158,8 +197,6 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
             "height": height,
             "notes": list(video.notes),
         },
-        "unit": f"{UNIT}: scale-free, one unknown factor for the whole video",
-        "world": "camera of the first frame; x right, y down, z forward",
         "agreement": SEPARATE,
         "files": files,
         "all_files": sorted(file.name for file in folder.iterdir()),

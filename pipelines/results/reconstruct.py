@@ -7,6 +7,7 @@ and what is in memory is some windows, however long the video.
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -19,39 +20,53 @@ from model.recipes.asking import AnsweringModel
 from model.recipes.windows import WindowPlan
 from pipelines import jobs
 from pipelines.models import load_model, model_digest
+from pipelines.results.across import Across, ask_across
 from pipelines.results.arrays import Arrays, Rows
 from pipelines.results.files import RESULT, claim_of, is_answered, write_arrays, write_results
+from pipelines.results.joined import joined
 from pipelines.results.kept import Kept
 from pipelines.results.nearby import Nearby
+from pipelines.results.questions import Asked, Questions
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, look_at
-from pipelines.results.windowed import Questions, WindowAnswers, ask_window, joined, notes_on, window_report
+from pipelines.results.windowed import WindowAnswers, ask_window, notes_on, window_report
+from pipelines.results.world import lay_out
 from pipelines.whole import ExistsAlready, require_new, result_folder
 
 UNWRITTEN = 2  # windows whose answers are on their way to the disk, at most
 
 
 def reconstruct(
-    model: AnsweringModel, video: Video, tasks: tuple[str, ...], grid: int, *, length: int | None, common: int | None
-) -> tuple[dict[str, Arrays], list[dict[str, Any]]]:
-    """(task -> the arrays of its .npz file, see `results/files.py`; what result.json says of the windows).
+    model: AnsweringModel, video: Video, asked: Asked, *, length: int | None = None, common: int | None = None
+) -> tuple[dict[str, Arrays], dict[str, Any]]:
+    """(task -> the arrays of its .npz file, see `results/files.py`; what result.json says of windows and world).
 
     Args:
-        grid: points tracked along each side of the first frame.
         length, common: frames of a window, and those it shares with the next; None as `plan_windows` has it.
     """
     plan = recipes.plan_windows(len(video.clip), model.config.clip_frames, length=length, common=common)
-    questions = Questions.of(video, model.config.image_size, tasks, grid)
+    questions = Questions.of(video, model.config.image_size, asked)
     answers: list[WindowAnswers] = []
     for number in range(len(plan)):
         before = answers[-1] if answers else None
         answers.append(ask_window(model, video, plan, number, questions, before))
-    results = joined(plan, answers, questions)
+    across = ask_across(model, video, plan, questions, answers)
+    results, report = in_one_world(plan, answers, questions, across)
     whole = {
         task: {key: x.whole() if isinstance(x, Rows) else x for key, x in arrays.items()}
         for task, arrays in results.items()
     }
-    return whole, window_report(plan, answers)
+    return whole, report
+
+
+def in_one_world(
+    plan: WindowPlan, answers: Sequence[WindowAnswers], questions: Questions, across: Across
+) -> tuple[dict[str, Arrays], dict[str, Any]]:
+    """All that windows said, joined, and what result.json says of how."""
+    seams = [said.seam for said in answers[1:]]
+    world = lay_out(plan, [said.geometry for said in answers], seams, across.loops, questions.poses)
+    report = {"windows": window_report(plan, answers), **world.describe()}
+    return joined(plan, answers, questions, across, world.world_from_window), report
 
 
 class Reconstruct:
@@ -60,12 +75,14 @@ class Reconstruct:
     The model answers for one of them at a time.
     """
 
-    def __init__(self, model: str, registry: str, selection: Selection, out: str, about: dict[str, Any]) -> None:
+    def __init__(
+        self, model: str, registry: str, selection: Selection, asked: Asked, out: str, about: dict[str, Any]
+    ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, self.device, registry=registry)
         if model_digest(self.model) != about["model"]["digest"]:  # others may write to where it lies
             raise ValueError(f"model {model} was replaced since the job began: run it again")
-        self.selection, self.out, self.about = selection, out, about
+        self.selection, self.asked, self.out, self.about = selection, asked, out, about
         self._answering = threading.Lock()
 
     def __call__(self, row: dict[str, Any]) -> tuple[str, ...]:
@@ -82,10 +99,12 @@ class Reconstruct:
         plan = recipes.plan_windows(
             len(video.clip), config.clip_frames, length=request["window"], common=request["common"]
         )
-        questions = Questions.of(video, config.image_size, tuple(request["tasks"]), request["grid"])
+        questions = Questions.of(video, config.image_size, self.asked)
         kept = Kept(self.out, request)
-        notes = self._ask(video, plan, questions, kept)
-        return jobs.aside(publish, self.out, replace(video, notes=notes), plan, questions, about)()
+        video = replace(video, notes=self._ask(video, plan, questions, kept))
+        with self._answering, half_on_gpu(self.device):
+            across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)))
+        return jobs.aside(publish, self.out, video, plan, questions, across, about)()
 
     def _ask(self, video: Video, plan: WindowPlan, questions: Questions, kept: Kept) -> tuple[str, ...]:
         """Ask all windows that are not kept, and keep them. Gives notes on the frames."""
@@ -117,17 +136,18 @@ def new_frames(plan: WindowPlan, numbers: range) -> list[range]:
     return [range(begin, end) for begin, end in pairwise(ends)]
 
 
-def publish(out: str, video: Video, plan: WindowPlan, questions: Questions, about: dict[str, Any]) -> tuple[str, ...]:
+def publish(
+    out: str, video: Video, plan: WindowPlan, questions: Questions, across: Across, about: dict[str, Any]
+) -> tuple[str, ...]:
     """Join the windows that are kept and write the folder of results; gives notes on it."""
     uri, request = f"{out}/{video.name}", about["request"]
     kept = Kept(out, request)
-    windows = kept.windows(len(plan))
-    report = window_report(plan, windows)
+    results, report = in_one_world(plan, kept.windows(len(plan)), questions, across)
     try:
         with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
-            arrays = write_arrays(folder, joined(plan, windows, questions))
-            notes = (*video.notes, *notes_on(arrays, report))
-            write_results(folder, replace(video, notes=notes), arrays, about | {"windows": report})
+            arrays = write_arrays(folder, results)
+            notes = (*video.notes, *notes_on(arrays, report["windows"]))
+            write_results(folder, replace(video, notes=notes), arrays, about | report)
     except ExistsAlready:  # another job did the same meanwhile
         if not is_answered(uri, request):
             raise

@@ -1,9 +1,10 @@
 """A video and the frames of it that are wanted, read when they are asked for."""
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -89,6 +90,9 @@ class Video:
     """Of the chosen frames."""
     digest: str
     """Of the content of these frames in the source."""
+    native: Callable[[Sequence[int]], Iterator[UInt8[np.ndarray, "H W 3"]]] | None = None
+    """Frames as the source has them, by their places among those chosen, one after the other; None where there is no
+    source."""
     notes: tuple[str, ...]
     """What a user should know of the source."""
 
@@ -162,10 +166,19 @@ class ClipAgain:
                 yield np.stack(frames), tuple(footage.notes)
 
 
-def check_video(source: Source, selection: Selection) -> None:
-    """ValueError, naming the source, for all that can be known of it without decoding more than a frame."""
+def native_frames(source: Source, selection: Selection, places: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Frames as the source has them, by their places among those chosen, one in memory at a time."""
     with _opened(source, selection) as (footage, chosen):
-        footage.frame(chosen[0])
+        for place in places:
+            yield footage.frame(chosen[place])
+
+
+def check_video(source: Source, selection: Selection) -> tuple[Int64[np.ndarray, "T"], tuple[int, int]]:
+    """`Video.frame_numbers` and `size`. ValueError, naming the source, for all that can be known of it without decoding
+    more than a frame."""
+    with _opened(source, selection) as (footage, chosen):
+        size = footage.frame(chosen[0]).shape[:2]
+        return np.array([footage.number(t) for t in chosen], np.int64), size
 
 
 def video_digest(source: Source, selection: Selection) -> str:
@@ -189,6 +202,7 @@ def look_at(source: Source, selection: Selection, image_size: int) -> Video:
             seconds=None if seconds is None else seconds[chosen],
             fps=selection.fps or footage.fps / selection.step,
             digest=digest,
+            native=partial(native_frames, source, selection),
             notes=tuple(footage.notes),
         )
 

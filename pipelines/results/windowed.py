@@ -1,9 +1,9 @@
-"""What a model says of a video of any length: each window by itself, then all of them joined to one world.
+"""What a model says of a video of any length, each window by itself; `joined.py` makes one world of them.
 
 A video no longer than the model takes has one window, and its answers are those of the recipes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,49 +11,23 @@ import numpy as np
 import torch
 
 from model import recipes
-from model.recipes.alignment import move, scale_of
-from model.recipes.asking import AnsweringModel
+from model.recipes.asking import AnsweringModel, Encoded
+from model.recipes.dense_following import Begun, follow_all
 from model.recipes.following import LOST, Followed, follow
-from model.recipes.joining import Seam, WindowGeometry, chain, join, join_cameras, look
-from model.recipes.long_video import join_tracks
-from model.recipes.results import Depth, PointCloud
+from model.recipes.joining import Seam, WindowGeometry, join, look
+from model.recipes.results import Depth, PointCloud, SceneFlow
 from model.recipes.views import View
 from model.recipes.windows import WindowPlan
-from pipelines.results.arrays import Arrays, Rows
-from pipelines.results.files import FIELDS
+from pipelines.results.questions import Questions
 from pipelines.results.sources import Video
-
-MAX_POINTS = 500_000  # of a cloud; beyond that every second, third, ... row and column of the frames is asked
-DOUBTFUL = 10.0  # percent of the points of a video, the least confident, are left out
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What is asked of a video, whatever its windows."""
+class Jitter:
+    """How far answers of a window's tracks spread when they are asked beside their pixel."""
 
-    tasks: tuple[str, ...]
-    points: torch.Tensor
-    """(N, 2) float32: what is tracked, as uv_norm in the first frame."""
-    depth_size: tuple[int, int]
-    """(H, W)"""
-    cloud_stride: int
-
-    @classmethod
-    def of(cls, video: Video, image_size: int, tasks: tuple[str, ...], grid: int) -> "Questions":
-        shrink = image_size / max(video.size)
-        stride = 1
-        while len(video.clip) * (image_size // stride) ** 2 > MAX_POINTS:
-            stride += 1
-        return cls(
-            tasks=tasks,
-            points=recipes.pixel_centres(grid, grid),
-            depth_size=tuple(max(1, round(side * shrink)) for side in video.size),
-            cloud_stride=stride,
-        )
-
-    @property
-    def t_src(self) -> torch.Tensor:
-        return torch.zeros(len(self.points), dtype=torch.int64)
+    distance: torch.Tensor
+    """(N, F) float32: root mean square, in each frame's camera; NaN where the window was not shown the pixel."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +39,13 @@ class WindowAnswers:
     seam: Seam | None
     """To the window before."""
     followed: Followed | None
+    jitter: Jitter | None
+    begun: Begun | None
+    """The points of `dense`."""
+    dense: Followed | None
     depth: Depth | None
+    flow: SceneFlow | None
+    """Of all these frames but the last of the video."""
     points: PointCloud | None
 
 
@@ -79,71 +59,67 @@ def ask_window(
     before: WindowAnswers | None,
 ) -> WindowAnswers:
     """Window `number`, encoded once. `before`: the answers of the window before it."""
-    window, (height, width) = plan.windows[number], video.size
+    model, window, (height, width) = questions.model(model), plan.windows[number], video.size
     shared: dict[str, Any] = {"aspect": width / height}
     memory = View.of(model, video.clip, window, **shared).memory
     shared |= {"memory": memory}
     geometry = look(model, video.clip, plan, number, width=width, height=height, **shared)
     seam = None if before is None else join(before.geometry, geometry)
-    mine = [t for t, frame in enumerate(window) if plan.owner[frame] == number]
 
-    followed = depth = points = None
+    tracks: dict[str, Any] = dict.fromkeys(("followed", "jitter", "begun", "dense"))
     if "tracks" in questions.tasks:
         origin = {} if before is None else {"before": before.followed, "seam": seam}
-        followed = follow(model, video.clip, plan, number, questions.points, questions.t_src, **origin, **shared)
-    if "depth" in questions.tasks:
-        height, width = questions.depth_size
-        maps = [recipes.frame_depth(model, memory, t, height=height, width=width) for t in mine]
-        depth = Depth(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in maps), strict=True)))
-    if "points" in questions.tasks:
-        stride = questions.cloud_stride
-        clouds = [recipes.frame_points(model, memory, t, video.clip[[window[t]]][0], stride=stride) for t in mine]
-        points = recipes.joined_clouds(clouds)
-        points = replace(points, frame=points.frame + window.start)
-    return WindowAnswers(geometry, seam, followed, depth, points)
+        asked = (questions.points, questions.t_src)
+        tracks["followed"] = follow(model, video.clip, plan, number, *asked, **origin, **shared)
+    if "uncertainty" in questions.tasks:
+        tracks["jitter"] = jitter_of(model, memory, window, tracks["followed"], questions)
+    if "dense_tracks" in questions.tasks:
+        origin = {} if before is None else {"before": (before.begun, before.dense), "seam": seam}
+        cells = dict(zip(("height", "width"), questions.dense_size, strict=True))
+        begun, dense = follow_all(model, video.clip, plan, number, **cells, **origin, **shared)
+        tracks |= {"begun": begun, "dense": dense}
+    return WindowAnswers(geometry, seam, **tracks, **_maps(model, memory, video, plan, number, questions))
 
 
-def joined(plan: WindowPlan, answers: Sequence[WindowAnswers], questions: Questions) -> dict[str, Arrays]:
-    """Task -> the arrays of its .npz file (see `results/files.py`), all in the world and the unit of the first window.
-
-    NaN after a seam that could not be joined. `answers` may lie on disk (`results/kept.py`): what is large is asked of
-    them window by window, when it is written.
-    """
-    world_from_window = chain([said.seam for said in answers[1:]])
-    results = {}
-    if "tracks" in questions.tasks:
-        followed = [said.followed for said in answers]
-        tracks = join_tracks(plan, world_from_window, questions.t_src, followed, {})
-        asked = {"points": questions.points, "t_src": questions.t_src}
-        names = [name for name in FIELDS["tracks.npz"] if name not in asked]
-        results["tracks"] = asked | {name: getattr(tracks, name) for name in names}
-    if "depth" in questions.tasks:
-        scales = [scale_of(world).float() for world in world_from_window]
-        results["depth"] = {
-            "depth": _rows(plan, lambda number: answers[number].depth.depth * scales[number]),
-            "normal": _rows(plan, lambda number: answers[number].depth.normal),
-            "confidence": _rows(plan, lambda number: answers[number].depth.confidence),
-        }
-    if "points" in questions.tasks:
-        clouds = [_in_world(said.points, world) for said, world in zip(answers, world_from_window, strict=True)]
-        results["points"] = vars(recipes.without_doubtful(recipes.joined_clouds(clouds), DOUBTFUL))
-    if "cameras" in questions.tasks:
-        path = join_cameras(plan, [said.geometry for said in answers], world_from_window)
-        results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
-    return {
-        task: {key: x if isinstance(x, Rows) else x.numpy() for key, x in arrays.items()}
-        for task, arrays in results.items()
-    }
+def _maps(
+    model: AnsweringModel, memory: Encoded, video: Video, plan: WindowPlan, number: int, questions: Questions
+) -> dict[str, Any]:
+    """Depth, flow and points, frame by frame, of which one native one is in memory at a time."""
+    window = plan.windows[number]
+    mine = [t for t, frame in enumerate(window) if plan.owner[frame] == number]
+    size = dict(zip(("height", "width"), questions.depth_size, strict=True))
+    native = video.native([window[t] for t in mine]) if questions.native else [None] * len(mine)
+    depth, flow, points = [], [], []
+    for t, native_frame in zip(mine, native, strict=True):
+        patches = {"native_frame": native_frame}
+        if "depth" in questions.tasks:
+            depth.append(recipes.frame_depth(model, memory, t, **size, **patches))
+        if "flow" in questions.tasks and window[t] + 1 < plan.num_frames:
+            flow.append(recipes.frame_flow(model, memory, t, **size, **patches))
+        if "points" in questions.tasks:
+            shown = video.clip[[window[t]]][0]
+            points.append(recipes.frame_points(model, memory, t, shown, stride=questions.cloud_stride, **patches))
+    maps: dict[str, Any] = dict.fromkeys(("depth", "flow", "points"))
+    if depth:
+        maps["depth"] = Depth(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in depth), strict=True)))
+    if flow:
+        maps["flow"] = recipes.joined_flow(flow)
+    if points:
+        cloud = recipes.joined_clouds(points)
+        maps["points"] = replace(cloud, frame=cloud.frame + window.start)
+    return maps
 
 
-def _rows(plan: WindowPlan, part: Callable[[int], torch.Tensor]) -> Rows:
-    """A row per frame; `part` gives those that a window answers for."""
-    return Rows(plan.num_frames, lambda: (part(number).numpy() for number in range(len(plan))))
-
-
-def _in_world(cloud: PointCloud, world_from_window: torch.Tensor) -> PointCloud:
-    turn = world_from_window[:3, :3] / scale_of(world_from_window)
-    return replace(cloud, xyz=move(world_from_window, cloud.xyz), normal=(cloud.normal.double() @ turn.T).float())
+def jitter_of(
+    model: AnsweringModel, memory: Encoded, window: range, followed: Followed, questions: Questions
+) -> Jitter:
+    """Of the tracks whose pixel is in one of the window's own frames."""
+    height, width = questions.size
+    asked = (followed.t_src >= window.start) & (followed.t_src < window.stop)
+    distance = torch.full(followed.visible.shape, torch.nan)
+    source = (followed.uv_src[asked], followed.t_src[asked] - window.start)
+    distance[asked] = recipes.jitter_tracks(model, memory, *source, height=height, width=width)
+    return Jitter(distance)
 
 
 def window_report(plan: WindowPlan, answers: Sequence[WindowAnswers]) -> list[dict[str, Any]]:
