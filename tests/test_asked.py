@@ -92,7 +92,9 @@ def test_flow_is_how_far_each_pixel_moved_in_the_unit_of_the_first_window(found,
         source = np.full(len(centres), t)
         hits = oracle.hits(centres, source)
         step = oracle.scene.position(hits, source + 1) - oracle.scene.position(hits, source)
-        expected = unit * np.linalg.norm(step, axis=1)  # of the turn that is wrong with a window, the length knows nothing
+        expected = unit * np.linalg.norm(
+            step, axis=1
+        )  # of the turn that is wrong with a window, the length knows nothing
         np.testing.assert_allclose(np.linalg.norm(flow["flow"][t], axis=-1).ravel(), expected, atol=1e-4)
         moving += (expected > 0.01).sum()
     assert moving > 5
@@ -124,9 +126,7 @@ def test_known_poses_make_metres_and_their_world_of_it(scene, tmp_path):
     asked = Asked(tasks=("tracks", "depth", "cameras"), grid=4, poses=read_poses(str(tmp_path / "path.txt")))
     results, report = reconstruct(scaled, video_of(scaled), asked)
     assert report["pose_fit"]["position"] < 1e-4 and report["pose_fit"]["rotation_degrees"] < 0.05
-    assert report["pose_fit"]["scale"] == pytest.approx(
-        1 / np.cbrt(np.linalg.det(world_of(scaled)[:3, :3])), rel=1e-3
-    )
+    assert report["pose_fit"]["scale"] == pytest.approx(1 / np.cbrt(np.linalg.det(world_of(scaled)[:3, :3])), rel=1e-3)
     tracks = results["tracks"]
     hits = scaled.hits(tracks["points"], tracks["t_src"])
     known = np.isfinite(tracks["xyz"]).all(axis=-1)
@@ -136,7 +136,8 @@ def test_known_poses_make_metres_and_their_world_of_it(scene, tmp_path):
     np.testing.assert_allclose(results["cameras"]["world_from_cam"], scene.cameras.world_from_cam, atol=1e-3)
     depth = results["depth"]["depth"]
     centres = recipes.pixel_centres(*depth.shape[1:]).numpy()
-    own = transform(inverse(scene.cameras.world_from_cam)[30], scaled.hits(centres, np.full(len(centres), 30)).world)
+    then = np.full(len(centres), 30)
+    own = transform(inverse(scene.cameras.world_from_cam)[30], scene.position(scaled.hits(centres, then), then))
     np.testing.assert_allclose(depth[30].ravel(), own[:, 2], rtol=1e-3)
 
     write_results(tmp_path, video_of(scaled), write_arrays(tmp_path, results), {"request": {}, **report})
@@ -216,7 +217,7 @@ def test_depth_and_flow_take_their_patches_from_one_native_frame_at_a_time():
 
 def test_points_are_read_from_csv_json_and_our_own_files(tmp_path):
     (tmp_path / "a.csv").write_text("t,u,v,name\n3,0.25,0.5,ear\n0,1,0,tail\n")
-    (tmp_path / "b.json").write_text("[[0.25, 0.5, 3], [1.0, 0.0, 0]]")
+    (tmp_path / "b.json").write_text('{"points": [[0.25, 0.5], [1, 0]], "t_src": [3, 0]}')
     np.savez(tmp_path / "c.npz", points=np.float32([[0.25, 0.5], [1, 0]]), t_src=np.array([3, 0]))
     for name in ("a.csv", "b.json", "c.npz"):
         given = read_points(str(tmp_path / name))
@@ -232,7 +233,7 @@ def test_points_are_read_from_csv_json_and_our_own_files(tmp_path):
         ("a.csv", "u,v,t\n0.5,0.5,0\n320,240,0\n", r"1 of 2 are outside the image, first point 1 at \[320.0, 240.0\]"),
         ("a.csv", "u,v,t\n0.5,nan,0\n", "outside the image"),
         ("a.csv", "u,v,t\n0.5,0.5,-1\n", "frames are counted from 0"),
-        ("a.json", '{"u": 1}', r"it must be \[\[u, v, t\], ...\]"),
+        ("a.json", '{"points": [[0, 0, 0]], "t_src": [0]}', 'it must be {"points"'),
         ("a.txt", "", r"must end with .csv, .json, .npz"),
     ],
 )
@@ -243,11 +244,11 @@ def test_points_that_are_none_are_refused(name, content, message, tmp_path):
 
 
 def test_intrinsics_and_poses_are_read_strictly(tmp_path):
-    assert read_intrinsics("100,110,64,48") == Intrinsics(100, 110, 64, 48)
+    assert read_intrinsics("100,110,64,48") == Intrinsics(100.0, 110.0, 64.0, 48.0)
     (tmp_path / "k.json").write_text('{"fx": 100, "fy": 110.0, "cx": 64, "cy": 48}')
-    assert read_intrinsics(str(tmp_path / "k.json")) == Intrinsics(100, 110, 64, 48)
-    np.savez(tmp_path / "k.npz", intrinsics=Intrinsics(100, 110, 64, 48).matrix)
-    assert read_intrinsics(str(tmp_path / "k.npz")) == Intrinsics(100, 110, 64, 48)
+    assert read_intrinsics(str(tmp_path / "k.json")) == Intrinsics(100.0, 110.0, 64.0, 48.0)
+    np.savez(tmp_path / "k.npz", intrinsics=Intrinsics(100.0, 110.0, 64.0, 48.0).matrix)
+    assert read_intrinsics(str(tmp_path / "k.npz")) == Intrinsics(100.0, 110.0, 64.0, 48.0)
     for wrong, message in (("1,2,x,4", "must be fx,fy,cx,cy"), ("-1,2,3,4", "above 0"), ("nowhere.json", "not exist")):
         with pytest.raises(ValueError, match=message):
             read_intrinsics(wrong)

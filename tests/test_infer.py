@@ -28,7 +28,7 @@ from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
 from pipelines.results.asked import Asked
-from pipelines.results.files import TASKS, write_arrays, write_results
+from pipelines.results.files import FIELDS, TASKS, write_arrays, write_results
 from pipelines.results.finding import find_sources
 from pipelines.results.reconstruct import Reconstruct, reconstruct
 from pipelines.results.selection import Selection
@@ -296,11 +296,25 @@ def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):
 
 @pytest.mark.skipif(not CAMEL.exists(), reason="the real video shared/data/video/camel.mp4 is not here")
 def test_a_real_video(ray_cluster, checkpoint, tmp_path):
-    infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path), num_frames=4, start=10, step=20)
+    more = {"tasks": ",".join(TASKS), "query_frame": 2, "dense_grid": 8, "depth_size": 48, "native": True}
+    more |= {"intrinsics": "900,900,480,270", "loops": True, "forecast": 5}
+    infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path), num_frames=4, start=10, step=20, **more)
     overlay = read(tmp_path / "camel" / "tracks.mp4").frames
     assert overlay.shape == (4, 540, 960, 3)
     raw = read(CAMEL, start=10, step=20, num_frames=4).frames
     assert np.median(np.abs(overlay.astype(int) - raw)) < 6  # the frames themselves, with dots on them
+    document = json.loads((tmp_path / "camel" / "result.json").read_text())
+    assert document["request"]["intrinsics"] == [900, 900, 480, 270] and document["request"]["query_frame"] == 2
+    for file in FIELDS:
+        with np.load(tmp_path / "camel" / file) as arrays:
+            assert set(arrays) == set(document["files"][file])
+    assert document["files"]["flow.npz"]["flow"]["shape"] == [3, 27, 48, 3]
+    assert document["files"]["forecast.npz"]["xyz"]["shape"] == [256, 5, 3]
+    with np.load(tmp_path / "camel" / "cameras.npz") as cameras:
+        assert (cameras["intrinsics"][:, (0, 1), 2] == [480, 270]).all()
+    with pytest.raises(ValueError, match=r"--query-frame has frame 4; .*camel.mp4 has 4.*\n.*--intrinsics, of .*camel"):
+        wrong = {"query_frame": 4, "intrinsics": "1800,1800,960,540", "dry_run": True}
+        infer(model=checkpoint, video=[str(CAMEL)], out=str(tmp_path / "new"), num_frames=4, **wrong)
 
 
 def answer(*arguments):

@@ -2,8 +2,9 @@
 
 | what       | as                                                                                                   |
 |------------|------------------------------------------------------------------------------------------------------|
-| points     | .csv with the columns u,v,t; .json: [[u, v, t], ...]; .npz: `points` (N, 2), `t_src` (N,), as in      |
-|            | tracks.npz. u and v are uv_norm, from 0 to 1; t is a frame of the clip, counted from 0                |
+| points     | .csv with the columns u,v,t; .json: {"points": [[u, v], ...], "t_src": [t, ...]}; .npz:      |
+|            | `points` (N, 2), `t_src` (N,), as in tracks.npz. u and v are uv_norm, from 0 to 1; t is a frame of    |
+|            | the clip, counted from 0                                                                             |
 | intrinsics | fx,fy,cx,cy in native pixels; .json: {"fx": ..., "fy": ..., "cx": ..., "cy": ...}; .npz: `intrinsics` |
 |            | (3, 3)                                                                                               |
 | poses      | .txt as cameras.txt (TUM: frame of the source, position, quaternion); .npz: `world_from_cam`          |
@@ -38,6 +39,14 @@ class Points:
     points: Float32[np.ndarray, "N 2"]
     """uv_norm in frame `t_src`."""
     t_src: Int64[np.ndarray, "N"]
+
+
+@dataclass(frozen=True)
+class PointsDocument:
+    """`Points` as JSON has them."""
+
+    points: list[tuple[float, float]]
+    t_src: list[int]
 
 
 @dataclass(frozen=True)
@@ -141,17 +150,13 @@ def _points_of_csv(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         values = [(float(row["u"]), float(row["v"]), int(row["t"])) for row in rows]
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"--points {uri} must have the columns u,v,t, numbers all ({error!r})") from None
-    return _split(values)
+    return np.array([value[:2] for value in values]).reshape(-1, 2), np.array([value[2] for value in values], np.int64)
 
 
 def _points_of_json(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    remedy = "it must be [[u, v, t], ...]"
-    return _split(documents.parse(content, list[tuple[float, float, int]], f"--points {uri}", remedy, others="forbid"))
-
-
-def _split(values: list[tuple[float, float, int]]) -> tuple[np.ndarray, np.ndarray]:
-    points = np.array([value[:2] for value in values]).reshape(-1, 2)
-    return points, np.array([value[2] for value in values], np.int64)
+    remedy = 'it must be {"points": [[u, v], ...], "t_src": [t, ...]}'
+    told = documents.parse(content, PointsDocument, f"--points {uri}", remedy, others="forbid")
+    return np.array(told.points).reshape(-1, 2), np.array(told.t_src, np.int64)
 
 
 def _points_of_npz(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
