@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from pipelines import documents
 from pipelines.problems import alike
-from pipelines.results.files import RESULT, read_answer
+from pipelines.results.files import INDEX, RESULT, read_answer
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
 from pipelines.store.wholeness import require_whole
@@ -127,6 +127,8 @@ def _holder(run: str) -> list[str]:
 def results_status(folder: str, names: list[str]) -> list[str]:
     done, damaged, open_ones = [], [], []
     for name in names:
+        if name == INDEX:
+            continue
         if RESULT not in listed(f"{folder}/{name}"):
             open_ones.append(name)
             continue

@@ -44,6 +44,7 @@
 |             |         | `intrinsics`     | (T, 3, 3) float32 | in native pixels; NaN where it could not be told   |
 |             |         | `residual`       | (T,) float32      | of the pose fit, relative to the depth             |
 | cameras.txt | cameras | TUM format       |                   | source frame number, tx ty tz, qx qy qz qw         |
+| page.html   |         |                  |                   | all of it to look at, in a browser, no network       |
 
 `xyz`, `xyz_cam`, `depth` and the cameras are separate answers of the model, not one computed from the other, and differ
 a little: `xyz_cam` moved into the world by `world_from_cam` is near `xyz`, but not equal.
@@ -57,8 +58,8 @@ that agree (`inliers`). What comes after a seam that could not be joined is NaN.
 may have seen one place, `loop_disagreement` how far those that did were apart before and after they were closed.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
 is the model's image size unless told otherwise; fx = fy, as pixels are square, unless intrinsics are known. Pictures:
-tracks.mp4, depth.mp4, points.png, cameras.png; they
-are at most about 1280 pixels wide, and what lasts less than 2 seconds is shown more slowly.
+tracks.mp4, depth.mp4, points.png, cameras.png; they are at most about 1280 pixels wide, and what lasts less than 2
+seconds is shown more slowly. `export` puts what it makes into exports/, beside these files.
 """
 
 import json
@@ -84,6 +85,8 @@ SEPARATE = (
 )
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
+INDEX = "index.html"
+"""Beside the folders of a job's results: leads to their pages."""
 
 TRACK_FIELDS = {
     "points": ("uv_norm", "frame t_src"),
@@ -149,6 +152,9 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
     from pipelines.pictures.video_file import write_video
     from pipelines.results.exports.point_cloud import ply
     from pipelines.results.exports.trajectories import tum
+    from pipelines.results.page.job_page import write_thumbnail
+    from pipelines.results.page.video_page import PAGE, video_page
+    from pipelines.results.reading import Document
 
     fps, lengths = min(video.fps, len(video.frames) / SECONDS), about.get("lengths", UNIT)
     if "tracks" in results:
@@ -169,6 +175,7 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         (folder / "cameras.txt").write_text(tum(video.frame_numbers, cameras["world_from_cam"]))
         figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.size, lengths)
         figure.savefig(folder / "cameras.png", dpi=110)
+    write_thumbnail(folder, video.frames)
     files = {
         f"{task}.npz": {
             key: {
@@ -199,8 +206,10 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         },
         "agreement": SEPARATE,
         "files": files,
-        "all_files": sorted(file.name for file in folder.iterdir()),
+        "all_files": sorted({PAGE, *(file.name for file in folder.iterdir())}),
     }
+    told = documents.parse(json.dumps(document).encode(), Document, RESULT, "", others="ignore")
+    (folder / PAGE).write_text(video_page(told, results, video.frames))
     (folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -61,6 +61,11 @@ class Document:
     source: dict[str, str | None] | None = None
     windows: list[WindowFacts] = field(default_factory=list)
 
+    @property
+    def seams(self) -> list[int]:
+        """Frames of the clip at which a new window begins."""
+        return [window.first for window in self.windows[1:]]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -77,11 +82,6 @@ class Result:
     def model(self) -> str:
         """Digest of the model."""
         return self.document.model.get("digest", "not known")
-
-    @property
-    def seams(self) -> list[int]:
-        """Frames of the clip at which a new window begins to answer."""
-        return [window.first for window in self.document.windows[1:]]
 
     @property
     def tasks(self) -> list[str]:
