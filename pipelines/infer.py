@@ -1,9 +1,10 @@
 """`python -m pipelines infer --model M --video V --out OUT`: videos to tracks, depth, point clouds and cameras.
 
 A Ray job, one row per video, the model in an actor per GPU (without GPUs: in one actor). OUT/NAME/ holds the results
-of a video and appears whole; `pipelines/results/files.py` has the table of its files. What can be known to be wrong is
-said before a cluster is up: at once what no model is needed for, then the rest. Running the job again does what is
-missing: a video is known by its content, wherever it lies. One that fails is listed with its reason, the others go on.
+of a video and appears whole; `pipelines/results/files.py` has the table of its files. OUT/index.html leads to their
+pages. What can be known to be wrong is said before a cluster is up: at once what no model is needed for, then the rest.
+Running the job again does what is missing: a video is known by its content, wherever it lies. One that fails is listed
+with its reason, the others go on.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,7 @@ def infer(
     from model.recipes import plan_windows
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
+    from pipelines.results.page.job_page import write_index
     from pipelines.results.reconstruct import Reconstruct
 
     version = model_version(model)
@@ -148,6 +150,7 @@ def infer(
         tqdm.write(f"{out}/{source.name}")
         if outcome.result:
             noted[str(source)] = "; ".join(outcome.result)
+    write_index(out, failed)
     for line in alike(noted):
         print(f"noted {line}")
     if failed:

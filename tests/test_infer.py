@@ -133,12 +133,12 @@ def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
 
 FILES = (
     *("result.json", "tracks.npz", "tracks.mp4", "depth.npz", "depth.mp4", "points.npz", "points.ply", "points.png"),
-    *("cameras.npz", "cameras.txt", "cameras.png"),
+    *("cameras.npz", "cameras.txt", "cameras.png", "page.html", "thumbnail.jpg"),
 )
 
 
 def test_only_whole_folders_appear(results):
-    assert sorted(os.listdir(results)) == ["images", "moving"]
+    assert sorted(os.listdir(results)) == ["images", "index.html", "moving"]
     assert sorted(os.listdir(results / "moving")) == sorted(FILES)
 
 

@@ -44,6 +44,7 @@
 |             |         | `intrinsics`     | (T, 3, 3) float32 | in native pixels; NaN where it could not be told   |
 |             |         | `residual`       | (T,) float32      | of the pose fit, relative to the depth             |
 | cameras.txt | cameras | TUM format       |                   | source frame number, tx ty tz, qx qy qz qw         |
+| thumbnail.jpg |       |                  |                   | the frame in the middle, small                     |
 | page.html   |         |                  |                   | all of it to look at, in a browser, no network       |
 
 `xyz`, `xyz_cam`, `depth` and the cameras are separate answers of the model, not one computed from the other, and differ

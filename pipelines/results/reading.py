@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from pipelines import documents
-from pipelines.results.files import FIELDS, RESULT, SCHEMA, Arrays, read_answer
-from pipelines.results.sources import ReadAgain, Selection, Source, video_digest
+from pipelines.results.files import FIELDS, RESULT, SCHEMA, read_answer
+from pipelines.results.selection import Selection
+from pipelines.results.sources import ReadAgain, Source, video_digest
 from pipelines.whole import listed, read_file
 
 REMEDY = "make it again with infer, into another --out"
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,18 @@ class VideoFacts:
     width: int
     height: int
     notes: list[str]
+    seconds: list[float] | None = None
+    """When each frame is shown, from the first of the source on; None where that is not known."""
 
     def __len__(self) -> int:
         return len(self.frame_numbers)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the first of these frames on."""
+        if self.seconds is None:
+            return [t / self.fps for t in range(len(self))]
+        return [second - self.seconds[0] for second in self.seconds]
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Document:
     world: str
     all_files: list[str]
     model: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, str | None] | None = None
+    source: Source | None = None
     windows: list[WindowFacts] = field(default_factory=list)
 
     @property
@@ -122,7 +134,7 @@ class Result:
             raise ValueError(f"{gone}: {RESULT} does not say where the video is")
         chosen = {option.name: request[option.name] for option in fields(Selection) if option.name in request}
         try:
-            source, selection = Source(**self.document.source), Selection(**chosen)
+            source, selection = self.document.source, Selection(**chosen)
             there = video_digest(source, selection)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{gone}: {error}") from None

@@ -30,8 +30,7 @@ from pipelines.geometry import finite, xyzw_from_rotation
 from pipelines.pictures.drawing import position_colours
 from pipelines.results.exports.gltf_buffer import Buffer
 from pipelines.results.exports.static import LOST, known_cameras
-from pipelines.results.files import Arrays
-from pipelines.results.reading import Result
+from pipelines.results.reading import Arrays, Result
 
 MAX_TRACKS = 1024  # a node and two channels each: more, and common viewers stutter
 MAX_POINTS = 200_000
@@ -53,8 +52,7 @@ def write(folder: Path, result: Result, about: str) -> list[str]:
         extensionsUsed=list(UNLIT),
     )
     buffer, notes = Buffer(scene), []
-    numbers = np.array(result.video.frame_numbers)
-    times = buffer.floats((np.arange(len(numbers)) / result.video.fps)[:, None], bounds=True)
+    times = buffer.floats(np.array(result.video.times)[:, None], bounds=True)
     if "points" in result.tasks:
         _add_cloud(scene, buffer, result.arrays("points"))
     if "cameras" in result.tasks:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.results.files import Arrays
-from pipelines.results.reading import Result
+from pipelines.results.reading import Arrays, Result
 
 
 def write(folder: Path, result: Result, about: str) -> list[str]:

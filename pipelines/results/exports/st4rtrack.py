@@ -16,8 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipelines.geometry import image_grid, scaled_intrinsics, transform, unproject
-from pipelines.results.files import Arrays
-from pipelines.results.reading import Result
+from pipelines.results.reading import Arrays, Result
 
 MOST_CONFIDENT = 1e4
 

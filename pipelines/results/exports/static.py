@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from scipy.spatial import KDTree
 
 from pipelines.geometry import distance, finite, inverse, project, transform
-from pipelines.results.files import Arrays
-from pipelines.results.reading import Result
+from pipelines.results.reading import Arrays, Result
 
 MOVES = 3.0  # times what the median track strays from where it mostly is: further, and it does not stand still
 STRAYS = 0.002, 0.05  # what that limit is at least and at most, as shares of the distance from the camera

@@ -149,7 +149,8 @@ class Player {
     let due = 0, before = performance.now();
     const tick = (now) => {
       if (!this.playing) return;
-      due += (now - before) / 1000 * this.result.about.fps * Number($("speed").value);
+      due += Math.max(0, now - before) / 1000 *  // the first one may be dated before the click
+        this.result.about.fps * Number($("speed").value);
       before = now;
       const steps = Math.floor(due);
       due -= steps;
@@ -188,7 +189,7 @@ class Player {
   tell() {
     const { result, state } = this, { about } = result;
     const seam = about.seams.includes(state.t) ? " seam" : "";
-    $("clock").textContent = `${(state.t / about.fps).toFixed(2)} s, frame ${about.frames[state.t]}${seam}`;
+    $("clock").textContent = `${about.times[state.t].toFixed(2)} s, frame ${about.frames[state.t]}${seam}`;
     if (state.chosen < 0) return;
     const n = state.chosen, source = result.arrays.track_source[n], mark = result.mark(n, state.t);
     const pixels = (uv) => uv.map((x, i) => (x * about.size[i]).toFixed(1)).join(", ");

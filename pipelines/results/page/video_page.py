@@ -6,20 +6,17 @@ the scripts beside it, which are put into it as they are.
 
 import html
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.pictures.drawing import position_colours
-from pipelines.results.files import Arrays
 from pipelines.results.page.numbers import LEVELS, Box, Numbers, share_bytes
-from pipelines.results.page.small import small_picture
-from pipelines.results.reading import Document, read_result
+from pipelines.results.page.parts import HERE, filled, small_picture
+from pipelines.results.reading import Arrays, Document, read_result
 from pipelines.results.sources import Shown
 from pipelines.whole import write_file
 
@@ -28,9 +25,8 @@ SHOWN = ("tracks", "points", "cameras")  # tasks whose arrays are on it
 LARGEST = 10_000_000  # bytes of a page: more, and only every second, third, ... point is shown
 IMAGE_SIDE = 320  # of the frames in it
 IMAGE_BYTES = 2_000_000  # of all of them: with more frames each is smaller
-MAX_TRACKS = 4096
+MAX_TRACKED = 250_000  # tracks times frames: of more tracks, some are shown
 MAX_FRAMES = 600  # of a longer video, every second, third, ... frame is shown
-HERE = Path(__file__).parent
 SCRIPTS = ("decode.js", "maths.js", "data.js", "shaders.js", "scene.js", "view.js", "picture.js", "player.js")
 KNOWN, VISIBLE, FOUND_AGAIN = 1, 2, 4
 """Bits of what is said of a track at a time; none: lost."""
@@ -76,6 +72,7 @@ def _page(document: Document, arrays: dict[str, Arrays], pictures: list[bytes], 
         "name": video.name,
         "fps": video.fps,
         "frames": video.frame_numbers,
+        "times": video.times,
         "size": [video.width, video.height],
         "unit": document.unit,
         "world": document.world,
@@ -94,13 +91,18 @@ def _page(document: Document, arrays: dict[str, Arrays], pictures: list[bytes], 
     if pictures:
         numbers.add_pictures("images", pictures)
     about |= {"notes": notes, "arrays": numbers.places}
-    return _filled(about, numbers.packed())
+    return _with_scripts(about, numbers.packed())
 
 
 def _fewer_frames(document: Document, arrays: dict[str, Arrays], step: int) -> tuple[Document, dict[str, Arrays]]:
     """Every so many-th frame, as if the video had no others."""
     video = document.video
-    shown = replace(video, frame_numbers=video.frame_numbers[::step], fps=video.fps / step)
+    shown = replace(
+        video,
+        frame_numbers=video.frame_numbers[::step],
+        fps=video.fps / step,
+        seconds=None if video.seconds is None else video.seconds[::step],
+    )
     windows = [replace(window, first=-(-window.first // step)) for window in document.windows]
     fewer: dict[str, Arrays] = {}
     if "tracks" in arrays:
@@ -116,7 +118,7 @@ def _fewer_frames(document: Document, arrays: dict[str, Arrays], step: int) -> t
     return replace(document, video=shown, windows=windows), fewer
 
 
-def _filled(about: dict[str, Any], data: str) -> str:
+def _with_scripts(about: dict[str, Any], data: str) -> str:
     """A script that is inside of HTML ends at the first `</`, so there must be none in what it holds."""
     scripts = "\n".join((HERE / name).read_text() for name in SCRIPTS)
     parts = {
@@ -126,7 +128,7 @@ def _filled(about: dict[str, Any], data: str) -> str:
         "data": data,
         "scripts": scripts,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], (HERE / "page.html").read_text())
+    return filled(PAGE, parts)
 
 
 def _add_points(
@@ -149,8 +151,8 @@ def _add_points(
 
 
 def _add_tracks(numbers: Numbers, about: dict[str, Any], tracks: Arrays, box: Box) -> list[str]:
-    count = len(tracks["points"])
-    chosen = np.linspace(0, count - 1, min(count, MAX_TRACKS)).round().astype(int)
+    count, length = tracks["xyz"].shape[:2]
+    chosen = np.linspace(0, count - 1, min(count, MAX_TRACKED // length)).round().astype(int)
     xyz, visible = tracks["xyz"][chosen], tracks["visible"][chosen]
     known = box.holds(xyz)
     state = np.where(known, KNOWN + VISIBLE * visible + FOUND_AGAIN * (tracks["status"][chosen] == 2), 0)
@@ -159,7 +161,7 @@ def _add_tracks(numbers: Numbers, about: dict[str, Any], tracks: Arrays, box: Bo
     numbers.add("track_state", state.astype(np.uint8))
     numbers.add("track_confidence", share_bytes(tracks["confidence"][chosen], 101))
     uv = np.nan_to_num(tracks["uv_norm"][chosen], nan=-1.0)
-    uv[np.arange(len(chosen)), tracks["t_src"][chosen]] = tracks["points"][chosen]
+    uv[np.arange(len(chosen)), tracks["t_src"][chosen]] = np.nan_to_num(tracks["points"][chosen], nan=-1.0)
     numbers.add("track_uv", np.rint(np.clip(uv, -1, 2) * 10_000).astype(np.int16))
     numbers.add("track_source", tracks["t_src"][chosen].astype(np.int32))
     numbers.add("track_colours", position_colours(tracks["points"][chosen]))
