@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import documents
-from pipelines.results.files import FIELDS, RESULT, SCHEMA, read_answer
+from pipelines.results.files import FIELDS, RESULT, SCHEMA, UNIT, read_answer
 from pipelines.results.selection import Selection
 from pipelines.results.sources import ReadAgain, Source, video_digest
 from pipelines.whole import listed, read_file
@@ -69,6 +69,7 @@ class Document:
     unit: str
     world: str
     all_files: list[str]
+    lengths: str = UNIT
     model: dict[str, Any] = field(default_factory=dict)
     source: Source | None = None
     windows: list[WindowFacts] = field(default_factory=list)

@@ -8,7 +8,7 @@
     assets/depth_pred.mp4
     assets/cameras.npz                   world_from_cam (T, 4, 4), intrinsics (T, 3, 3), native pixels
 
-`ref0` is the camera of frame 0, which is our world; `local` the camera of each frame.
+`ref0` is the camera of frame 0; `local` the camera of each frame.
 """
 
 import json
@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipelines.geometry import transform
 from pipelines.pictures.results import depth_frames
 from pipelines.pictures.video_file import write_video
-from pipelines.results.files import UNIT
+from pipelines.results.exports.static import first_from_world
 from pipelines.results.reading import Result
 
 
@@ -31,7 +32,7 @@ def write(folder: Path, result: Result, about: str) -> list[str]:
     np.savez_compressed(
         assets / "tracks.npz",
         tracks_xyz_local=tracks["xyz_cam"],
-        tracks_xyz_ref0=tracks["xyz"],
+        tracks_xyz_ref0=transform(first_from_world(cameras), tracks["xyz"]),
         tracks_uv_norm=tracks["uv_norm"],
         tracks_visibility=tracks["visible"],
         tracks_confidence=tracks["confidence"],
@@ -45,7 +46,9 @@ def write(folder: Path, result: Result, about: str) -> list[str]:
     notes, video = [], result.video
     try:
         write_video(assets / "input_video.mp4", result.frames, video.fps)
-        write_video(assets / "depth_pred.mp4", depth_frames(result.frames, depth["depth"], UNIT), video.fps)
+        write_video(
+            assets / "depth_pred.mp4", depth_frames(result.frames, depth["depth"], result.document.lengths), video.fps
+        )
         Image.fromarray(next(iter(result.frames))).save(assets / "input_video_poster.jpg", quality=90)
     except ValueError as error:
         notes.append(f"without videos: {error}")

@@ -16,14 +16,16 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pipelines.geometry import image_grid, scaled_intrinsics, transform, unproject
+from pipelines.results.exports.static import first_from_world
 from pipelines.results.reading import Arrays, Result
 
 MOST_CONFIDENT = 1e4
 
 
 def write(folder: Path, result: Result, about: str) -> list[str]:
-    tracks, depth = result.arrays("tracks"), result.arrays("depth")
-    clouds = _clouds(depth["depth"], result.arrays("cameras"), result)
+    tracks, depth, cameras = (result.arrays(task) for task in ("tracks", "depth", "cameras"))
+    anchor_from_world = first_from_world(cameras)
+    clouds = transform(anchor_from_world, _clouds(depth["depth"], cameras, result))
     grid, notes = _grid(tracks, result.uri), []
     try:
         frames = result.frames
@@ -33,7 +35,10 @@ def write(folder: Path, result: Result, about: str) -> list[str]:
     anchor = None
     for j, frame in enumerate(frames):
         anchor = _resized(frame, grid) if anchor is None else anchor
-        xyz, conf = tracks["xyz"][:, j].reshape(*grid, 3), tracks["confidence"][:, j].reshape(grid)
+        xyz, conf = (
+            transform(anchor_from_world, tracks["xyz"][:, j]).reshape(*grid, 3),
+            tracks["confidence"][:, j].reshape(grid),
+        )
         _write_head(folder, 1, j, xyz, conf, anchor)
         _write_head(folder, 2, j, clouds[j], depth["confidence"][j], _resized(frame, clouds.shape[1:3]))
     notes.append(f"pts3d1 is {grid[0]} x {grid[1]}, pts3d2 {clouds.shape[1]} x {clouds.shape[2]} (H, W), resized")
@@ -64,7 +69,7 @@ def _grid(tracks: Arrays, where: str) -> tuple[int, int]:
 
 
 def _clouds(depth: Float[np.ndarray, "T h w"], cameras: Arrays, result: Result) -> Float[np.ndarray, "T h w 3"]:
-    """What each pixel shows, in the world, which is the camera of frame 0."""
+    """What each pixel shows, in the world."""
     height, width = depth.shape[1:]
     ratios = {"width_ratio": width / result.video.width, "height_ratio": height / result.video.height}
     intrinsics = scaled_intrinsics(cameras["intrinsics"].astype(np.float64), **ratios)[:, None, None]

@@ -44,6 +44,12 @@ def known_cameras(cameras: Arrays, where: str) -> Bool[np.ndarray, "T"]:
     return known
 
 
+def first_from_world(cameras: Arrays) -> Float[np.ndarray, "4 4"]:
+    """From the world to the camera of frame 0. They are the same, unless poses were given to `infer`."""
+    pose = cameras["world_from_cam"][0].astype(np.float64)
+    return inverse(pose) if np.isfinite(pose).all() else np.eye(4)
+
+
 def moving(tracks: Arrays, world_from_cam: Float[np.ndarray, "T 4 4"]) -> Bool[np.ndarray, "N"]:
     """Tracks that do not stand still; those that nothing is known of count as moving.
 

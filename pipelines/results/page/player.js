@@ -31,7 +31,7 @@ class Player {
     const { about } = this.result, points = about.first_points ? about.first_points.at(-1) : 0;
     const facts = [`${this.result.length} frames`, points && `${points.toLocaleString("en")} points`,
       this.result.count && `${this.result.count} tracks`, about.seams.length && `${about.seams.length + 1} windows`];
-    $("facts").textContent = `${facts.filter(Boolean).join(", ")}; ${about.unit.split(":")[0]}; model ${about.model.slice(0, 8)}`;
+    $("facts").textContent = `${facts.filter(Boolean).join(", ")}; ${about.lengths}; model ${about.model.slice(0, 8)}`;
     $("facts").title = `Lengths: ${about.unit}. World: ${about.world}. Model ${about.model}.`;
     if (about.notes.length) {
       $("warnings").hidden = false;
