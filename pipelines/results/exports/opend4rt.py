@@ -32,7 +32,7 @@ def write(folder: Path, result: Result, about: str) -> list[str]:
     np.savez_compressed(
         assets / "tracks.npz",
         tracks_xyz_local=tracks["xyz_cam"],
-        tracks_xyz_ref0=transform(first_from_world(cameras), tracks["xyz"]),
+        tracks_xyz_ref0=transform(first_from_world(cameras), tracks["xyz"]).astype(np.float32),
         tracks_uv_norm=tracks["uv_norm"],
         tracks_visibility=tracks["visible"],
         tracks_confidence=tracks["confidence"],
