@@ -133,8 +133,11 @@ def temporary_folder() -> str:
 def _start(held: int) -> None:
     """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
     print("starting Ray", flush=True)
-    # Workers import this code from where it lies, whether or not it is installed.
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}}
+    # Workers import this code from where it lies, whether or not it is installed. They have it from this process's own
+    # environment: for a `runtime_env` of Ray's, each would have to be started anew, and the first ones wait already.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Nobody takes this machine away, so that one process less need be started.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             ray.init(
@@ -144,7 +147,6 @@ def _start(held: int) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
-                runtime_env=environment,
                 # Ray ends idle workers after a second; on few cores, starting them again costs more than all else.
                 _system_config={
                     "idle_worker_killing_time_threshold_ms": 120_000,

@@ -20,13 +20,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests share the cores with 
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # or every run ends some seconds late
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """For two processes that share the tests: one begins with all that need Ray, so that there is one cluster; the
-    other goes through the rest, file by file."""
-    for item in items:
-        needs_ray = "ray_cluster" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
+    other goes through the rest, file by file.
+
+    Here, and not when all are collected: there xdist has asked for the groups before.
+    """
+    item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in item.fixturenames else item.path.name))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "ray_cluster" not in item.fixturenames)
 
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def test_every_process_collects_the_same_tests(request):
     """What this process collected, and what another one does now, seconds later, with other hashes and addresses.
@@ -35,3 +37,12 @@ def test_every_process_collects_the_same_tests(request):
         path, _, name = line.partition("::")
         there.setdefault(os.path.basename(path), []).append(name)
     assert {name: sorted(ids) for name, ids in there.items()} == {name: sorted(ids) for name, ids in files.items()}
+
+
+def test_one_process_has_all_tests_that_need_ray(request):
+    """Or each of them starts a cluster, and trains what the other has trained."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process has all tests")
+    groups = {item.nodeid.rpartition("@")[2] for item in request.session.items if "ray_cluster" in item.fixturenames}
+    assert groups <= {"ray"}
+    assert request.node.nodeid.endswith("@test_collection.py")
