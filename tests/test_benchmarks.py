@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import benchmarks.model
+from benchmarks.inference import FRAMES, Subject
 from benchmarks.model import judge, largest_difference, weights
 from benchmarks.model_task import Task, prepare_ours, prepare_plain
-from model import ModelConfig
+from model import ModelConfig, recipes
 from model.config import OPEND4RT
 
 TINY = replace(ModelConfig.preset("tiny"), **OPEND4RT)
@@ -96,3 +97,15 @@ def test_a_difference_is_not_overlooked(monkeypatch):
     monkeypatch.setattr(benchmarks.model, "alone", measured)
     with pytest.raises(AssertionError, match="decode: ours and plain differ by 9"):
         benchmarks.model.compare(TINY, (Task("decode", "decode", queries=4),), {})
+
+
+@torch.inference_mode()
+def test_tracks_of_the_inference_benchmark_are_those_of_the_textbook_way():
+    subject = Subject.random()
+    points = torch.rand(3, 2, generator=torch.Generator().manual_seed(1))
+    ours = recipes.tracks(subject.model, subject.video[0], points, 5, aspect=float(subject.aspect)).xyz
+    times = torch.arange(FRAMES).repeat(1, 3)
+    memory = subject.plain.encode(subject.pixels, subject.aspect)
+    asked = (points.repeat_interleave(FRAMES, 0)[None], torch.full_like(times, 5), times, times)
+    plain = subject.ask_plainly(memory, subject.pixels, *asked).view(3, FRAMES, 3)
+    assert (ours - plain).abs().max() < 1e-4 * plain.abs().max()
