@@ -9,6 +9,10 @@ from model.config import PRESETS
 
 
 def main(argv: list[str]) -> int:
+    return exit_code(lambda: answer(command_line().parse_args(argv)), ImportError)
+
+
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -25,7 +29,7 @@ def main(argv: list[str]) -> int:
     exported.add_argument("--to", choices=("onnx", "opend4rt"), default="onnx", help="form (default: %(default)s)")
     exported.add_argument("--frames", type=int, help="of every clip an ONNX model is asked (default: its longest)")
 
-    return exit_code(lambda: answer(parser.parse_args(argv)), ImportError)
+    return parser
 
 
 def answer(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ MADE = (  # by README's commands and make, in the folder they are called in
     "clips/rooms/data/room0000.zarr/video/c/0",
     "clips16/store.json",
     "demo-output/raw/train/tartanair/frame.png",
+    "mlflow.env",
     "mlartifacts/1/model/weights.safetensors",
     "mlflow.db",
     "mlflow.db.lock",
