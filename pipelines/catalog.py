@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent.parent / "catalogs"
 Motion = Literal["static", "rigid_instances", "tracks", "unknown"]
 Normals = Literal["stored", "depth", "none"]
 Split = Literal["train", "val", "test"]
+Allows = Literal["any use", "non-commercial", "research"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Catalog:
     """The dataset's one name, as in `pipelines.datasets.DATASETS`; the name of the file."""
     title: str
     licence: str
+    allows: Allows
+    """What may be done with what was made from it, models among it, as far as one word can say; the licence counts."""
     home: str
     is_metric: bool
     """Whether depth and poses are metres; otherwise the dataset's own unit."""
@@ -155,6 +158,7 @@ def _check(facts: dict[str, Any]) -> None:
     _require(
         facts["normals"] in get_args(Normals), "normals", facts["normals"], f"one of {', '.join(get_args(Normals))}"
     )
+    _require(facts["allows"] in get_args(Allows), "allows", facts["allows"], f"one of {', '.join(get_args(Allows))}")
     for name in ("files", "excluded"):
         told = facts[name]
         texts = isinstance(told, dict) and all(isinstance(text, str) for pair in told.items() for text in pair)

@@ -18,6 +18,7 @@ import ray.data
 from ray import cloudpickle
 from tqdm import tqdm
 
+from pipelines import telemetry
 from pipelines.cluster import connect, model_resources
 from pipelines.raw.place import NoRoom
 
@@ -191,11 +192,13 @@ def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer]], label: str, 
     """The outcomes behind a progress bar, on a terminal live, in a log now and then."""
     pause = 0.2 if sys.stderr.isatty() else 15
     failed = 0
+    telemetry.show("job", {"waiting": len(rows), "done": 0, "failed": 0}, job=label)
     with tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
-        for number, answer in answers:
+        for done, (number, answer) in enumerate(answers, 1):
             if answer.stop:
                 raise StopJob(answer.reason)
             failed += answer.reason != ""
+            telemetry.show("job", {"waiting": len(rows) - done, "done": done, "failed": failed}, job=label)
             if failed:
                 bar.set_postfix(failed=failed, refresh=False)
             bar.update()

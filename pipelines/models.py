@@ -124,7 +124,7 @@ def model_version(uri: str) -> str:
             found = _registry(uri).tracking.MlflowClient()
             return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
     except _mlflow_error() as error:
-        raise _not_found(uri, error) from error
+        raise not_known(uri, error) from error
 
 
 def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None = None) -> D4RT:
@@ -162,7 +162,7 @@ def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
                         artifact_uri=uri, dst_path=str(scratch)
                     )
             except (_mlflow_error(), OSError) as error:
-                raise _not_found(uri, error) from error
+                raise not_known(uri, error) from error
             folder = _checkpoint_in(Path(found), uri)
         try:
             yield folder
@@ -218,7 +218,7 @@ def _mlflow_error() -> type[Exception]:
     return MlflowException
 
 
-def _not_found(uri: str, error: Exception) -> ValueError:
+def not_known(uri: str, error: Exception) -> ValueError:
     """Why there is no model of that name: MLflow says everything with one exception."""
     words = str(error)
     if "No space left" in words:

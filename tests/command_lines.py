@@ -20,7 +20,7 @@ from train.config import PRESETS, parse
 ROOT = Path(__file__).parent.parent
 FENCED = re.compile(r"^```bash.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*", re.DOTALL)
-OTHERS = {".", "cd", "curl", "docker", "export", "git", "helm", "kubectl", "make", "openssl", "pip", "ssh", "uv"}
+OTHERS = {".", "set", "cd", "curl", "docker", "export", "git", "helm", "kubectl", "make", "openssl", "pip", "ssh", "uv"}
 
 
 def commands_in(page: Path) -> Iterator[str]:
@@ -37,7 +37,7 @@ def require_understood(command: str) -> None:
     Of programs that are not ours, nor Ray's or MLflow's, only the files of this repository that are named must exist.
     """
     words = shlex.split(command, comments=True)
-    while words and ASSIGNMENT.fullmatch(words[0]):
+    while words and (words[0] == "env" or ASSIGNMENT.fullmatch(words[0])):
         words.pop(0)
     program, *rest = words
     for word in words:

@@ -23,8 +23,10 @@ def write_plane_store(
     seed=0,
     video="jpeg",
     known=tuple(VALID_BITS),
+    facts=None,
 ) -> str:
-    """Write `clips` clips, and return the URI. Everything is static and metric, and `known` for all queries."""
+    """Write `clips` clips, and return the URI. Everything is static and metric, and `known` for all queries. `facts`:
+    for store.json."""
     settings = StoreSettings(
         dataset=dataset,
         split="train",
@@ -41,7 +43,7 @@ def write_plane_store(
     begin(str(uri), settings)
     made = [plane_clip(settings, rng, i, known) for i in range(clips)]
     origin = Origin(sequence="planes", first=0, frames=(tuple(range(frames)),) * clips, labels={}, files={})
-    finish(str(uri), settings, [write_group(str(uri), origin, settings, made)], {})
+    finish(str(uri), settings, [write_group(str(uri), origin, settings, made)], facts or {})
     return str(uri)
 
 

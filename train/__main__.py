@@ -1,4 +1,4 @@
-"""`python -m train PRESET`: a run, from stores to a registered model; or `register`, `diagnose`."""
+"""`python -m train PRESET`: a run, from stores to a registered model; or `register`, `promote`, `diagnose`."""
 
 import sys
 from pathlib import Path
@@ -49,6 +49,23 @@ def register(
     announce(f"models:/{name}/{version}", name, alias)
 
 
+def promote(*, name: str = "d4rt", version: int, alias: str = "champion", because: str) -> None:
+    """Give an alias to a version of a registered model, and write down why.
+
+    Args:
+        name: Of the registered model.
+        version: Its number.
+        alias: champion, which commands use; challenger, which is to be compared with it; or any other.
+        because: Why, in words: kept with the version, with the time, who did it, and which version had the alias.
+    """
+    check_registry_names(name, alias)
+    if not because.strip():
+        raise ValueError("--because is empty: say why, for those who come later")
+    from train.promotion import move_alias
+
+    print(move_alias(name, version, alias, because.strip()))
+
+
 def diagnose(*, model: str, data: list[str], clips: int = 8) -> None:
     """Look into a model with a few clips: its heads, its confidence, its gradients, and what is bad about them.
 
@@ -91,6 +108,7 @@ def announce(uri: str, name: str, alias: str) -> None:
 
 OTHERS = {
     "register": (register, "a checkpoint into the MLflow model registry"),
+    "promote": (promote, "an alias to a version in the registry, and why"),
     "diagnose": (diagnose, "what a model has learnt, and what is wrong with it"),
 }
 

@@ -93,6 +93,10 @@ class Feed:
                 self._listen()
             yield self._batch(slot)
 
+    def ordered(self) -> int:
+        """Clips that readers have been asked for and, as far as they have been listened to, have not delivered."""
+        return sum(len(reader.orders) for reader in self.readers)
+
     def _order(self, slot: int, first: int) -> None:
         """The clips of a step, from number `first` of the run, each of the reader that has least to do."""
         if self.copied[slot]:  # long ago, as the step after it has begun

@@ -18,19 +18,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-import numpy as np
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.types.schema import Schema, TensorSpec
 
 from model import checkpoints
 from model.confidence import Calibration
 from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
 from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore
+from train import provenance
 from train.errors import RunStopped
+from train.signature import example, signature
 
 EXPERIMENT = "d4rt"
 CLIP_FRAMES, STEPS = "clip_frames", "steps"  # tags of a version
@@ -208,30 +207,6 @@ def clip_frames(name: str, number: str) -> str | None:
     return mlflow.MlflowClient().get_model_version(name, number).tags.get(CLIP_FRAMES)
 
 
-def signature(image_size: int) -> ModelSignature:
-    """B clips of T frames, Q queries of each; -1 stands for any."""
-
-    def tensor(name: str, dtype: type, *shape: int) -> TensorSpec:
-        return TensorSpec(np.dtype(dtype), (-1, *shape), name)
-
-    times = [tensor(name, np.int64, -1) for name in ("t_src", "t_tgt", "t_cam")]
-    inputs = [
-        tensor("video", np.uint8, -1, image_size, image_size, 3),
-        tensor("aspect", np.float32),
-        tensor("uv_norm", np.float32, -1, 2),
-        *times,
-    ]
-    outputs = [
-        tensor("xyz", np.float32, -1, 3),
-        tensor("uv_tgt", np.float32, -1, 2),
-        tensor("visible", np.bool_, -1),
-        tensor("displacement", np.float32, -1, 3),
-        tensor("normal", np.float32, -1, 3),
-        tensor("confidence", np.float32, -1),
-    ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
-
-
 def register(
     checkpoint: str | Path,
     name: str,
@@ -243,9 +218,10 @@ def register(
     """Make a checkpoint the newest version of registered model `name`, move the alias to it, and return it.
 
     `checkpoint`: whatever names a model (`pipelines/models.py`). Without an `alias` none moves. `run_id` is the run it
-    came from; without one it gets a run of its own. The version gets the `tags`, and the `calibration` in place of its
-    own, if one is given. The model carries its own code and
-    needs neither this repository nor the checkpoint any more. ValueError, before anything is written, if it is none.
+    came from, whose last losses and scores become metrics `final/...` of the model; without one it gets a run of its
+    own. The version gets the `tags` and those of `train/provenance.py`, and the `calibration` in place of its own, if
+    one is given. The model carries its own code and needs neither this repository nor the checkpoint any more.
+    ValueError, before anything is written, if it is none.
     """
     with checkpoint_folder(str(checkpoint)) as folder, tempfile.TemporaryDirectory() as scratch:
         model = checkpoints.load(folder)  # refuses what could not be loaded later
@@ -255,7 +231,9 @@ def register(
         connect()
         check_writable()
         run_name = None if run_id else f"register {name}"
-        # MLflow asks for type hints and an input example; the signature says it all.
+        origin = provenance.of_run(run_id) if run_id else provenance.of_checkpoint(str(checkpoint))
+        last = mlflow.get_run(run_id).data.metrics if run_id else {}
+        # MLflow asks for type hints; the signature says it all.
         with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
             info = mlflow.pyfunc.log_model(
                 name="model",
@@ -263,11 +241,15 @@ def register(
                 code_paths=[str(PACKAGE.parent / "model")],
                 artifacts={"checkpoint": str(folder.absolute())},
                 signature=signature(model.config.image_size),
+                input_example=example(model.config.image_size),
+                metadata={"config": model.config.to_dict()},
                 pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
                 registered_model_name=name,
             )
+            final = {f"final/{key}": value for key, value in last.items() if key.startswith(("loss", "val/"))}
+            mlflow.log_metrics(final, model_id=info.model_id)
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
-    tags = {CLIP_FRAMES: str(model.config.clip_frames)} | (tags or {})
+    tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
     try:
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)

@@ -23,7 +23,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMod
 from ray.train.collective import barrier, broadcast_from_rank_zero
 from ray.train.torch import get_device
 
-from pipelines import cluster
+from pipelines import cluster, telemetry
 from pipelines.store.reader import ClipStore
 from train import curves, memory, parallel, run_folder
 from train.averages import Averages
@@ -150,10 +150,13 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
         clips = before.clips + (state.step - before.step) * clips_per_step
         stop = False
         if point:
+            telemetry.show("train", {"clips_ordered": feed.ordered()}, run=config.name, rank=str(rank))
             if log:
                 metrics, lines = averages.close(state.step)
                 metrics |= parallel.usage(config, frames, metrics["seconds_per_step"], device)
-                log.write(state.step, metrics | {"clips": clips, "workers": world})
+                metrics |= {"clips": clips, "workers": world}
+                log.write(state.step, metrics)
+                telemetry.show("train", {"skipped_steps": 0} | metrics | {"step": state.step}, run=config.name)
                 for line in lines:
                     loop.progress.add.remote(line)
             stop = broadcast_from_rank_zero(ray.get(loop.progress.stopping.remote()) if rank == 0 else None)

@@ -5,6 +5,7 @@ import shutil
 import zlib
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -18,7 +19,9 @@ from pipelines.synthesize.scene import Scene
 
 # Other official layouts of a dataset; its key, then what tells them apart.
 Variant = Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
-LAYOUTS: dict[str, ModuleType] = {key: import_module(f"pipelines.synthesize.{key}") for key in DATASETS}
+LAYOUTS: dict[str, ModuleType] = {  # a dataset that a user added need have none
+    key: import_module(f"pipelines.synthesize.{key}") for key in DATASETS if find_spec(f"pipelines.synthesize.{key}")
+}
 VARIANTS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Variant)}
 ALL = LAYOUTS | VARIANTS
 Row = dict[str, Any]
@@ -65,6 +68,8 @@ def synthesize(
         size: Frames as large as the dataset's own, or small ones for tests and tiny models.
         seed: Different seeds give different scenes.
     """
+    if dataset != "all" and dataset not in ALL:
+        raise ValueError(f"there is no writer for {dataset}: pipelines/synthesize/{dataset}.py would be it")
     for option, value, least, most in (
         ("scenes", scenes, 1, 100_000),
         ("frames", frames, 1, 100_000),
