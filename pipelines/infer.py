@@ -48,6 +48,7 @@ def infer(
     dense_grid: int = 64,
     depth_size: int | None = None,
     native: bool = False,
+    shared_focal: bool = False,
     intrinsics: str | None = None,
     poses: str | None = None,
     loops: bool = False,
@@ -74,12 +75,13 @@ def infer(
         dense_grid: Cells along the long side of each frame, all of which dense_tracks pass through.
         depth_size: Pixels along the long side of depth and flow maps; by default the model's, or native.
         native: Cut what is asked of depth, flow and points out of the frames as they are, which sharpens edges.
+        shared_focal: Give all frames one focal length: of a camera that does not zoom.
         intrinsics: Known ones, fx,fy,cx,cy in pixels of the video, or a .json or .npz file.
         poses: Known camera poses, .txt as cameras.txt (TUM) or .npz: results are in their world and their unit.
         loops: Look where the camera comes back to, and correct what drifted until then.
         forecast: Continue tracks for so many frames after the last, at a constant velocity: no answer of the model.
         window: Frames that are looked at together; by default, and at most, as many as the model takes.
-        common: Frames that a window has in common with the next; by default a third.
+        common: Frames that a window has in common with the next; by default a third, but at least 2.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
     problems = Problems()
@@ -93,6 +95,7 @@ def infer(
             dense_grid=dense_grid,
             depth_size=depth_size,
             native=native,
+            shared_focal=shared_focal,
             intrinsics=None if intrinsics is None else read_intrinsics(intrinsics),
             poses=None if poses is None else read_poses(poses),
             loops=loops,

@@ -36,6 +36,8 @@ class Faults:
     """Radians by which the world is believed to turn about the first camera's y axis from each frame to the next."""
     noise: float = 0.0
     """Of each coordinate, as a share of the depth, for each query by itself."""
+    unseen: float = 0.0
+    """Of each coordinate, as a share of the distance, where it is out of the view of the camera it is told in."""
     uv_noise: float = 0.0
     """Of the image position, in image sizes, likewise."""
     wrong: float = 0.0
@@ -153,6 +155,12 @@ class Oracle:
         faults = self.faults
         if faults.noise:
             xyz = xyz + faults.noise * np.abs(xyz[:, 2:]) * np.stack([chance.normal(i) for i in range(3)], axis=1)
+        if faults.unseen:
+            in_cam = project(xyz, scene.cameras.intrinsics[cam]) / [scene.width, scene.height]
+            unseen = (xyz[:, 2] <= 0) | (in_cam < 0).any(axis=1) | (in_cam > 1).any(axis=1)
+            far = np.linalg.norm(xyz, axis=1, keepdims=True)
+            guess = xyz + faults.unseen * far * np.stack([chance.normal(i) for i in (15, 16, 17)], axis=1)
+            xyz = np.where(unseen[:, None], guess, xyz)
         if faults.uv_noise:
             uv_tgt = uv_tgt + faults.uv_noise * np.stack([chance.normal(i) for i in (3, 4)], axis=1)
         wrong = chance(5) < faults.wrong

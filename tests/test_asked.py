@@ -170,6 +170,18 @@ def test_known_intrinsics_are_the_results_and_of_another_size_refused(scene):
         reconstruct(exact, video_of(exact), replace(asked, intrinsics=double))
 
 
+def test_a_shared_focal_length_is_steadier_than_one_per_frame(scene):
+    noisy = Oracle(scene, Faults(noise=0.02), clip_frames=WINDOW)
+    true = scene.cameras.intrinsics[0, 0, 0]
+    off = {}
+    for shared in (False, True):
+        asked = Asked(tasks=("cameras",), shared_focal=shared)
+        focal = reconstruct(noisy, video_of(noisy), asked)[0]["cameras"]["intrinsics"][:, 0, 0]
+        off[shared] = np.abs(focal / true - 1)
+        assert (np.ptp(focal) == 0) == shared
+    assert off[True].max() < 0.5 * off[False].max()
+
+
 def test_loops_correct_what_drifted_and_are_told():
     """Each window believes its cameras to turn by a little; the camera goes round a room."""
     drifting = Oracle(round_trip(200), Faults(bend=0.003, noise=0.002, scale=0.05), clip_frames=24, step=2)

@@ -135,6 +135,18 @@ def test_keyframes_carry_a_path_round_where_nothing_of_the_beginning_is_in_view(
     assert errors["keyframes"] < 0.7 * errors["sliding"]
 
 
+def test_one_reference_for_all_frames_is_worse_where_nothing_of_it_is_left_in_view():
+    """A model guesses where points are that a camera does not see; OpenD4RT's global reference asks for little else."""
+    scene = round_trip(80)
+    true = np.linalg.inv(scene.cameras.world_from_cam[0]) @ scene.cameras.world_from_cam
+    guessing = Oracle(scene, Faults(noise=0.01, unseen=0.2), clip_frames=80)
+    errors = {}
+    for reference in ("keyframes", "sliding", 0):
+        found = recipes.cameras(guessing, guessing.video, reference=reference).world_from_cam.numpy()
+        errors[reference] = np.linalg.norm(found[:, :3, 3] - true[:, :3, 3], axis=1)[-40:].mean()
+    assert errors["keyframes"] < 0.5 * errors[0] and errors["sliding"] < errors[0]
+
+
 # ---- depth, one native frame at a time ----
 
 

@@ -31,6 +31,8 @@ class Asked:
     """Long side of depth and flow maps; None: the model's image size, or, if native, that of the source."""
     native: bool = False
     """Whether query patches of depth and flow are cut from the frames of the source."""
+    shared_focal: bool = False
+    """Whether all frames have one focal length, the median of theirs."""
     intrinsics: Intrinsics | None = None
     poses: Poses | None = None
     loops: bool = False

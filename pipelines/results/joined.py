@@ -70,6 +70,8 @@ def joined(
         results["points"] = vars(recipes.without_doubtful(recipes.joined_clouds(clouds), DOUBTFUL))
     if "cameras" in questions.tasks:
         path = join_cameras(plan, [said.geometry for said in answers], world_from_window)
+        if questions.shared_focal:
+            path = replace(path, intrinsics=path.intrinsics.nanmedian(dim=0).values.repeat(plan.num_frames, 1, 1))
         results["cameras"] = {name: getattr(path, name) for name in FIELDS["cameras.npz"]}
     return {
         task: {key: x if isinstance(x, Rows) else x.numpy() for key, x in arrays.items()}

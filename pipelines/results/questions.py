@@ -28,6 +28,7 @@ class Questions:
     """(H, W)"""
     cloud_stride: int
     native: bool
+    shared_focal: bool
     intrinsics: torch.Tensor | None
     """(3, 3) float64, known ones, in units of the image's width and height."""
     poses: torch.Tensor | None
@@ -60,6 +61,7 @@ class Questions:
             dense_size=_fitted(video.size, asked.dense_grid),
             cloud_stride=stride,
             native=asked.native,
+            shared_focal=asked.shared_focal,
             intrinsics=intrinsics,
             poses=poses,
             loops=asked.loops,
