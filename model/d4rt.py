@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.chunks import automatic_chunk, chunks
+from model.chunks import automatic_chunk, in_chunks
 from model.confidence import Calibration
 from model.config import RGB, ModelConfig
 from model.decoder import Decoder, Heads, KeysValues, Prediction
@@ -46,6 +46,8 @@ class D4RT(nn.Module):
     """Digests of the clip stores from which these weights were learnt; checkpoints keep them."""
     calibration: Calibration | None = None
     """What confidences stand for: with it, answers have calibrated ones. Checkpoints keep it; none while training."""
+    memory_bytes: int | None = None
+    """How much memory answering may take, on its device; None: what is free. It changes no answer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -123,8 +125,12 @@ class D4RT(nn.Module):
             ValueError: times outside the clip, positions outside [0, 1], or shapes that disagree with the memory.
         """
         queries.check_range(memory.num_frames)
-        spans = chunks(len(queries), self._chunk(memory, len(queries), chunk_size))
-        return Prediction.cat([self._decode(memory, queries.span(*span), patch_video) for span in spans])
+        size = self._chunk(memory, len(queries), chunk_size)
+
+        def answers(start: int, stop: int) -> Prediction:
+            return self._decode(memory, queries.span(start, stop), patch_video)
+
+        return Prediction.cat(in_chunks(answers, len(queries), size))
 
     def _decode(self, memory: Memory, queries: Queries, patch_video: Tensor | None) -> Prediction:
         source = self.embed_source(memory, queries.uv_norm, queries.t_src, patch_video=patch_video)
@@ -135,7 +141,7 @@ class D4RT(nn.Module):
             return chunk_size
         if torch.is_grad_enabled():
             return max(1, num_queries)
-        return automatic_chunk(self.config, len(memory.video), self.device)
+        return automatic_chunk(self.config, len(memory.video), self.device, self.memory_bytes)
 
     def decode_times(
         self,
@@ -165,12 +171,13 @@ class D4RT(nn.Module):
         target = self.embed_target(t_tgt, t_cam)[:, None]  # (B, 1, K, D)
         num_times = max(1, t_tgt.shape[1])
         points_per_chunk = max(1, self._chunk(memory, t_src.shape[1] * num_times, chunk_size) // num_times)
-        parts = []
-        for start, stop in chunks(t_src.shape[1], points_per_chunk):
+
+        def answers(start: int, stop: int) -> Prediction:
             points = slice(start, stop)
             source = self.embed_source(memory, uv_norm[:, points], t_src[:, points], patch_video=patch_video)
-            parts.append(self.decode_tokens(memory, source[:, :, None], target))
-        return Prediction.cat(parts)
+            return self.decode_tokens(memory, source[:, :, None], target)
+
+        return Prediction.cat(in_chunks(answers, t_src.shape[1], points_per_chunk))
 
     def embed_source(
         self, memory: Memory, uv_norm: Tensor, t_src: Tensor, *, patch_video: Tensor | None = None

@@ -55,6 +55,7 @@ def infer(
     forecast: int = 0,
     window: int | None = None,
     common: int | None = None,
+    memory_gb: float | None = None,
     dry_run: bool = False,
 ) -> None:
     """Reconstruct videos with a trained model. Run again after an interruption, it goes on where it was.
@@ -82,6 +83,7 @@ def infer(
         forecast: Continue tracks for so many frames after the last, at a constant velocity: no answer of the model.
         window: Frames that are looked at together; by default, and at most, as many as the model takes.
         common: Frames that a window has in common with the next; by default a third, but at least 2.
+        memory_gb: How much memory of its device the model may take to answer; by default what is free.
         dry_run: Only check that model, videos and OUT are as they must be, and say what is to be done.
     """
     problems = Problems()
@@ -101,6 +103,8 @@ def infer(
             loops=loops,
             forecast=forecast,
         )
+    if memory_gb is not None and not memory_gb > 0:
+        problems.reasons.append(f"--memory-gb {memory_gb:g} must be above 0, or left out: what is free is taken then")
     with problems.noted():
         out = lasting(out, "--out")
         _require_folder(out)
@@ -142,7 +146,7 @@ def infer(
         return
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "asked": asked}
-    arguments |= {"out": out, "about": about}
+    arguments |= {"out": out, "about": about, "memory_gb": memory_gb}
     failed, noted = {}, {}
     rows = [asdict(source) for source in todo]
     for outcome in jobs.run_models(Reconstruct, arguments, rows, label="infer", unit="video", at_once=VIDEOS_AT_ONCE):

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ from pipelines import telemetry
 from pipelines.cluster import connect, model_resources
 from pipelines.raw.place import NoRoom
 
+TOLD = 4  # rows under way, of which it is shown what is done
 MAX_TRIES = 3  # of a row whose process dies
+PROGRESS_SECONDS = 5  # after which it is asked what is done of a row that takes long
 READY = 2  # parts that `ahead` has ready before they are asked for
 ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
 DIED = f"the process that worked on it died {MAX_TRIES} times: it crashed, or there was too little memory"
@@ -97,7 +100,8 @@ def run_models(
 
     Each lives in an actor and keeps its model: an actor per GPU, without GPUs one on many CPUs. They are actors of ours
     because those of Ray Data are restarted without end when they die. An instance is called with `at_once` rows at the
-    same time, in threads of its own: while one waits for `aside` or `ahead`, another has the device.
+    same time, in threads of its own: while one waits for `aside` or `ahead`, another has the device. If it has a dict
+    `progress`, its texts are shown.
     """
     if not rows:
         return
@@ -106,20 +110,23 @@ def run_models(
     count = int(ray.cluster_resources()["GPU"]) if "num_gpus" in resources else 1
 
     def start() -> ray.actor.ActorHandle:
-        actor = ray.remote(_ModelActor).options(max_restarts=0, max_concurrency=at_once, **resources)
+        actor = ray.remote(_ModelActor).options(max_restarts=0, max_concurrency=at_once + 1, **resources)
         return actor.remote(cloudpickle.dumps((work, arguments)))
 
-    def answers() -> Iterator[tuple[int, "_Answer"]]:
+    def answers() -> Iterator[tuple[int, "_Answer"] | str]:
         idle = [start() for _ in range(min(count, len(rows)))] * at_once
         waiting, running, tries, replaced = deque(range(len(rows))), {}, Counter(), {}
         while waiting or running:
             while waiting and idle:
                 actor, number = idle.pop(), waiting.popleft()
                 running[actor.do.remote(cloudpickle.dumps(rows[number]))] = actor, number
-            (done,), _ = ray.wait(list(running))
-            actor, number = running.pop(done)
+            done, _ = ray.wait(list(running), timeout=PROGRESS_SECONDS)
+            if not done:
+                yield _progress({actor for actor, _ in running.values()})
+                continue
+            actor, number = running.pop(done[0])
             try:
-                answer = cloudpickle.loads(ray.get(done))
+                answer = cloudpickle.loads(ray.get(done[0]))
             except ray.exceptions.RayActorError:
                 if actor not in replaced:  # or another of its rows has seen to it
                     replaced[actor] = start()
@@ -188,15 +195,31 @@ class _Answer:
     """The reason is one for the whole job."""
 
 
-def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer]], label: str, unit: str) -> Iterator[Outcome]:
-    """The outcomes behind a progress bar, on a terminal live, in a log now and then."""
+def _progress(actors: set[ray.actor.ActorHandle]) -> str:
+    """What is done of the rows that actors work on; those that do not answer have just died, or are starting."""
+    asked = [actor.progress.remote() for actor in actors]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=1)
+    told = []
+    for answer in ready:
+        with suppress(ray.exceptions.RayActorError):
+            told += ray.get(answer)
+    return ", ".join(sorted(told)[:TOLD])
+
+
+def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer] | str], label: str, unit: str) -> Iterator[Outcome]:
+    """The outcomes behind a progress bar, on a terminal live, in a log now and then. Text is shown beside it."""
     pause = 0.2 if sys.stderr.isatty() else 15
-    failed = 0
+    done = failed = 0
     telemetry.show("job", {"waiting": len(rows), "done": 0, "failed": 0}, job=label)
     with tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
-        for done, (number, answer) in enumerate(answers, 1):
+        for told in answers:
+            if isinstance(told, str):
+                bar.set_postfix_str(f"{told}, failed={failed}" if failed else told)
+                continue
+            number, answer = told
             if answer.stop:
                 raise StopJob(answer.reason)
+            done += 1
             failed += answer.reason != ""
             telemetry.show("job", {"waiting": len(rows) - done, "done": done, "failed": failed}, job=label)
             if failed:
@@ -228,6 +251,9 @@ class _ModelActor:
 
     def __init__(self, made_of: bytes) -> None:
         self._made_of, self._work, self._making = made_of, None, threading.Lock()
+
+    def progress(self) -> list[str]:
+        return sorted(getattr(self._work, "progress", {}).values())
 
     def do(self, row: bytes) -> bytes:
         with self._making:

@@ -2,12 +2,14 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from ray import cloudpickle
 
-from pipelines.jobs import DIED, MAX_TRIES, StopJob, require_few_failures, run_models, run_tasks
+from pipelines.jobs import DIED, MAX_TRIES, READY, StopJob, ahead, aside, require_few_failures, run_models, run_tasks
+from pipelines.raw.place import NoRoom
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import tests
 
@@ -67,6 +69,66 @@ def test_a_model_that_cannot_be_loaded_stops_the_job(ray_cluster, capfd):
     with pytest.raises(StopJob, match="no such model"):
         list(run_models(Halve, {"wanted": "quarters"}, [{"number": 2}], label="halve", unit="number"))
     assert "constructor arguments" not in capfd.readouterr().err
+
+
+def no_room():
+    raise NoRoom("the disk is full")
+
+
+def test_work_aside_gives_what_it_returns_and_raises_what_it_raises(ray_cluster):
+    both = [aside(lambda x: x + 1, 2), aside(lambda x: x + 1, 3, cpus=0)]
+    assert [each() for each in both] == [3, 4]
+    with pytest.raises(NoRoom, match=r"^the disk is full$"):
+        aside(no_room)()
+    with pytest.raises(ValueError, match="died 3 times"):
+        aside(os._exit, 1)()
+
+
+def parts(folder):
+    for number in range(8):
+        Path(folder, str(number)).touch()
+        yield number
+    raise ValueError("damaged")
+
+
+def consume(folder):
+    """How many parts were made when the first one was taken, and all of them with the error at their end."""
+    coming = ahead(parts, folder)
+    found = [next(coming)]
+    time.sleep(0.3)
+    made = len(list(Path(folder).iterdir()))
+    try:
+        found.extend(coming)
+    except ValueError as error:
+        return made, found, str(error)
+
+
+def test_work_ahead_is_a_little_ahead(ray_cluster, tmp_path):
+    made, found, error = aside(consume, str(tmp_path), cpus=0)()
+    assert made <= 1 + READY + 1  # one taken, some ready, one under way
+    assert (found, error) == (list(range(8)), "damaged")
+
+
+class Slow:
+    """Two rows at once, of which each waits for the other."""
+
+    def __init__(self) -> None:
+        self.progress = {}
+
+    def __call__(self, row):
+        self.progress[row["number"]] = f"row {row['number']}: half"
+        while len(self.progress) < 2:
+            time.sleep(0.01)
+        time.sleep(2 * row["seconds"])
+        return row["number"]
+
+
+def test_rows_at_once_and_what_is_done_of_them(ray_cluster, monkeypatch, capfd):
+    monkeypatch.setattr("pipelines.jobs.PROGRESS_SECONDS", 0.2)
+    rows = [{"number": number, "seconds": 0.4} for number in range(2)]
+    outcomes = list(run_models(Slow, {}, rows, label="wait", unit="row", at_once=2))
+    assert sorted(outcome.result for outcome in outcomes) == [0, 1]
+    assert "row 0: half, row 1: half" in capfd.readouterr().err
 
 
 def test_too_large_a_share_of_failures():

@@ -16,7 +16,7 @@ from model.recipes import plan_windows
 from pipelines.infer import infer
 from pipelines.models import load_model
 from pipelines.pictures.video_file import write_video
-from pipelines.results.files import TASKS
+from pipelines.results.asked import Asked
 from pipelines.results.reconstruct import new_frames, reconstruct
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, read_video
@@ -67,7 +67,7 @@ def test_a_killed_job_goes_on_behind_its_last_window(ray_cluster, tmp_path):
 
     assert os.listdir(out) == ["Übung 1"]  # and the windows are swept
     video = read_video(Source(clip), Selection(), 64)
-    expected, windows = reconstruct(load_model(checkpoint), video, TASKS, 4, length=None, common=None)
+    expected, report = reconstruct(load_model(checkpoint), video, Asked(grid=4))
     owner = plan_windows(FRAMES, 4).owner.numpy()
     expected["depth"]["confidence"][owner < 3] = MARK
     for task, arrays in expected.items():
@@ -75,5 +75,6 @@ def test_a_killed_job_goes_on_behind_its_last_window(ray_cluster, tmp_path):
             for key, array in arrays.items():
                 np.testing.assert_allclose(found[key], array, atol=1e-4, err_msg=f"{task} {key}")
     document = json.loads((out / "Übung 1" / "result.json").read_text())
-    assert [window["first"] for window in document["windows"]] == [window["first"] for window in windows]
+    windows = [[window["first"] for window in windows] for windows in (document["windows"], report["windows"])]
+    assert windows[0] == windows[1] == [window.start for window in plan_windows(FRAMES, 4).windows]
     np.testing.assert_allclose(document["video"]["seconds"], np.arange(FRAMES) / 10)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import D4RT, ModelConfig, Prediction, Queries, checkpoints, load
+from model.chunks import automatic_chunk
 from model.encoder import position_table
 from model.queries import fourier_features, gather_patches
 
@@ -104,6 +105,41 @@ def test_chunks_order_and_company_do_not_matter(model):
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     shuffled = model.decode(memory, Queries(*(x[:, order] for x in vars(queries).values())))
     assert_same(shuffled, Prediction(*(x[:, order] for x in vars(answers).values())))
+
+
+class Cramped(D4RT):
+    """Its device has room for so many queries at a time."""
+
+    room = 7
+
+    def decode_tokens(self, memory, source, target):
+        queries = torch.broadcast_shapes(source.shape, target.shape)[1:-1].numel()
+        if queries > self.room:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {queries} queries")
+        return super().decode_tokens(memory, source, target)
+
+
+def test_where_memory_runs_out_fewer_are_asked_at_a_time(model):
+    cramped = Cramped(model.config).eval()
+    cramped.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        memory, queries = model.encode(random_video(8), torch.ones(1)), random_queries(50, 8)
+        assert_same(cramped.decode(memory, queries), model.decode(memory, queries))
+        times = torch.arange(6)[None]
+        points = (queries.uv_norm, queries.t_src, times, times)
+        assert_same(cramped.decode_times(memory, *points), model.decode_times(memory, *points))
+        cramped.room = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            cramped.decode(memory, queries)
+    cramped.room = 7
+    with pytest.raises(torch.OutOfMemoryError):  # a training step that does not fit is not made of smaller ones
+        cramped.decode(memory, queries)
+
+
+def test_a_limit_of_memory_makes_smaller_chunks(model):
+    config, cpu = model.config, torch.device("cpu")
+    free = automatic_chunk(config, 1, cpu, None)
+    assert automatic_chunk(config, 1, cpu, 1) < free <= automatic_chunk(config, 1, cpu, 1 << 50)
 
 
 @torch.inference_mode()

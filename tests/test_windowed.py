@@ -130,6 +130,16 @@ def test_what_did_not_go_together_is_noted(found, oracle, video):
     assert len(notes) == 1 and " of its tracks are lost before the end" in notes[0]
 
 
+def test_answers_that_are_no_numbers_are_noted_and_never_all_written(oracle, video):
+    asked = Asked(tasks=("depth", "tracks"), grid=GRID)
+    some, report = reconstruct(Oracle(oracle.scene, Faults(unknown=0.1), clip_frames=WINDOW), video, asked)
+    (note,) = (note for note in notes_on(some, report["windows"]) if "its depth are no numbers" in note)
+    assert 8 < float(note.split("%")[0]) < 12
+    none, report = reconstruct(Oracle(oracle.scene, Faults(unknown=1.0), clip_frames=WINDOW), video, asked)
+    with pytest.raises(ValueError, match=r"no answer of the model for its .* is a number, all are NaN"):
+        notes_on(none, report["windows"])
+
+
 def test_files_tell_of_the_windows(found, video, tmp_path):
     results, report = found
     write_results(tmp_path, video, write_arrays(tmp_path, results), {"request": {}, **report})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from model import recipes
+from model.chunks import ran_out
 from model.precision import half_on_gpu
 from model.recipes.asking import AnsweringModel
 from model.recipes.windows import WindowPlan
@@ -76,17 +77,35 @@ class Reconstruct:
     """
 
     def __init__(
-        self, model: str, registry: str, selection: Selection, asked: Asked, out: str, about: dict[str, Any]
+        self,
+        model: str,
+        registry: str,
+        selection: Selection,
+        asked: Asked,
+        out: str,
+        about: dict[str, Any],
+        memory_gb: float | None = None,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_model(model, self.device, registry=registry)
         if model_digest(self.model) != about["model"]["digest"]:  # others may write to where it lies
             raise ValueError(f"model {model} was replaced since the job began: run it again")
+        if memory_gb is not None:
+            self.model.memory_bytes = int(memory_gb * 1e9)
         self.selection, self.asked, self.out, self.about = selection, asked, out, about
+        self.progress: dict[str, str] = {}
+        """Of each video that is being worked on, what is done of it."""
         self._answering = threading.Lock()
 
     def __call__(self, row: dict[str, Any]) -> tuple[str, ...]:
-        source, config = Source(**row), self.model.config
+        source = Source(**row)
+        try:
+            return self._reconstruct(source, row)
+        finally:
+            self.progress.pop(source.name, None)
+
+    def _reconstruct(self, source: Source, row: dict[str, Any]) -> tuple[str, ...]:
+        config = self.model.config
         video = jobs.aside(look_at, source, self.selection, config.image_size)()
         request = self.about["request"] | {"video": video.digest}
         about = self.about | {"request": request, "source": row}
@@ -121,13 +140,27 @@ class Reconstruct:
             if number < first:
                 continue
             with self._answering, half_on_gpu(self.device):
-                before = ask_window(self.model, replace(video, clip=nearby), plan, number, questions, before)
+                before = self._answers(replace(video, clip=nearby), plan, number, questions, before)
+            self.progress[video.name] = f"{video.name}: {number + 1}/{len(plan)} windows"
             writing.append(jobs.aside(kept.write, number, before, cpus=0))
             if len(writing) > UNWRITTEN:
                 writing.popleft()()
         for written in writing:
             written()
         return notes
+
+    def _answers(
+        self, video: Video, plan: WindowPlan, number: int, questions: Questions, before: WindowAnswers | None
+    ) -> WindowAnswers:
+        try:
+            return ask_window(self.model, video, plan, number, questions, before)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+        raise ValueError(
+            f"there is not enough memory on the {self.device} for a window of {len(plan.windows[number])} frames, "
+            "however few questions are answered at a time: give a shorter --window, or a smaller model"
+        )
 
 
 def new_frames(plan: WindowPlan, numbers: range) -> list[range]:
