@@ -373,7 +373,15 @@ def test_what_is_wrong_without_any_model_needs_none(tmp_path):
     wrong = {"tasks": "depth,normals", "grid": 0, "out": str(tmp_path / "out"), "step": 0, "memory_gb": 0.0}
     with pytest.raises(ValueError, match="7 things are wrong, and nothing was done") as error:
         infer(**request | {"video": ["nowhere.mp4", "neither.mp4"]} | wrong)
-    for part in ("'normals'", "--grid 0", "out is a file", "--step 0", "--memory-gb 0", "nowhere.mp4 does", "neither.mp4 does"):
+    for part in (
+        "'normals'",
+        "--grid 0",
+        "out is a file",
+        "--step 0",
+        "--memory-gb 0",
+        "nowhere.mp4 does",
+        "neither.mp4 does",
+    ):
         assert part in str(error.value)
 
 
