@@ -14,6 +14,7 @@ COMMANDS = {  # the function of that name, where it is, and what it does
     "status": ("pipelines.status", "what is done of a store, a run or results, and what failed"),
     "inspect": ("pipelines.inspect", "what a clip store holds, in numbers and pictures"),
     "infer": ("pipelines.infer", "videos to tracks, depth, point clouds and cameras"),
+    "view": ("pipelines.view", "results in a browser: timeline, points, tracks, cameras, side by side"),
     "export": ("pipelines.export", "results as COLMAP, nerfstudio, glTF, PLY and more, without the model"),
     "evaluate": ("pipelines.evaluate", "a model scored on held-out clips"),
 }

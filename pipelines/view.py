@@ -1,0 +1,52 @@
+"""`python -m pipelines view OUT`: results in a browser, played, turned and compared, without the model.
+
+It needs no display of its own: it serves a page, on this machine only unless --host says otherwise.
+"""
+
+import socket
+
+# viser takes seconds to import and is not needed to print help or refuse a port that is taken: see below.
+
+
+def view(
+    place: str,
+    /,
+    *,
+    beside: tuple[str, ...] = (),
+    truth: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+) -> None:
+    """Look at results in a browser. Ends with Ctrl-C.
+
+    Args:
+        place: What `infer --out` has written, of all videos or of one; or a folder of St4RTrack, or a package of
+            `export --formats opend4rt`.
+        beside: More of these, of other models: the same video in each is shown to the right.
+        truth: Results that are true, to the right; tracks are then coloured by how far they are from it.
+        host: Address to serve at; 0.0.0.0 lets other machines in.
+        port: Port to serve at.
+    """
+    _require_free(host, port)
+    from pipelines.results.viewer.server import Viewer
+
+    viewer = Viewer(place, host, port, beside, truth)
+    print(f"open http://{host}:{port} in a browser; Ctrl-C ends it", flush=True)
+    try:
+        viewer.play()
+    except KeyboardInterrupt:
+        viewer.server.stop()
+
+
+def _require_free(host: str, port: int) -> None:
+    """ValueError if nothing can be served there."""
+    if not 0 < port < 65536:
+        raise ValueError(f"--port {port} must be from 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ValueError(
+                f"cannot serve at {host}:{port} ({error.strerror}): give another --port or --host"
+            ) from None
