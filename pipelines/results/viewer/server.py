@@ -57,7 +57,17 @@ class Viewer:
                 notes.append(self._compare())
             self._describe(name, notes)
             self._add_timeline()
+            self._look()
             self.go(0)
+
+    def _look(self) -> None:
+        """Behind and above the first camera, towards what it sees, for browsers here and to come."""
+        if not self.stages:
+            return
+        stage = self.stages[0]
+        eye = np.array([0.2, -0.25, -0.25]) * stage.extent
+        for camera in (self.server.initial_camera, *(client.camera for client in self.server.get_clients().values())):
+            camera.position, camera.look_at = eye, stage.middle
 
     def _partners(self, name: str, notes: list[str]) -> list[str]:
         """The folders of that name in the other places; of a place with one folder alone, that one."""

@@ -101,7 +101,7 @@ class Stage:
             f"{self.root}/points/{t}",
             points["xyz"][rows].astype(np.float32),
             points["rgb"][rows],
-            point_size=0.002 * self.extent * shown.size,
+            point_size=0.0025 * self.extent * shown.size,
             point_shading="flat",
         )
 
