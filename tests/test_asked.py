@@ -117,6 +117,19 @@ def test_what_comes_after_the_video_is_a_straight_line(found):
     np.testing.assert_allclose(ahead["xyz"][rests], np.repeat(tracks["xyz"][rests, -1:], 4, axis=1), atol=1e-3)
 
 
+def test_windows_before_and_after_all_points_have_nothing_to_say_of_them(oracle):
+    """On a real model: a window that no point is in asks no question."""
+    torch.manual_seed(0)
+    model = D4RT(ModelConfig.preset("tiny"))
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    told = {"frame_numbers": np.arange(12), "fps": 10.0, "digest": "", "notes": (), "size": (64, 64)}
+    asked = Asked(tasks=("tracks", "uncertainty", "dense_tracks"), grid=2, dense_grid=2, query_frame=11, forecast=2)
+    found, _ = reconstruct(model, Video(name="x", clip=clip, frames=clip, **told), asked)
+    assert found["uncertainty"]["jitter"].shape == (4, 12)
+    assert np.isfinite(found["tracks"]["xyz"][:, 11]).all() and np.isfinite(found["uncertainty"]["jitter"][:, 11]).all()
+
+
 # ---- what is known of the camera ----
 
 

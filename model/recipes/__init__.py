@@ -16,7 +16,8 @@
 Without further questions: `jitter` asks any query again beside its place, `extrapolate` continues tracks at a constant
 velocity.
 
-These take one clip; `track_long_video` takes any number of frames, in windows (see there).
+These take one clip; `track_long_video` takes any number of frames, in windows (see there), and so does `follow_all` of
+`dense_following`, for all pixels. `fit_poses` lays cameras into a world of known ones, in its unit.
 
 What every recipe takes:
     video    (T, S, S, 3) uint8, resized to the model's square S without cropping; with `memory`, what it is of

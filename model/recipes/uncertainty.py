@@ -57,7 +57,7 @@ def jitter_tracks(
         model.decode_times(memory, moved, t_src, frames, frames, chunk_size=chunk_size).xyz
         for moved in _beside(uv_norm.to(model.device)[None], height, width, times, seed)
     ]
-    return _spread(answers).view(len(uv_norm), -1)
+    return _spread(answers).view(len(uv_norm), memory.num_frames)
 
 
 def _beside(uv_norm: Tensor, height: int, width: int, times: int, seed: int) -> Iterator[Tensor]:

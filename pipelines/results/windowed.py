@@ -151,11 +151,11 @@ def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, 
                 f"its window from frame {window['first']} could not be joined to those before: NaN from there on"
             )
             break
-    if "tracks" in results and (lost := float((results["tracks"]["status"][:, -1] == LOST).mean())):
+    if "tracks" in results and (lost := float((results["tracks"]["status"] == LOST).any(axis=1).mean())):
         worst = max((window["seam"]["residual"] for window in windows[1:]), default=0.0)
         notes.append(
-            f"{lost:.0%} of its tracks are lost before the end, where windows did not agree on them (the same points "
-            f"differ by up to {worst:.1%} between two windows)"
+            f"{lost:.0%} of its tracks are lost before the end or the begin, where windows did not agree on them (the "
+            f"same points differ by up to {worst:.1%} between two windows)"
         )
     return tuple(notes)
 
