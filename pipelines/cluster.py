@@ -83,6 +83,11 @@ def end_with_node() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def is_private() -> bool:
+    """Does a job start its own cluster, on this machine?"""
+    return "RAY_ADDRESS" not in os.environ
+
+
 def connect(held: int = 0) -> None:
     """Join the cluster of RAY_ADDRESS (set by `ray job submit`), else start one with the CPUs of this machine.
 
@@ -91,7 +96,8 @@ def connect(held: int = 0) -> None:
     """
     if ray.is_initialized():
         return
-    if address := os.environ.get("RAY_ADDRESS"):
+    if not is_private():
+        address = os.environ["RAY_ADDRESS"]
         require_answer(address)
         try:
             ray.init(log_to_driver=False)

@@ -90,9 +90,13 @@ def test_recomputation_gives_the_very_same_gradients_for_less_memory(dropout):
     assert saved_bytes(lambda: answers(computed_again)) < 0.35 * saved_bytes(lambda: answers(kept))
 
 
-def test_compiled_layers_give_the_same_numbers():
-    """Answers to 2e-5, gradients to 1e-4 of the largest of their parameter."""
-    plain, compiled = lively(CONFIG).train(), lively(CONFIG).train()
+def test_compiled_layers_give_the_same_numbers_and_each_kind_is_compiled_once():
+    """Answers to 2e-5, gradients to 1e-4 of the largest of their parameter. Within slots, within clips, in the decoder:
+    three kinds of static shapes, whatever the number of layers."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    config = replace(CONFIG, encoder_layers=6)
+    plain, compiled = lively(config).train(), lively(config).train()
     compiled.compile_layers()
     expected, found = answers(plain), answers(compiled)
     assert_same(found, expected)
@@ -102,15 +106,7 @@ def test_compiled_layers_give_the_same_numbers():
         difference = (compiled.get_parameter(name).grad - parameter.grad).abs().max()
         assert difference <= 1e-4 * parameter.grad.abs().max() + 1e-9, name
 
-
-def test_a_compiled_model_is_compiled_once_per_kind_of_layer():
-    """Within slots, within clips, in the decoder: three kinds of static shapes, whatever the number of layers."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    model = lively(replace(CONFIG, encoder_layers=6)).train()
-    model.compile_layers()
-    for _ in range(2):
-        loss_of(answers(model)).backward()
+    loss_of(answers(compiled)).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
 
 

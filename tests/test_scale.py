@@ -1,4 +1,4 @@
-"""Conversion at scale: hundreds of sequences of which some are broken, jobs killed without warning, long sequences."""
+"""Conversion of many sequences of which some are broken, jobs killed without warning, long sequences."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import LAYOUTS, scene_for
 
 ROOT = Path(__file__).parent.parent
-FRAMES, SEQUENCES = 4, 100
+FRAMES, SEQUENCES = 4, 40
 SETTINGS = {"split": "all", "frames": FRAMES, "image_size": 32, "strides": (1, 1), "samples": 1, "queries": 64}
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ BREAKS = {
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """A hundred trajectories of five scenes, every tenth broken in one of four ways; which, and what names it."""
+    """Forty trajectories of five scenes, every tenth broken in another way; which, and what names it."""
     root = tmp_path_factory.mktemp("raw")
     scenes = []
     for index in range(5):
@@ -80,11 +80,11 @@ def many(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_broken_sequences_are_listed_and_a_killed_job_ends_alike(many, tmp_path):
     raw, broken = many
-    with pytest.raises(ValueError, match=r"10 of 100 sequences failed.*0\.05"):
+    with pytest.raises(ValueError, match=r"4 of 40 sequences failed.*0\.05"):
         convert("tartanair", raw=str(raw), store=str(tmp_path / "whole"), **SETTINGS)
     convert("tartanair", raw=str(raw), store=str(tmp_path / "whole"), max_failed_share=0.1, **SETTINGS)
     whole = ClipStore(str(tmp_path / "whole")).info
-    assert whole["counts"] == {"sequences": 100, "clips": 90, "frames": 360, "failed": 10, "skipped": 0}
+    assert whole["counts"] == {"sequences": 40, "clips": 36, "frames": 144, "failed": 4, "skipped": 0}
     assert whole["failed"].keys() == broken.keys()
     for name, reason in whole["failed"].items():
         assert broken[name] in reason
@@ -95,7 +95,7 @@ def test_broken_sequences_are_listed_and_a_killed_job_ends_alike(many, tmp_path)
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [sys.executable, "-m", "pipelines", "convert", "tartanair", *words, "--strides", "1", "1"]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(store.glob("data/*/*.zarr"))) < 30 and job.poll() is None:
+    while len(list(store.glob("data/*/*.zarr"))) < 12 and job.poll() is None:
         time.sleep(0.05)
     assert job.poll() is None, "the job ended before it could be killed"
     job.send_signal(signal.SIGKILL)
@@ -103,7 +103,7 @@ def test_broken_sequences_are_listed_and_a_killed_job_ends_alike(many, tmp_path)
     time.sleep(5)  # its workers notice that their driver is gone
     assert not (store / "store.json").exists()
     begun = len(list(store.glob("data/*/*.zarr")))
-    assert 30 <= begun < 90
+    assert 12 <= begun < 36
     convert("tartanair", raw=str(raw), store=str(store), max_failed_share=0.1, **SETTINGS)
     assert ClipStore(str(store)).info["digest"] == whole["digest"]
 

@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from pipelines import cluster
 from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore
-from train import curves, lease, run_folder, tracking
+from train import curves, lease, memory, run_folder, tracking
 from train.champion import register
 from train.config import TrainConfig
 from train.errors import CheckpointFailed, OutOfMemory, RunFailed, RunStopped
@@ -55,6 +55,8 @@ def run(config: TrainConfig) -> str:
     check_labels(stores, config.data, config.loss)
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
     run_folder.check_room(config)
+    if cluster.is_private():  # else each worker looks at its own
+        memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
     config = pinned(config)
     start = starting_weights(config)
     print("connecting to MLflow and Ray", flush=True)

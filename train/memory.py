@@ -48,6 +48,11 @@ def memory_of(device: torch.device, workers: int) -> tuple[float, str]:
     return psutil.virtual_memory().total / workers, "its share of this machine"
 
 
+def memory_here(config: TrainConfig) -> tuple[float, str]:
+    """The same of this machine, where it is the one that trains."""
+    return memory_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.workers)
+
+
 def require_fit(config: TrainConfig, frames: int, limit: float, device: str) -> str:
     """How much a step takes of how much there is, in words. ValueError, with what to change, if it is too much."""
     size = step_bytes(config, frames)

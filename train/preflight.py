@@ -13,7 +13,6 @@
 `run` makes the cheap ones of these checks at every start.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from train import lease, run_folder, tracking
 from train.clips import read_clip
 from train.config import MIN_POINTS, TrainConfig
 from train.errors import OutOfMemory, TrainingDiverged
-from train.memory import explained, memory_of, require_fit, step_bytes
+from train.memory import explained, memory_here, memory_of, require_fit, step_bytes
 from train.query_batch import QueryBatch
 from train.start import pinned, start_model, starting_weights
 from train.state import TrainState
@@ -101,12 +100,12 @@ def check_memory(config: TrainConfig) -> str:
 
 def worker_memory(config: TrainConfig) -> tuple[float, str]:
     """(bytes that a worker has, words for where), of the cluster of RAY_ADDRESS or else of this machine."""
-    if "RAY_ADDRESS" in os.environ:
+    if not cluster.is_private():
         cluster.connect()
         if ray.cluster_resources().get("GPU"):
             return ray.get(ray.remote(memory_of).options(num_gpus=1).remote(torch.device("cuda"), 1))
         return ray.cluster_resources()["memory"] / config.workers, "its share of the cluster"
-    return memory_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.workers)
+    return memory_here(config)
 
 
 def check_lease(config: TrainConfig) -> str:
