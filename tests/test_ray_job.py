@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from conftest import free_ports
 
 from pipelines.store.reader import ClipStore
@@ -64,11 +65,15 @@ def wait_for_answer(url: str, head: psutil.Popen, log: Path) -> None:
             time.sleep(0.5)
 
 
-def submit(dashboard: str, command: str, **variables: str) -> tuple[int, str]:
+def submit(dashboard: str, command: str, *options: str, **variables: str) -> tuple[int, str]:
     """The exit code of `ray job submit` and all that it printed."""
     given = ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables})]
+    return ray_job(dashboard, "submit", *given, *options, "--", sys.executable, "-m", *command.split())
+
+
+def ray_job(dashboard: str, word: str, *rest: str) -> tuple[int, str]:
     done = subprocess.run(
-        [RAY, "job", "submit", "--address", dashboard, *given, "--", sys.executable, "-m", *command.split()],
+        [RAY, "job", word, "--address", dashboard, *rest],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -80,7 +85,9 @@ def submit(dashboard: str, command: str, **variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_job_keeps_what_it_writes_and_refuses_a_place_that_would_go_with_it(dashboard, tmp_path):
+def test_a_job_keeps_what_it_writes_also_when_it_is_stopped_and_refuses_a_place_that_would_go_with_it(
+    dashboard, tmp_path
+):
     raw = tmp_path / "raw"
     for index in range(2):
         write_sequence({"dataset": "tartanair", "root": str(raw), "index": index}, frames=4, size="small", seed=0)
@@ -104,3 +111,33 @@ def test_a_job_keeps_what_it_writes_and_refuses_a_place_that_would_go_with_it(da
     mlflow.set_tracking_uri(registry)
     version = mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion")
     assert mlflow.get_run(version.run_id).data.tags["git_commit"] == "0a77be2"
+
+    # Stopped, with the time to end that infra/runtime-env.yaml gives it.
+    wait = yaml.safe_load((ROOT / "infra/runtime-env.yaml").read_text())["env_vars"]
+    words = words.replace("--steps 20", "--steps 9000 --checkpoint-every 9000").replace("--name job", "--name stopped")
+    submit(
+        dashboard,
+        f"{words} --workers 1 --out {tmp_path}/runs",
+        *("--no-wait", "--submission-id", "stopped"),
+        MLFLOW_TRACKING_URI=registry,
+        **wait,
+    )
+    run = wait_for_steps(mlflow, "stopped")
+    assert ray_job(dashboard, "stop", "stopped")[0] == 0
+    assert "Job 'stopped' was stopped" in ray_job(dashboard, "status", "stopped")[1]
+    assert mlflow.get_run(run).info.status == "KILLED"
+    (checkpoint,) = (tmp_path / "runs/stopped").glob("step_*/position.json")
+    assert 0 < int(checkpoint.parent.name.removeprefix("step_")) < 9000
+
+
+def wait_for_steps(mlflow, name: str) -> str:
+    """The id of the MLflow run of that name, as soon as it has a point of its curves."""
+    end = time.monotonic() + JOB_SECONDS
+    while time.monotonic() < end:
+        found = mlflow.search_runs(
+            experiment_names=["d4rt"], filter_string=f"run_name = '{name}'", output_format="list"
+        )
+        if found and found[0].data.metrics.get("step"):
+            return found[0].info.run_id
+        time.sleep(0.5)
+    pytest.fail(f"run {name} has not begun to train")

@@ -10,7 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.pyfunc import scoring_server
 from plane_store import write_plane_store
+from starlette.testclient import TestClient
 
 from model import D4RT, ModelConfig, checkpoints
 from model.queries import Queries
@@ -143,3 +145,15 @@ def test_a_version_that_bears_the_alias_already(registry, capsys):
     version = mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion").version
     assert main(["promote", "--version", str(version), "--because", "again"]) == 2
     assert "is champion already" in capsys.readouterr().err
+
+
+def test_what_mlflow_models_serve_answers_is_what_the_model_answers(registry):
+    """The application that `mlflow models serve` runs, asked over HTTP for the example."""
+    model = mlflow.pyfunc.load_model("models:/d4rt/1")
+    asked = {name: array.tolist() for name, array in model.input_example.items()}
+    answered = TestClient(scoring_server.init(model)).post("/invocations", json={"inputs": asked})
+    assert answered.status_code == 200, answered.text
+    expected = model.predict(model.input_example)
+    for name, values in answered.json()["predictions"].items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-6)
+    assert set(answered.json()["predictions"]) == set(expected)
