@@ -112,11 +112,23 @@ def test_hidden_points_are_rings_and_trails_follow_visible_ones():
     frames = np.zeros((3, 960, 960, 3), np.uint8)
     uv = np.array([[[0.2, 0.5], [0.4, 0.5], [0.6, 0.5]], [[0.2, 0.8], [0.4, 0.8], [0.6, 0.8]]])
     visible = np.array([[True, True, True], [True, True, False]])
-    last = list(track_frames(frames, uv, visible, np.full((2, 3), 255, np.uint8)))[-1]
+    lost, colours = np.zeros_like(visible), np.full((2, 3), 255, np.uint8)
+    last = list(track_frames(frames, uv, visible, ~visible, lost, colours))[-1][-960:]  # below the text
     assert last[480, 576].min() > 200 and last[768, 576].max() < 60  # a disc; the hole of a ring
     assert last[768, 568:585].max() > 150
     assert last[480, 480].max() > 60 and last[768, 480].max() == 0  # no trail towards where it is hidden
     assert last[768, 288].max() > 60
+
+
+def test_where_a_point_was_lost_is_a_cross_for_some_frames():
+    frames, length = np.zeros((20, 960, 960, 3), np.uint8), 20
+    uv, visible = np.full((1, length, 2), np.nan), np.zeros((1, length), bool)
+    uv[0, :3], visible[0, :3] = 0.5, True
+    colours, lost = np.full((1, 3), 255, np.uint8), np.arange(length)[None] >= 3
+    images = [image[-960:] for image in track_frames(frames, uv, visible, visible & False, lost, colours)]
+    assert images[3][480, 480, 0] > 200 and images[3][480, 480, 1] < 100, "red, in the middle"
+    assert images[3][482, 482].max() > 150 and images[3][480, 484].max() < 60, "oblique"
+    assert images[2][480, 480].min() > 200 and not images[-1].any()
 
 
 def test_depth_colours_run_from_red_to_blue_and_unknown_is_grey():
@@ -130,9 +142,11 @@ def test_depth_colours_run_from_red_to_blue_and_unknown_is_grey():
 def test_frames_are_large_enough_for_a_grid_of_points():
     """Also upright ones; larger ones stay as they are."""
     for size, shown in (((36, 64), (540, 960)), ((540, 302), (960, 537)), ((720, 1280), (720, 1280))):
-        none = np.zeros((0, 1, 2)), np.zeros((0, 1), bool), np.zeros((0, 3), np.uint8)
-        (image,) = track_frames(np.zeros((1, *size, 3), np.uint8), *none)
-        assert image.shape == (*shown, 3)
+        none = np.zeros((0, 1), bool)
+        arrays = np.zeros((0, 1, 2)), none, none, none, np.zeros((0, 3), np.uint8)
+        (image,) = track_frames(np.zeros((1, *size, 3), np.uint8), *arrays)
+        text = image.shape[0] - shown[0]
+        assert image.shape[1] == shown[1] and 0.025 * max(shown) <= text <= 0.05 * max(shown)
 
 
 def test_colours_of_a_list_differ():

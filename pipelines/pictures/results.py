@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 
 from pipelines.pictures.drawing import (
     DARK,
+    TEXT,
     Picture,
     below,
     beside,
     caption,
     colour_bar,
     colour_of,
+    cross,
     depth_colours,
     depth_range,
     dot,
@@ -34,6 +36,8 @@ DEPTH_SIDE = 590  # of the frame and its depth, which lie side by side
 CLOUD_SIDE = 420  # of each view
 TEXT_WIDTH = 520  # of a picture with text, at least
 TRAIL = 8  # frames
+CROSSED = 12  # frames for which it is shown where a point was lost
+LOST = (255, 60, 60)
 VIEWS = {"from the first camera": (0, 0), "from further left": (35, 0), "from further above": (0, 35)}
 """What is written above a view -> degrees to the left and up, around the middle of the points."""
 
@@ -42,9 +46,14 @@ def track_frames(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     uv_norm: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
+    hidden: Bool[np.ndarray, "N T"],
+    lost: Bool[np.ndarray, "N T"],
     colours: UInt8[np.ndarray, "N 3"],
 ) -> Iterator[Picture]:
-    """Each frame with its points: discs where visible, rings where hidden, and where they were, fading."""
+    """Each frame with its points: discs where visible, rings where hidden, and where they were, fading. Where one was
+    lost there is a cross for some frames. How many there are of each is written above."""
+    known = visible | hidden
+    last = np.maximum.accumulate(np.where(known, np.arange(known.shape[1]), -1), axis=1)
     for t, frame in enumerate(frames):
         image = fitted(frame, max(TRACKS_SIDE, *frame.shape[:2])).copy()
         radius = max(3.0, max(image.shape) / 320)
@@ -54,9 +63,15 @@ def track_frames(
                 line(layer, uv_norm[n, t - age], uv_norm[n, t - age + 1], colour_of(colours[n]), round(radius * 0.7))
             fade = 0.8 * (1 - (age - 1) / TRAIL)
             image = cv2.addWeighted(layer, fade, image, 1 - fade, 0)
-        for n in np.argsort(visible[:, t], kind="stable"):  # visible ones on top
-            dot(image, uv_norm[n, t], colour_of(colours[n]), radius, hollow=not visible[n, t])
-        yield image
+        for n in np.flatnonzero(lost[:, t] & (last[:, t] >= max(0, t - CROSSED))):
+            cross(image, uv_norm[n, last[n, t]], LOST, radius)
+        for n in np.flatnonzero(hidden[:, t]):
+            dot(image, uv_norm[n, t], colour_of(colours[n]), radius, hollow=True)
+        for n in np.flatnonzero(visible[:, t]):
+            dot(image, uv_norm[n, t], colour_of(colours[n]), radius)
+        counts = (mask[:, t].sum() for mask in (visible, hidden, lost))
+        text = "{} seen: discs   {} hidden: rings   {} lost: crosses".format(*counts)
+        yield titled(image, text, max(TEXT, image.shape[1] // 60))
 
 
 def depth_frames(
@@ -65,7 +80,24 @@ def depth_frames(
     """Each frame beside its depth, in one colour scale for the whole clip, which is written above it."""
     low, high = depth_range(depth)
     scale = f"depth in {unit}: {low:.3g} to {high:.3g} (2nd to 98th percentile of the clip)"
-    for frame, z in zip(frames, depth, strict=True):
+    yield from _beside_maps(frames, depth, low, high, scale)
+
+
+def confidence_frames(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], confidence: Float[np.ndarray, "T h w"]
+) -> Iterator[Picture]:
+    """Each frame beside how sure the model is of its depth, from 0 (red) to 1 (blue)."""
+    yield from _beside_maps(frames, confidence, 0.0, 1.0, "confidence of depth: 0 red, 1 blue")
+
+
+def _beside_maps(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    maps: Float[np.ndarray, "T h w"],
+    low: float,
+    high: float,
+    scale: str,
+) -> Iterator[Picture]:
+    for frame, z in zip(frames, maps, strict=True):
         image = fitted(frame, DEPTH_SIDE)
         size = image.shape[1::-1]
         colours = cv2.resize(depth_colours(z, low, high), size, interpolation=cv2.INTER_NEAREST)

@@ -59,8 +59,8 @@ that agree (`inliers`). What comes after a seam that could not be joined is NaN.
 may have seen one place, `loop_disagreement` how far those that did were apart before and after they were closed.
 Pixels: the centre of the top-left one is (0.5, 0.5); uv_norm = uv / (W, H). h x w has the native aspect, its long side
 is the model's image size unless told otherwise; fx = fy, as pixels are square, unless intrinsics are known. Pictures:
-tracks.mp4, depth.mp4, points.png, cameras.png; they are at most about 1280 pixels wide, and what lasts less than 2
-seconds is shown more slowly. `export` puts what it makes into exports/, beside these files.
+tracks.mp4, depth.mp4, confidence.mp4, points.png, cameras.png; they are at most about 1280 pixels wide, and what lasts
+less than 2 seconds is shown more slowly. `export` puts what it makes into exports/, beside these files.
 """
 
 import json
@@ -84,6 +84,8 @@ SEPARATE = (
     "xyz, xyz_cam, depth and the cameras are separate answers of the model, not one computed from the other, and "
     "differ a little: xyz_cam moved into the world by world_from_cam is near xyz, but not equal"
 )
+LOST = 3
+"""In `status` of tracks; 1 and 2: it is known where they are."""
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
 INDEX = "index.html"
@@ -149,7 +151,7 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
     """All other files of the table, pictures included, from the arrays; `about` goes into result.json."""
     # With Matplotlib, which those who only need the table above do not wait for.
     from pipelines.pictures.drawing import position_colours, save
-    from pipelines.pictures.results import camera_figure, cloud_picture, depth_frames, track_frames
+    from pipelines.pictures.results import camera_figure, cloud_picture, confidence_frames, depth_frames, track_frames
     from pipelines.pictures.video_file import write_video
     from pipelines.results.exports.point_cloud import ply
     from pipelines.results.exports.trajectories import tum
@@ -163,10 +165,14 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         colours = position_colours(tracks["points"])
         uv_norm = tracks["uv_norm"].copy()
         uv_norm[np.arange(len(uv_norm)), tracks["t_src"]] = tracks["points"]  # where it was asked to begin
-        pictures = track_frames(video.frames, uv_norm, tracks["visible"], colours)
+        seen, status = tracks["visible"], tracks["status"]
+        hidden = ~seen & (status > 0) & (status < LOST)
+        pictures = track_frames(video.frames, uv_norm, seen, hidden, status == LOST, colours)
         write_video(folder / "tracks.mp4", pictures, fps)
     if "depth" in results:
-        write_video(folder / "depth.mp4", depth_frames(video.frames, results["depth"]["depth"], lengths), fps)
+        depth = results["depth"]
+        write_video(folder / "depth.mp4", depth_frames(video.frames, depth["depth"], lengths), fps)
+        write_video(folder / "confidence.mp4", confidence_frames(video.frames, depth["confidence"]), fps)
     if "points" in results:
         points = results["points"]
         (folder / "points.ply").write_bytes(ply(points))

@@ -29,7 +29,8 @@ from pygltflib import (
 from pipelines.geometry import finite, xyzw_from_rotation
 from pipelines.pictures.drawing import position_colours
 from pipelines.results.exports.gltf_buffer import Buffer
-from pipelines.results.exports.static import LOST, known_cameras
+from pipelines.results.exports.static import known_cameras
+from pipelines.results.files import LOST
 from pipelines.results.reading import Arrays, Result
 
 MAX_TRACKS = 1024  # a node and two channels each: more, and common viewers stutter

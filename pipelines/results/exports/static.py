@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from scipy.spatial import KDTree
 
 from pipelines.geometry import distance, finite, inverse, project, transform
+from pipelines.results.files import LOST
 from pipelines.results.reading import Arrays, Result
 
 MOVES = 3.0  # times what the median track strays from where it mostly is: further, and it does not stand still
@@ -15,7 +16,6 @@ STRAYS = 0.002, 0.05  # what that limit is at least and at most, as shares of th
 REPROJECTION = 0.03  # of the image's long side: an observation further from where the camera has the point is no view
 VIEWS = 2  # that a point needs at least
 CLOUD = 100_000  # points of the cloud, at most
-LOST = 3  # in `status` of tracks.npz
 
 
 @dataclass(frozen=True)
