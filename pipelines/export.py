@@ -18,26 +18,33 @@ def export(place: str, /, *, formats: str = "all") -> None:
         place: What `infer --out` has written: the folder or s3:// URI of all videos, or of one.
         formats: Which, separated by commas. ply: point cloud. colmap: photos, cameras and static tracks seen from
             several frames. nerfstudio: transforms.json. trajectory: cameras as TUM and as matrices. gltf: animated
-            scene. st4rtrack, opend4rt: the files of these projects. depth: 16-bit PNG.
+            scene. st4rtrack, opend4rt: the files of these projects. depth: 16-bit PNG. page: page.html of each video and
+            index.html of all, again, in their places.
     """
     from pipelines.results.exports.made import FORMATS, export_one
+    from pipelines.results.page.job_page import write_index
+    from pipelines.results.page.video_page import rewrite_page
 
-    chosen = list(FORMATS) if formats == "all" else [name.strip() for name in formats.split(",")]
-    if unknown := sorted(set(chosen) - set(FORMATS)):
-        raise ValueError(f"--formats has {', '.join(map(repr, unknown))}: choose from {', '.join(FORMATS)}, or all")
+    formats_and_page = [*FORMATS, "page"]
+    chosen = formats_and_page if formats == "all" else [name.strip() for name in formats.split(",")]
+    if unknown := sorted(set(chosen) - set(formats_and_page)):
+        listed = ", ".join(formats_and_page)
+        raise ValueError(f"--formats has {', '.join(map(repr, unknown))}: choose from {listed}, or all")
     found = find_results(place)
     noted, failed = {}, {}
     work = [(uri, name) for uri in found for name in chosen]
     for uri, name in tqdm(work, desc="export", unit="export", delay=2):
         video = uri.rpartition("/")[2]
         try:
-            notes = export_one(uri, name)
+            notes = rewrite_page(uri) if name == "page" else export_one(uri, name)
         except ValueError as error:
             failed[f"{name} of {video}"] = str(error)
             continue
-        tqdm.write(f"{uri}/exports/{name}")
+        tqdm.write(f"{uri}/page.html" if name == "page" else f"{uri}/exports/{name}")
         if notes:
             noted[f"{name} of {video}"] = "; ".join(notes)
+    if "page" in chosen and found != [place.rstrip("/")]:
+        write_index(place.rstrip("/"), {})
     for line in alike(noted):
         print(f"noted {line}")
     if failed:

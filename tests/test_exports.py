@@ -294,6 +294,10 @@ def test_the_command_makes_what_can_be_made_and_says_what_cannot(result, arrays,
     write_of(tmp_path / "other", frames, {"cameras": arrays["cameras"]})
     export(str(tmp_path), formats="trajectory")
     assert (tmp_path / "few/exports/trajectory/tum.txt").exists() and "other/exports" in capsys.readouterr().out
+    (tmp_path / "few" / "page.html").write_text("old")
+    export(str(tmp_path), formats="page")
+    assert "scene-frames" in (tmp_path / "few" / "page.html").read_text()
+    assert "2 videos" in (tmp_path / "index.html").read_text()
     with pytest.raises(ValueError, match=r"(?s)2 of 4 exports could not be made.*ply of few: .* has no points"):
         export(str(tmp_path), formats="trajectory,ply")
     with pytest.raises(ValueError, match="'plyy': choose from ply, colmap"):

@@ -71,7 +71,7 @@ def track_frames(
             dot(image, uv_norm[n, t], colour_of(colours[n]), radius)
         counts = (mask[:, t].sum() for mask in (visible, hidden, lost))
         text = "{} seen: discs   {} hidden: rings   {} lost: crosses".format(*counts)
-        yield titled(image, text, max(TEXT, image.shape[1] // 60))
+        yield titled(image, text, max(TEXT, max(image.shape) // 55))
 
 
 def depth_frames(
