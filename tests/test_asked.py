@@ -162,7 +162,7 @@ def test_known_poses_make_metres_and_their_world_of_it(scene, tmp_path):
 def test_poses_that_tell_no_scale_are_refused(scene):
     exact = Oracle(scene, clip_frames=FRAMES)
     still = Poses(np.tile(np.eye(4), (FRAMES, 1, 1)), None)
-    with pytest.raises(ValueError, match="do not move: no scale can be told"):
+    with pytest.raises(ValueError, match="do not move in scene: no scale can be told"):
         reconstruct(exact, video_of(exact), Asked(tasks=("cameras",), poses=still))
     with pytest.raises(ValueError, match=r"--poses has 39 poses, scene has 40 frames"):
         reconstruct(exact, video_of(exact), Asked(tasks=("cameras",), poses=Poses(still.world_from_cam[1:], None)))

@@ -423,3 +423,15 @@ def test_numbers_arrays_and_tensors_are_the_same_question():
 def test_points_that_cannot_be_asked_are_refused(points, t_src, message):
     with pytest.raises(ValueError, match=message):
         recipes.tracks(D4RT(ModelConfig.preset("tiny")), torch.zeros(3, 64, 64, 3, dtype=torch.uint8), points, t_src)
+
+
+def test_cameras_that_do_not_move_tell_no_scale():
+    path = camera_path()
+    moved = recipes.fit_poses(relative(path, 0), path, distance=5.0)
+    torch.testing.assert_close(moved.known_from_world, path[0])
+    assert moved.position < 1e-9 and moved.rotation < 1e-4 and moved.cameras == FRAMES
+    still = torch.eye(4, dtype=torch.float64).repeat(FRAMES, 1, 1)
+    with pytest.raises(ValueError, match="do not move: no scale can be told"):
+        recipes.fit_poses(still, path, distance=5.0)
+    with pytest.raises(ValueError, match="1 of the known poses are of frames whose camera was found"):
+        recipes.fit_poses(torch.where(torch.arange(FRAMES)[:, None, None] == 2, path, torch.nan), path, distance=5.0)

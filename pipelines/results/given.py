@@ -58,7 +58,17 @@ class Poses:
     """Of the source; None: one for each frame of the clip."""
 
     def of(self, frame_numbers: Int64[np.ndarray, "T"], where: str) -> Float64[np.ndarray, "T 4 4"]:
-        """Those of a clip, NaN where there is none. ValueError, naming the video, if fewer than two are of it."""
+        """Those of a clip, NaN where there is none. ValueError, naming the video, if fewer than two are of it, or if
+        they do not move."""
+        found = self._of_frames(frame_numbers, where)
+        positions = found[np.isfinite(found).all(axis=(1, 2)), :3, 3]
+        if len(positions) < 2:
+            raise ValueError(f"--poses has hardly a pose of the frames of {where}: its first column counts them from 0")
+        if not np.ptp(positions, axis=0).any():
+            raise ValueError(f"the cameras of --poses do not move in {where}: no scale can be told")
+        return found
+
+    def _of_frames(self, frame_numbers: Int64[np.ndarray, "T"], where: str) -> Float64[np.ndarray, "T 4 4"]:
         if self.frames is None:
             if len(self.world_from_cam) != len(frame_numbers):
                 raise ValueError(
@@ -71,8 +81,6 @@ class Poses:
         for i, number in enumerate(frame_numbers.tolist()):
             if number in place:
                 found[i] = self.world_from_cam[place[number]]
-        if np.isfinite(found[:, 0, 0]).sum() < 2:
-            raise ValueError(f"--poses has hardly a pose of the frames of {where}: its first column counts them from 0")
         return found
 
 
