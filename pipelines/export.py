@@ -18,8 +18,8 @@ def export(place: str, /, *, formats: str = "all") -> None:
         place: What `infer --out` has written: the folder or s3:// URI of all videos, or of one.
         formats: Which, separated by commas. ply: point cloud. colmap: photos, cameras and static tracks seen from
             several frames. nerfstudio: transforms.json. trajectory: cameras as TUM and as matrices. gltf: animated
-            scene. st4rtrack, opend4rt: the files of these projects. depth: 16-bit PNG. page: page.html of each video and
-            index.html of all, again, in their places.
+            scene. st4rtrack, opend4rt: the files of these projects. depth: 16-bit PNG. page: page.html of each video
+            and index.html of all, again, in their places.
     """
     from pipelines.results.exports.made import FORMATS, export_one
     from pipelines.results.page.job_page import write_index

@@ -8,8 +8,11 @@ import pytest
 from browser import chromium
 from conftest import free_ports
 from exact_result import exact_arrays, write_exact
+from oracle import Faults, Oracle
 
 from pipelines.export import export
+from pipelines.geometry import transform
+from pipelines.results.viewer.live import Live, pixel_of
 from pipelines.results.viewer.opened import open_folder
 from pipelines.results.viewer.server import Viewer
 from pipelines.results.viewer.truth import track_errors
@@ -98,6 +101,29 @@ def test_it_opens_folders_of_st4rtrack_and_packages_of_opend4rt(root):
         np.testing.assert_allclose(opened.arrays["tracks"]["points"], tracks["points"], atol=1e-6)
         assert len(opened) == FRAMES
     assert len(open_folder(str(root / "out/scene/exports/st4rtrack")).images) == FRAMES
+
+
+def test_a_click_asks_the_model_for_the_track_of_that_pixel(root):
+    """The oracle's windows have another unit than the result, and stand elsewhere."""
+    scene = hidden_balls(FRAMES, width=64, height=48)
+    oracle = Oracle(scene, Faults(scale=0.3, turn=0.1, shift=0.3), clip_frames=4)
+    opened = open_folder(str(root / "out/scene"))
+    live = Live(oracle, opened, oracle.video.numpy())
+    t, pose = 5, opened.arrays["cameras"]["world_from_cam"][5].astype(float)
+    ray = pose[:3, :3] @ np.linalg.inv(scene.cameras.intrinsics[t]) @ [20.5, 30.5, 1]
+    uv_norm = pixel_of(opened, t, pose[:3, 3], ray / np.linalg.norm(ray))
+    np.testing.assert_allclose(uv_norm * [64, 48], [20.5, 30.5], atol=2)
+
+    more = live.with_track(opened, uv_norm, t)
+    tracks, hits = more.arrays["tracks"], oracle.hits(uv_norm[None], np.array([t]))
+    assert len(tracks["xyz"]) == GRID**2 + 1 == len(opened.arrays["tracks"]["xyz"]) + 1
+    first_from_world = np.linalg.inv(scene.cameras.world_from_cam[0])
+    for s in range(2, FRAMES):  # its window
+        where = transform(first_from_world, scene.position(hits, np.array([s])))[0]
+        np.testing.assert_allclose(tracks["xyz"][-1, s], where, atol=2e-3)
+    assert tracks["status"][-1].tolist() == [0, 0, 1, 1, 1, 1] and np.isnan(tracks["xyz"][-1, :2]).all()
+    with pytest.raises(ValueError, match="no point where you clicked"):
+        pixel_of(opened, t, pose[:3, 3], -ray / np.linalg.norm(ray))
 
 
 def test_what_cannot_be_opened_is_said_and_the_viewer_goes_on(root, tmp_path):

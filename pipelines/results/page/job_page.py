@@ -16,7 +16,7 @@ from pipelines.whole import listed, write_file
 THUMBNAIL = "thumbnail.jpg"
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 240, 20_000
 READERS = 8  # results that are looked at together
-LINKS = ("tracks.mp4", "depth.mp4", "points.ply", "cameras.txt", RESULT)
+LINKS = ("tracks.mp4", "depth.mp4", "confidence.mp4", "points.ply", "cameras.txt", RESULT)
 
 
 def write_thumbnail(folder: Path, frames: Shown) -> None:
@@ -33,8 +33,11 @@ def write_index(out: str, failed: Mapping[str, str]) -> None:
     wrong = dict(failed)
 
     def entry(name: str) -> str:
+        there = listed(f"{out}/{name}")
+        if RESULT not in there:
+            return ""
         try:
-            return _entry(name, read_result(f"{out}/{name}")) if RESULT in listed(f"{out}/{name}") else ""
+            return _entry(name, read_result(f"{out}/{name}"), there)
         except ValueError as error:
             wrong[name] = str(error)
             return ""
@@ -43,21 +46,21 @@ def write_index(out: str, failed: Mapping[str, str]) -> None:
         entries = [made for made in pool.map(entry, listed(out)) if made]
     lines = [f"<li><b>{html.escape(name)}</b>: {html.escape(reason)}</li>" for name, reason in sorted(wrong.items())]
     parts = {
-        "count": str(len(entries)),
+        "count": f"{len(entries)} video{'s' * (len(entries) != 1)}",
         "failed": f"<h2>{len(lines)} without results</h2><ul>{''.join(lines)}</ul>" if lines else "",
         "videos": "\n".join(entries),
     }
     write_file(f"{out}/{INDEX}", filled(INDEX, parts).encode())
 
 
-def _entry(folder: str, result: Result) -> str:
-    video, there = result.video, result.document.all_files
+def _entry(folder: str, result: Result, there: list[str]) -> str:
+    video = result.video
     place = html.escape(folder.replace("%", "%25").replace("#", "%23").replace("?", "%3F"))
     windows = len(result.document.windows)
     facts = f"{len(video)} frames, {len(video) / video.fps:.1f} s, {video.width} × {video.height}"
     facts += f", {windows} windows" if windows > 1 else ""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in video.notes)
-    links = " ".join(f'<a href="{place}/{name}">{name}</a>' for name in LINKS if name in [*there, RESULT])
+    links = " ".join(f'<a href="{place}/{name}">{name}</a>' for name in LINKS if name in there)
     picture = f'<img src="{place}/{THUMBNAIL}" alt="" loading="lazy">' if THUMBNAIL in there else ""
     page = PAGE if PAGE in there else RESULT
     return (

@@ -46,7 +46,7 @@ class View {
       const view = viewFrom(camera.centre, camera.right, minus(camera.down), minus(camera.forward));
       return { matrix: multiply(perspective(fx, fy, near, far), view), near, ratio, focal: fy * height / 2 };
     }
-    const fy = 1.9, fx = fy * height / width;
+    const wide = width > height, fx = wide ? 1.9 * height / width : 1.9, fy = wide ? 1.9 : 1.9 * width / height;
     const matrix = multiply(perspective(fx, fy, near, far), lookAt(this.eye(), this.target, this.up));
     return { matrix, near, ratio, focal: fy * height / 2 };
   }

@@ -7,6 +7,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import viser
 
+from model.recipes.asking import AnsweringModel
+from pipelines.results.reading import read_result
+from pipelines.results.sources import look_at
+from pipelines.results.viewer.live import Live, pixel_of
 from pipelines.results.viewer.opened import find_openable, open_folder
 from pipelines.results.viewer.stage import WORST, Shown, Stage
 from pipelines.results.viewer.truth import track_errors
@@ -21,20 +25,29 @@ class Viewer:
 
     Args:
         place: folders to choose from, and `beside`, `truth`: those with the same name in them are shown to the right.
+        model: is asked for the track of what is clicked.
     """
 
     def __init__(
-        self, place: str, host: str, port: int, beside: tuple[str, ...] = (), truth: str | None = None
+        self,
+        place: str,
+        host: str,
+        port: int,
+        beside: tuple[str, ...] = (),
+        truth: str | None = None,
+        model: AnsweringModel | None = None,
     ) -> None:
         self.folders = {PurePosixPath(uri).name: uri for uri in find_openable(place)}
         others = [*beside] + [truth] * (truth is not None)
         self.others = [{PurePosixPath(uri).name: uri for uri in find_openable(other)} for other in others]
-        self.has_truth = truth is not None
+        self.has_truth, self.model, self.live = truth is not None, model, None
         self.server = viser.ViserServer(host=host, port=port, label="D4RT", verbose=False)
         self.lock = threading.RLock()
         self.shown, self.stages, self.playing = Shown(), [], False
         self.server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
         self.server.scene.set_up_direction("-y")
+        if model is not None:
+            self.server.scene.on_click()(lambda event: self.ask(event.ray_origin, event.ray_direction))
         self._add_controls()
         self.open(next(iter(self.folders)))
 
@@ -55,6 +68,7 @@ class Viewer:
                 notes += opened.notes
             if self.has_truth and len(self.stages) > 1:
                 notes.append(self._compare())
+            self.live = self._begin_live(name, notes)
             self._describe(name, notes)
             self._add_timeline()
             self._look()
@@ -80,6 +94,44 @@ class Viewer:
                 notes.append(f"there is no {name} to stand beside it")
         return found
 
+    def _begin_live(self, name: str, notes: list[str]) -> Live | None:
+        if self.model is None or not self.stages:
+            return None
+        try:
+            result = read_result(self.folders[name])
+            video = look_at(result.frames.source, result.frames.selection, self.model.config.image_size)
+        except ValueError as error:
+            notes.append(f"clicks are not answered: {error}")
+            return None
+        notes.append("click a point: the model is asked for its track")
+        return Live(self.model, self.stages[0].opened, video.clip)
+
+    def ask(self, origin: tuple[float, float, float], direction: tuple[float, float, float]) -> None:
+        """Add the track of what a ray in the world meets at this moment."""
+        if self.live is None:
+            return
+        with self.lock:
+            stage = self.stages[0]
+            try:
+                uv_norm = pixel_of(stage.opened, self.shown.t, np.array(origin), np.array(direction))
+                stage.opened = self.live.with_track(stage.opened, uv_norm, self.shown.t)
+            except ValueError as error:
+                self.answer.content = str(error)
+                return
+            if stage.errors is not None:
+                stage.errors = np.concatenate([stage.errors, np.full((1, len(stage.opened)), np.nan)])
+            self._tell_last(stage)
+            self.draw()
+
+    def _tell_last(self, stage: Stage) -> None:
+        tracks, t = stage.opened.arrays["tracks"], self.shown.t
+        x, y, z = tracks["xyz"][-1, t]
+        seen = int(tracks["visible"][-1].sum())
+        self.answer.content = (
+            f"asked in frame {t}: at {x:.3f}, {y:.3f}, {z:.3f} in the world, confidence "
+            f"{tracks['confidence'][-1, t]:.2f}; seen in {seen} frames"
+        )
+
     def _compare(self) -> str:
         said, truth = self.stages[0], self.stages[-1]
         try:
@@ -98,7 +150,7 @@ class Viewer:
         gui = self.server.gui
         self.choice = gui.add_dropdown("video", tuple(self.folders), initial_value=next(iter(self.folders)))
         self.choice.on_update(lambda _: self.open(self.choice.value))
-        self.facts = gui.add_markdown("")
+        self.facts, self.answer = gui.add_markdown(""), gui.add_markdown("")
         self.timeline = None
         self.button = gui.add_button("Play")
         self.button.on_click(lambda _: self.toggle())
