@@ -61,7 +61,8 @@ def test_by_hand(folder):
 def test_on_real_data(folder):
     """Real frames to a model that tracks points in a real video."""
     run(ON_REAL_DATA.replace("TARTANAIR", str(TARTANAIR)).replace("my.mp4", str(VIDEO)), folder)
-    (result,) = (folder / "results/my").iterdir()
+    result = folder / "results/my" / VIDEO.stem
+    assert (folder / "results/my/index.html").exists() and (result / "page.html").exists()
     about = json.loads((result / "result.json").read_text())
     assert about["video"]["frame_numbers"] == [0, 4, 8, 12]
     assert (about["video"]["width"], about["video"]["height"]) == (960, 540)
