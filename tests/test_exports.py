@@ -10,6 +10,7 @@ import pytest
 import trimesh
 from exact_result import DIGEST, exact_arrays, write_exact, write_of
 from PIL import Image
+from s3fs import S3FileSystem
 from scipy.spatial.transform import Rotation
 
 from pipelines.evaluation.pose import align, position_errors, relative_errors
@@ -304,3 +305,17 @@ def test_the_command_makes_what_can_be_made_and_says_what_cannot(result, arrays,
         export(str(tmp_path), formats="plyy")
     with pytest.raises(ValueError, match="holds no results"):
         export(str(tmp_path / "few" / "exports"))
+
+
+def test_results_on_s3_are_exported_there(result, s3_uri):
+    """Folders in an export too; made again, nothing of the old one stays."""
+    fs = S3FileSystem()
+    for file in result.iterdir():
+        if file.is_file():
+            fs.put_file(str(file), f"{s3_uri}/out/scene/{file.name}")
+    fs.pipe_file(f"{s3_uri}/out/scene/exports/colmap/sparse/0/old.txt", b"")
+    export(f"{s3_uri}/out", formats="colmap,page")
+    there = {path.partition("colmap/")[2] for path in fs.find(f"{s3_uri}/out/scene/exports")}
+    photos = {f"images/frame_{t:06d}.jpg" for t in range(FRAMES)}
+    assert there == photos | {"about.json"} | {f"sparse/0/{name}.txt" for name in ("cameras", "images", "points3D")}
+    assert b"1 video<" in fs.cat_file(f"{s3_uri}/out/index.html")

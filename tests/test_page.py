@@ -93,6 +93,23 @@ def test_it_plays_and_stops(tab):
     tab.evaluate("document.getElementById('loop').checked = true; document.getElementById('speed').value = '1'")
 
 
+def test_keys_play_and_step_also_after_a_button_was_clicked(tab):
+    tab.evaluate("player.go(0)")
+    x, y = tab.evaluate(
+        "(({left, top}) => [left + 10, top + 10])(document.getElementById('always').getBoundingClientRect())"
+    )
+    tab.click(x, y)
+    tab.press(" ")
+    tab.wait_for("player.playing && player.state.t >= 2 && player.state.always")
+    tab.press(" ")
+    assert not tab.evaluate("player.playing")
+    tab.evaluate("player.mode(false); player.go(5)")
+    tab.press("ArrowRight")
+    tab.press("m")
+    assert tab.evaluate("[player.state.t, player.state.always]") == [6, True]
+    tab.press("m")
+
+
 def test_the_view_through_the_camera_is_the_frame(tab, result):
     """What is drawn at the pixel of a frame has its colour."""
     tab.evaluate("player.go(4); player.mode(false); player.through(true); player.state.tracks = false")

@@ -1,5 +1,6 @@
 """The viewer: what it opens, what it shows at a moment, and that a browser shows it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -129,12 +130,18 @@ def test_a_click_asks_the_model_for_the_track_of_that_pixel(root):
 def test_what_cannot_be_opened_is_said_and_the_viewer_goes_on(root, tmp_path):
     shutil.copytree(root / "out/scene", tmp_path / "good")
     shutil.copytree(root / "out/scene", tmp_path / "bad")
+    shutil.copytree(root / "out/scene", tmp_path / "without_video")
+    document = json.loads((tmp_path / "without_video/result.json").read_text())
+    document["source"]["uri"] = "/nowhere"
+    (tmp_path / "without_video/result.json").write_text(json.dumps(document))
     (tmp_path / "bad/points.npz").write_bytes(b"PK")
     viewer = Viewer(str(tmp_path), "127.0.0.1", free_ports(1)[0])
     try:
         assert "points.npz" in viewer.facts.content and "damaged" in viewer.facts.content
         viewer.open("good")
         assert len(points_of(viewer, "/0/tracks/seen")) and "damaged" not in viewer.facts.content
+        viewer.open("without_video")
+        assert len(points_of(viewer, "/0/tracks/seen")) and "cannot be shown" in viewer.facts.content
     finally:
         viewer.server.stop()
 

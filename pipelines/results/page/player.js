@@ -74,6 +74,7 @@ class Player {
     });
     this.onClick(this.picture.canvas, (x, y) => nearest(this.result, state, x, y, (mark) => this.picture.place(mark)));
     window.addEventListener("keydown", (event) => this.key(event));
+    window.addEventListener("click", (event) => event.detail && event.target.blur());  // of the mouse: keys are free again
     this.trail(state.trail);
     this.doubt(0);
   }
@@ -90,7 +91,7 @@ class Player {
   }
 
   key(event) {
-    if (["SELECT", "INPUT"].includes(event.target.tagName) && event.target.type !== "checkbox") return;
+    if (["SELECT", "INPUT", "BUTTON"].includes(event.target.tagName)) return;  // they have keys of their own
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (event.key === " ") { event.preventDefault(); this.playing ? this.pause() : this.play(); }
     else if (step) { this.pause(); this.go(Math.max(0, Math.min(this.result.length - 1, this.state.t + step))); }

@@ -108,7 +108,7 @@ class Stage:
     # --- tracks ------------------------------------------------------------------------------------------------------
 
     def _add_tracks(self, shown: Shown, t: int) -> None:
-        """Round where seen, crosses of lines where hidden, red diamonds where they were lost."""
+        """Discs where seen, darker diamonds where hidden, red stars where they were lost."""
         tracks = self.opened.arrays["tracks"]
         known = finite(tracks["xyz"]) & (tracks["status"] != 3)
         last = np.maximum.accumulate(np.where(known, np.arange(len(self.opened)), -1), axis=1)[:, t]
