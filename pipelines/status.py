@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from pipelines import documents
 from pipelines.problems import alike
-from pipelines.results.files import INDEX, RESULT, read_answer
+from pipelines.results.files import INDEX, RESULT, WINDOW_FILE, WINDOWS, read_answer
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
 from pipelines.store.wholeness import require_whole
@@ -125,9 +125,13 @@ def _holder(run: str) -> list[str]:
 
 
 def results_status(folder: str, names: list[str]) -> list[str]:
-    done, damaged, open_ones = [], [], []
+    done, damaged, open_ones, begun = [], [], [], []
     for name in names:
         if name == INDEX:
+            continue
+        if name.endswith(WINDOWS):
+            count = sum(WINDOW_FILE.fullmatch(file) is not None for file in listed(f"{folder}/{name}"))
+            begun.append(f"begun      {count} windows of a video, kept in {name}: the same infer goes on behind them")
             continue
         if RESULT not in listed(f"{folder}/{name}"):
             open_ones.append(name)
@@ -137,8 +141,8 @@ def results_status(folder: str, names: list[str]) -> list[str]:
             done.append(name)
         except ValueError as error:
             damaged.append(f"damaged    {name}: {error}")
-    if not done and not damaged:
+    if not done and not damaged and not begun:
         raise ValueError(f"{folder} holds no clip store, training run or results: check its name")
     lines = [f"{folder}: results of {len(done)} videos"]
-    lines += [f"done       {name}" for name in done] + damaged
+    lines += [f"done       {name}" for name in done] + damaged + begun
     return lines + [f"not done   {name}" for name in open_ones if not name.startswith(".")]

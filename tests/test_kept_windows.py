@@ -1,18 +1,22 @@
 """What windows said lies on disk: as it was said, whole or not at all, and joined from there as from memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from oracle import Faults, Oracle
 
 from model import recipes
+from model.recipes.identity import MEMORY_FRAMES
 from pipelines.results.across import Across
 from pipelines.results.arrays import Rows, mapped, write_npz
 from pipelines.results.asked import Asked
 from pipelines.results.files import TASKS
 from pipelines.results.kept import KINDS, Kept
+from pipelines.results.nearby import Nearby
 from pipelines.results.questions import Questions
-from pipelines.results.reconstruct import in_one_world
+from pipelines.results.reconstruct import in_one_world, new_frames
 from pipelines.results.sources import Video
 from pipelines.results.windowed import ask_window, window_report
 from pipelines.synthesize.staged import hidden_balls
@@ -93,6 +97,41 @@ def test_going_on_from_disk_is_as_if_nothing_had_happened(oracle, video, asked, 
         whole(in_one_world(plan, [*answers[:2], *rest], questions, NOTHING)[0]),
         whole(in_one_world(plan, answers, questions, NOTHING)[0]),
     )
+
+
+class OnDisk:
+    """A clip whose frames cost something."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames, self.read = frames, []
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, frames: list[int], /) -> np.ndarray:
+        self.read += frames
+        return self.frames[frames]
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_frames_are_held_as_long_as_they_are_asked_for(first, oracle, video, asked, tmp_path):
+    """Those of a window and of the one before, and those that saw what is hidden now."""
+    plan, questions, answers = asked
+    disk = OnDisk(video.clip)
+    nearby = Nearby(disk)
+    said, held = list(answers[:first]), []
+    shown = range(max(0, first - 1), len(plan))
+    for number, part in zip(shown, new_frames(plan, shown), strict=True):
+        nearby.add(part, video.clip[list(part)])
+        if number >= first:
+            before = said[-1] if said else None
+            said.append(ask_window(oracle, replace(video, clip=nearby), plan, number, questions, before))
+            held.append(len(nearby._held))
+    found, expected = (in_one_world(plan, those, questions, NOTHING)[0] for those in (said, answers))
+    require_equal(whole(found), whole(expected))
+    assert max(held) <= 2 * WINDOW + MEMORY_FRAMES
+    # Read again is only what windows saw that another job asked.
+    assert set(disk.read) <= set(range(plan.windows[shown.start].start))
 
 
 def test_a_window_counts_when_all_of_it_is_there(asked, tmp_path):

@@ -53,6 +53,14 @@ def test_results(tmp_path, capsys):
     assert said(tmp_path, capsys).splitlines()[1:] == ["done       a", "not done   b"]
 
 
+def test_windows_of_a_job_that_was_killed(tmp_path, capsys):
+    (tmp_path / ".0f.windows").mkdir()
+    for name in ("00000.depth.npz", "00000.geometry.npz", "00001.depth.npz"):
+        (tmp_path / ".0f.windows" / name).touch()
+    (said_of_windows,) = said(tmp_path, capsys).splitlines()[1:]
+    assert said_of_windows.startswith("begun      1 windows of a video, kept in .0f.windows: the same infer goes on")
+
+
 def test_what_is_damaged_is_no_result(tmp_path, capsys):
     contents = {"empty": "", "list": "[1]", "null": '{"request": null, "all_files": []}', "deep": "[" * 100_000}
     contents["part"] = '{"request": {}, "all_files": ["depth.npz", "tracks.npz"]}'

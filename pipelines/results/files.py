@@ -64,6 +64,7 @@ less than 2 seconds is shown more slowly. `export` puts what it makes into expor
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ SEPARATE = (
 )
 LOST = 3
 """In `status` of tracks; 1 and 2: it is known where they are."""
+
+WINDOWS = ".windows"
+"""How a hidden folder of OUT ends that keeps what a model said of the windows of a video (`results/kept.py`)."""
+
+WINDOW_FILE = re.compile(r"\d+\.geometry\.npz")
+"""The last one of a window: where it is, the window is whole."""
+
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
 INDEX = "index.html"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import numpy as np
 import torch
 
-from pipelines.results.files import claim_of
+from pipelines.results.files import WINDOWS, claim_of
 from pipelines.results.windowed import WindowAnswers
 from pipelines.whole import delete_folder, listed, read_file, written
 
@@ -55,7 +55,7 @@ class Kept:
     def __init__(self, out: str, request: dict[str, Any]) -> None:
         """`request`: all that the answers depend on."""
         told = f"{SCHEMA} {claim_of(request)}"
-        self.uri = f"{out}/.{hashlib.blake2b(told.encode(), digest_size=16).hexdigest()}.windows"
+        self.uri = f"{out}/.{hashlib.blake2b(told.encode(), digest_size=16).hexdigest()}{WINDOWS}"
 
     def done(self) -> int:
         """How many of the first windows are kept."""
