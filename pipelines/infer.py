@@ -62,7 +62,8 @@ def infer(
 
     Args:
         model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
-        video: Video files or folders of images; with --dataset, raw folders, of which every sequence is taken.
+        video: Video files, folders of images or of videos, lists of them (.txt, .parquet), or the images of one video;
+            with --dataset, raw folders, of which every sequence is taken.
         out: Folder or s3:// URI; each video's results go into a folder of its name in it.
         tasks: Which of tracks, depth, points, cameras, dense_tracks, flow, uncertainty; separated by commas.
         dataset: Whose official layout the raw folders have.
