@@ -48,7 +48,7 @@ def test_a_killed_job_goes_on_behind_its_last_window(ray_cluster, tmp_path):
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen([*command, "--grid", "4"], env=os.environ | address, stdout=log, stderr=log)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while len(kept := list(out.glob(".*.windows/0000[0-2].geometry.npz"))) < 3:
             assert job.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.01)
