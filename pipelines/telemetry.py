@@ -23,6 +23,12 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {  # what it is, by which labe
     "d4rt_train_workers": ("that train", ("run",)),
     "d4rt_train_skipped_steps": ("left out since the point before", ("run",)),
     "d4rt_train_clips_ordered": ("clips that readers have been asked for and have not delivered", ("run", "rank")),
+    "d4rt_service_clips": ("encoded clips that are held", ("replica",)),
+    "d4rt_service_clip_bytes": ("memory that they take, bytes", ("replica",)),
+    "d4rt_service_waiting": ("queries that wait for the model", ("replica",)),
+    "d4rt_service_batch_queries": ("queries of the newest batch", ("replica",)),
+    "d4rt_service_batch_seconds": ("that it took, seconds", ("replica",)),
+    "d4rt_service_encode_seconds": ("that the newest video took to encode, seconds", ("replica",)),
 }
 
 

@@ -3,8 +3,9 @@
 It needs no display of its own: it serves a page, on this machine only unless --host says otherwise.
 """
 
-import socket
 from typing import TYPE_CHECKING
+
+from pipelines.ports import require_free
 
 if TYPE_CHECKING:
     from model.recipes.asking import AnsweringModel
@@ -33,7 +34,7 @@ def view(
         host: Address to serve at; 0.0.0.0 lets other machines in.
         port: Port to serve at.
     """
-    _require_free(host, port)
+    require_free(host, port)
     from pipelines.results.viewer.opened import find_openable
     from pipelines.results.viewer.server import Viewer
 
@@ -53,17 +54,3 @@ def _loaded(uri: str) -> "AnsweringModel":
     from pipelines.models import load_model, model_version
 
     return load_model(model_version(uri), "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _require_free(host: str, port: int) -> None:
-    """ValueError if nothing can be served there."""
-    if not 0 < port < 65536:
-        raise ValueError(f"--port {port} must be from 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ValueError(
-                f"cannot serve at {host}:{port} ({error.strerror}): give another --port or --host"
-            ) from None
