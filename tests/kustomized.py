@@ -19,7 +19,7 @@ def rendered(folder: Path) -> dict[str, dict[str, Any]]:
     asked = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert asked.keys() <= KNOWN, asked.keys() - KNOWN
     objects = [yaml.safe_load((folder / name).read_text()) for name in asked["resources"]]
-    for made in asked["configMapGenerator"]:
+    for made in asked.get("configMapGenerator", []):
         data = dict(literal.split("=", 1) for literal in made["literals"])
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": made["name"]}, "data": data})
     by_kind = {found["kind"]: found for found in objects}
@@ -30,7 +30,7 @@ def rendered(folder: Path) -> dict[str, dict[str, Any]]:
             found["metadata"]["namespace"] = asked["namespace"]
         for image in asked["images"]:
             _set_images(found, image)
-    for replacement in asked["replacements"]:
+    for replacement in asked.get("replacements", []):
         source = replacement["source"]
         value = _at(by_kind[source["kind"]], _fields(source["fieldPath"]))
         for target in replacement["targets"]:

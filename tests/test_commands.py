@@ -13,13 +13,14 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "ray", "mlflow", "matplotlib", "timm")
 
 OPTIONS = {
-    "pipelines": ["synthesize", "audit", "convert", "status", "inspect", "infer", "evaluate"],
+    "pipelines": ["synthesize", "audit", "convert", "status", "inspect", "infer", "evaluate", "serve"],
     "pipelines status": ["convert --store"],
     "pipelines synthesize": ["--out", "--scenes", "--frames", "--size", "--seed"],
     "pipelines audit": ["--raw", "--out", "--sequences"],
     "pipelines convert": ["--raw", "--store", "--split", "--frames", "--image-size", "--queries", "--max-failed-share"],
     "pipelines inspect": ["--out", "--clips"],
     "pipelines infer": ["--model", "--video", "--out", "--tasks", "--dataset", "--num-frames", "--grid"],
+    "pipelines serve": ["--model", "--host", "--port", "--replicas", "--memory-gb"],
     "pipelines evaluate": ["--model", "--data", "--out", "--clips"],
     "train": ["tiny", "giant", "register", "promote", "diagnose", "--dry-run"],
     "train tiny": ["--dry-run", "--mixture", "--stores", "--data.mixture", "--steps", "--init", "--validation.stores"],

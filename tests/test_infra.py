@@ -2,11 +2,13 @@
 
 import copy
 import gzip
+import importlib
 import importlib.util
 import json
 import re
 import shlex
 import string
+import typing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from command_lines import commands_in, require_understood
 from jsonschema import Draft7Validator, Draft202012Validator
 from kustomized import rendered
 from plane_store import write_plane_store
+from ray.serve.schema import ServeDeploySchema
 from shared_data import SHARED
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +119,32 @@ def test_the_cluster_is_closed_and_its_sizes_fit_each_other(objects):
     assert gpu["minReplicas"] == gpu["maxReplicas"] == int(values["GPU_NODES"])
     assert gpus * gpu["maxReplicas"] == int(values["WORKERS"]) >= int(values["MIN_WORKERS"])
     assert groups["cpu"]["maxReplicas"] == int(values["MAX_CPU_NODES"]) > groups["cpu"]["minReplicas"] == 0
+
+
+def test_the_service_fits_kuberays_schema_and_its_application_what_serves_it():
+    schema, objects = kuberay_schema("RayService"), rendered(KUBERNETES / "service")
+    service, cluster = objects["RayService"], rendered(KUBERNETES)["RayCluster"]
+    assert service["apiVersion"] == "ray.io/v1" and problems(schema, service) == []
+    assert problems(schema, service | {"spec": service["spec"] | {"serveConfig": ""}})
+    kubernetes_validate.validate(objects["NetworkPolicy"], "1.33", strict=True)
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    module, name = application.import_path.split(":")
+    settings = typing.get_type_hints(getattr(importlib.import_module(module), name))["settings"](**application.args)
+
+    spec = service["spec"]["rayClusterConfig"]
+    (gpu,) = spec["workerGroupSpecs"]
+    assert settings.replicas == gpu["replicas"] == gpu["minReplicas"] == gpu["maxReplicas"]
+    assert spec["authOptions"] == {"mode": "token"} and spec["rayVersion"] == version("ray")
+    image = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    for template in (spec["headGroupSpec"]["template"], gpu["template"]):
+        (container,) = template["spec"]["containers"]
+        assert template["spec"]["securityContext"]["runAsNonRoot"] and container["securityContext"] == RESTRICTED
+        assert container["image"] == image
+        assert {"name": "serve", "containerPort": config.http_options.port} in container["ports"]
+    (rule,) = objects["NetworkPolicy"]["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": config.http_options.port}]
 
 
 def test_the_image_takes_what_exists_and_ends_as_nobody():
