@@ -16,14 +16,14 @@ from tqdm import tqdm
 from model.command_line import loading
 from pipelines.datasets import DatasetKey
 from pipelines.problems import Problems, alike
-from pipelines.raw.place import absolute, lasting, open_place, reachable
+from pipelines.raw.place import absolute, lasting
 from pipelines.results.asked import Asked
 from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, is_answered
 from pipelines.results.finding import find_sources
 from pipelines.results.given import read_intrinsics, read_points, read_poses
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, check_video, video_digest
-from pipelines.whole import listed, read_file, require_new
+from pipelines.whole import listed, read_file, require_folder, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -108,7 +108,7 @@ def infer(
         problems.reasons.append(f"--memory-gb {memory_gb:g} must be above 0, or left out: what is free is taken then")
     with problems.noted():
         out = lasting(out, "--out")
-        _require_folder(out)
+        require_folder(out, "--out")
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
@@ -171,14 +171,6 @@ def _parse_tasks(tasks: str) -> tuple[str, ...]:
     """In the order of `TASKS`, whatever was asked first; then those that there are not."""
     chosen = list(dict.fromkeys(task.strip() for task in tasks.split(",")))
     return tuple(sorted(chosen, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)))
-
-
-def _require_folder(out: str) -> None:
-    """ValueError if there is a file where the folder of all results would be."""
-    fs, path = open_place(out)
-    with reachable(f"--out {out}"):
-        if fs.exists(path) and not fs.isdir(path):
-            raise ValueError(f"--out {out} is a file: give a folder")
 
 
 def _undone(

@@ -181,6 +181,14 @@ class ExistsAlready(ValueError):
         super().__init__(f"{uri} exists already and is not overwritten: remove it, or give another --out")
 
 
+def require_folder(uri: str, what: str) -> None:
+    """ValueError, naming `what` by its option, if there is a file where a folder would be."""
+    fs, path = open_place(uri)
+    with reachable(f"{what} {uri}"):
+        if fs.exists(path) and not fs.isdir(path):
+            raise ValueError(f"{what} {uri} is a file: give a folder")
+
+
 def require_new(uri: str, claim: bytes | None = None) -> None:
     """ExistsAlready if `uri` holds anything: results are never mixed and never overwritten.
 

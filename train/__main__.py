@@ -1,4 +1,5 @@
-"""`python -m train PRESET`: a run, from stores to a registered model; or `register`, `promote`, `diagnose`."""
+"""`python -m train PRESET`: a run, from stores to a registered model; or `register`, `promote`, `adapt`,
+`diagnose`."""
 
 import sys
 from pathlib import Path
@@ -80,6 +81,49 @@ def diagnose(*, model: str, data: list[str], clips: int = 8) -> None:
     look_into(model, data, clips)
 
 
+def adapt(
+    *,
+    model: str,
+    video: list[str],
+    out: str,
+    labels: str | None = None,
+    teacher: str | None = None,
+    truth: str | None = None,
+    start: int = 0,
+    step: int = 1,
+    fps: float | None = None,
+    num_frames: int | None = None,
+    steps: int = 500,
+    lr: float = 5e-5,
+    dry_run: bool = False,
+) -> None:
+    """Adapt a model to videos, each for itself, by what others believe of them. Run again, it does what is missing.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
+        video: Video files or folders of images.
+        out: Folder or s3:// URI; OUT/NAME is a checkpoint for the video of that name, for infer --model.
+        labels: Pseudo-labels: a .npz file of one video, or a folder with NAME.npz for each. See docs/adapt.md.
+        teacher: Or a model that makes them, named as --model; what it says of a video is kept in OUT.
+        truth: True answers in files like --labels: for the report, before and after; nothing is chosen by them.
+        start: First frame to take, counted from 0.
+        step: Take every so many-th frame.
+        fps: Or take so many frames per second, by the times at which they are shown; of files that tell them.
+        num_frames: Take so many frames; by default all.
+        steps: At most; it ends earlier where held-out labels are no longer answered better.
+        lr: Peak learning rate.
+        dry_run: Only check that model, videos, labels and OUT are as they must be, and say what is to be done.
+    """
+    from pipelines.results.selection import Selection
+
+    selection = Selection(start=start, step=step, fps=fps, num_frames=num_frames)
+    loading("PyTorch", "MLflow", "Ray")
+    from train.adapt_videos import Asked, adapt_videos
+
+    asked = Asked(labels=labels, teacher=teacher, truth=truth, selection=selection, steps=steps, lr=lr)
+    adapt_videos(model, video, out, asked, dry_run=dry_run)
+
+
 def train(argv: list[str]) -> None:
     config, dry_run = parse(argv)
     print(f"run {config.name}", flush=True)
@@ -109,6 +153,7 @@ def announce(uri: str, name: str, alias: str) -> None:
 OTHERS = {
     "register": (register, "a checkpoint into the MLflow model registry"),
     "promote": (promote, "an alias to a version in the registry, and why"),
+    "adapt": (adapt, "a model to one video, by pseudo-labels of it"),
     "diagnose": (diagnose, "what a model has learnt, and what is wrong with it"),
 }
 

@@ -27,6 +27,14 @@ def freeze(model: D4RT, part: Part) -> None:
             module.dropout = 0.0
 
 
+def freeze_memory(model: D4RT) -> None:
+    """Let all rest that makes the memory of a clip, so that it stays what it is while the rest learns."""
+    freeze(model, "encoder")
+    for name, parameter in model.named_parameters():
+        if name.startswith("memory_proj.") or ".norm_kv." in name or ".cross_attn.kv." in name:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """What learns, by decay, by share of the learning rate, and by whether Muon moves it.
 

@@ -241,18 +241,19 @@ class Answer:
     all_files: list[str]
 
 
-def read_answer(uri: str) -> Answer | None:
-    """None if there is no result.json at `uri`. ValueError if it is damaged, or files it lists are gone."""
+def read_answer(uri: str, document: str = RESULT) -> Answer | None:
+    """What the document in the folder says; None if there is none at `uri`. ValueError if it is damaged, or files it
+    lists are gone."""
     remedy = f"remove {uri}, or use another --out"
-    answer = documents.read(f"{uri}/{RESULT}", Answer, remedy, others="ignore")
+    answer = documents.read(f"{uri}/{document}", Answer, remedy, others="ignore")
     if answer is not None and (gone := sorted(set(answer.all_files) - set(listed(uri)))):
-        raise ValueError(f"{uri} lacks {', '.join(gone)}, which its {RESULT} lists: {remedy}")
+        raise ValueError(f"{uri} lacks {', '.join(gone)}, which its {document} lists: {remedy}")
     return answer
 
 
-def is_answered(uri: str, request: dict[str, Any]) -> bool:
+def is_answered(uri: str, request: dict[str, Any], document: str = RESULT) -> bool:
     """Whether there is an answer to this very request. ValueError if there is one to another, or only a part."""
-    answer = read_answer(uri)
+    answer = read_answer(uri, document)
     if answer is None:
         return False
     there = answer.request
