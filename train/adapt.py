@@ -20,8 +20,8 @@ from model.precision import half_on_gpu
 from train import losses
 from train.config import DataConfig, TrainConfig
 from train.errors import TrainingDiverged
-from train.optim import freeze_memory
 from train.label_split import SEED
+from train.optim import freeze_memory
 from train.pseudo_labels import Columns
 from train.query_batch import QueryBatch
 from train.recipe import LossConfig, OptimConfig
@@ -74,7 +74,7 @@ class Report:
     before: dict[str, Scores]
     """By what they are measured on: `held_out`, and `truth` if there is some."""
     after: dict[str, Scores]
-    curve: list[dict[str, float]]
+    curve: list[dict[str, int | float]]
     """`step`, `held_out_loss`, and `loss`, the mean over the steps since the last."""
     best_step: int
     """0: no step made it better, and the weights are those of the start."""
@@ -185,7 +185,7 @@ def enough_memory() -> Iterator[None]:
         if not ran_out(error):
             raise
         raise ValueError(
-            "there is not enough memory to adapt to so many frames at once: give fewer, --num-frames, or a smaller model"
+            "there is not enough memory to adapt to so many frames: give fewer (--num-frames), or a smaller model"
         ) from None
 
 

@@ -16,7 +16,7 @@ from pipelines.results.files import claim_of, is_answered
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, read_video
 from pipelines.whole import ExistsAlready, json_value, read_file, require_new, result_folder
-from train.adapt import LabelledClip, Report, adapt, remember
+from train.adapt import LabelledClip, Report, adapt, enough_memory, remember
 from train.label_split import Part, deal
 from train.pseudo_labels import PseudoLabels, read_labels, write_labels
 from train.teacher import ask
@@ -92,7 +92,8 @@ class AdaptVideo:
         parts = deal(labels, plan, task.labels or "what the teacher said", truth)
 
         model = deepcopy(self.model)
-        clips = [labelled(model, video, part) for part in parts]
+        with enough_memory():
+            clips = [labelled(model, video, part) for part in parts]
 
         def say(text: str) -> None:
             self.progress[video.name] = f"{video.name}: {text}"

@@ -1,7 +1,7 @@
 """`python -m train adapt --model M --video V --labels L --out OUT`: a model for each video, adapted to it.
 
-A Ray job, one row per video. OUT/NAME/ is a checkpoint and adapt.json, which says what was asked and what came of it; it
-appears whole. OUT/.labels/ keeps what a teacher said. Running the job again does what is missing.
+A Ray job, one row per video. OUT/NAME/ is a checkpoint, with adapt.json, which says what was asked and what came of it;
+it appears whole. OUT/.labels/ keeps what a teacher said. Running the job again does what is missing.
 """
 
 import shutil
@@ -55,13 +55,37 @@ class Asked:
 
 def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_run: bool) -> None:
     """ValueError with all that is wrong before the work, or with the videos that failed after it."""
-    problems, sources = Problems(), []
+    arguments, tasks = prepare(model, videos, out, asked)
+    out, todo = arguments["out"], [task for task in tasks if not task.done]
+    if len(todo) < len(tasks):
+        print(f"{len(tasks) - len(todo)} of {len(tasks)} videos were done before")
+    if dry_run:
+        print(f"ready: {len(todo)} of {len(tasks)} videos to adapt {arguments['model']} to, into {out}")
+        return
+
+    failed = {}
+    rows = [{"task": task} for task in todo]
+    for outcome in jobs.run_models(AdaptVideo, arguments, rows, label="adapt", unit="video"):
+        name = outcome.row["task"].source.name
+        if outcome.failed:
+            failed[name] = outcome.reason
+        else:
+            tqdm.write(f"{out}/{name}: {outcome.result}")
+    if failed:
+        told = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
+        raise ValueError(f"{len(failed)} of {len(tasks)} videos failed\n{told}")
+    first = tasks[0].source
+    print(f"next: python -m pipelines infer --model {out}/{first.name} --video {first.uri} --out RESULTS")
+
+
+def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict[str, Any], list[Task]]:
+    """(what `AdaptVideo` is made with, a task per video). ValueError with all that is wrong."""
+    problems, sources, files = Problems(), [], {}
     with problems.noted():
         out = lasting(out, "--out")
         require_folder(out, "--out")
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in videos], None)
-    files = {}
     for option, given in (("--labels", asked.labels), ("--truth", asked.truth)):
         with problems.noted():
             files[option] = _files_of(option, given, sources)
@@ -69,8 +93,8 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
 
     version = model_version(model)
     loaded = load_model(version)
-    digest, clip_frames, size = model_digest(loaded), loaded.config.clip_frames, 4 * _count(loaded)
-    request = {"model_digest": digest, **vars(asked.selection), "steps": asked.steps, "lr": asked.lr}
+    clip_frames, size = loaded.config.clip_frames, 4 * sum(x.numel() for x in loaded.parameters())
+    request = {"model_digest": model_digest(loaded), **vars(asked.selection), "steps": asked.steps, "lr": asked.lr}
     teacher = None
     if asked.teacher is not None:
         teacher = model_version(asked.teacher)
@@ -90,10 +114,10 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
             frames, (height, width) = check_video(source, asked.selection)
             found = request | {"video": video_digest(source, asked.selection)}
             clip, plan = (len(frames), height, width), plan_windows(len(frames), clip_frames)
-            known = truth and _read("--truth", truth, clip, found["video"])
+            known = None if truth is None else _read("--truth", truth, clip, found["video"])
             if labels is not None:
                 believed = _read("--labels", labels, clip, found["video"])
-                deal(believed, plan, labels, known)
+                deal(believed, plan, f"--labels {labels}", known)
                 found["labels"] = believed.digest
             if known is not None:
                 found["truth"] = known.digest
@@ -103,32 +127,9 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
     with ThreadPoolExecutor(READERS) as pool:
         tasks = list(tqdm(pool.map(task_of, sources), total=len(sources), desc="check", unit="video", delay=2))
     problems.refuse()
-    todo = [task for task in tasks if not task.done]
-    _require_room(out, size * len(todo))
-    if len(todo) < len(tasks):
-        print(f"{len(tasks) - len(todo)} of {len(tasks)} videos were done before")
-    if dry_run:
-        print(f"ready: {len(todo)} of {len(tasks)} videos to adapt {version} to, into {out}")
-        return
-
+    _require_room(out, size * sum(not task.done for task in tasks))
     arguments = {"model": version, "teacher": teacher, "registry": tracking_uri(), "out": out}
-    arguments |= {"selection": asked.selection, "steps": asked.steps, "lr": asked.lr}
-    rows = [{"task": task, "model_digest": digest} for task in todo]
-    failed = {}
-    for outcome in jobs.run_models(AdaptVideo, arguments, rows, label="adapt", unit="video"):
-        name = outcome.row["task"].source.name
-        if outcome.failed:
-            failed[name] = outcome.reason
-        else:
-            tqdm.write(f"{out}/{name}: {outcome.result}")
-    if failed:
-        told = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
-        raise ValueError(f"{len(failed)} of {len(tasks)} videos failed\n{told}")
-    print(f"next: python -m pipelines infer --model {out}/{sources[0].name} --video {sources[0].uri} --out RESULTS")
-
-
-def _count(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return arguments | {"selection": asked.selection, "steps": asked.steps, "lr": asked.lr}, tasks
 
 
 def _files_of(option: str, given: str | None, sources: list[Source]) -> dict[str, str]:
@@ -139,9 +140,7 @@ def _files_of(option: str, given: str | None, sources: list[Source]) -> dict[str
     if not place.lower().endswith(".npz"):
         return {source.name: f"{place}/{source.name}.npz" for source in sources}
     if len(sources) > 1:
-        raise ValueError(
-            f"{option} {given} is one file, and there are {len(sources)} videos: give a folder of NAME.npz"
-        )
+        raise ValueError(f"{option} {given} is a file, and there are {len(sources)} videos: give a folder of NAME.npz")
     return {source.name: place for source in sources}
 
 
@@ -167,6 +166,6 @@ def _require_room(out: str, size: int) -> None:
     place = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
     if (free := shutil.disk_usage(place).free) < size:
         raise ValueError(
-            f"--out {out}: the adapted models take {size / 1e9:.2f} GB, {place} has {free / 1e9:.2f} GB free: make room "
-            "there, or give another --out"
+            f"--out {out}: the adapted models take {size / 1e9:.2f} GB, {place} has {free / 1e9:.2f} GB free: make "
+            "room there, or give another --out"
         )

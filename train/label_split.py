@@ -42,9 +42,9 @@ def deal(labels: PseudoLabels, plan: WindowPlan, where: str, truth: PseudoLabels
             parts.append(Part(window, learnt, judged, known if known is not None and countable(known) else None))
     if not parts:
         raise ValueError(
-            f"{where}: there are not enough labels, of {len(np.unique(point_numbers(labels.columns)))} points: in "
-            f"frames that are looked at together ({len(plan.windows[0])} of them), to learn from and to judge by (every "
-            f"{round(1 / HELD_OUT_SHARE)}th point) it takes {MIN_POINTS} positions each, or other labels"
+            f"{where}: there are not enough labels. Of frames that are looked at together ({len(plan.windows[0])}) it "
+            f"takes {MIN_POINTS} positions, or labels of another kind, to learn from and as many to judge by: every "
+            f"{round(1 / HELD_OUT_SHARE)}th of {len(np.unique(point_numbers(labels.columns)))} points"
         )
     return parts
 

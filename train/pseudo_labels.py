@@ -22,7 +22,6 @@ import hashlib
 import io
 import posixpath
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool
@@ -64,7 +63,7 @@ class PseudoLabels:
         return digest.hexdigest()
 
     @classmethod
-    def of(cls, clip: tuple[int, int, int], given: Columns, where: str, video: str | None = None) -> Self:
+    def of(cls, clip: tuple[int, int, int], given: Columns, where: str, video: str | None = None) -> "PseudoLabels":
         """From the arrays of a file, without `clip` and `video`. ValueError, naming `where`, for what is no label."""
         unknown = sorted(set(given) - {*ASKED, *SHAPES, "weight", *(f"{name}_known" for name in SHAPES)})
         if unknown:
@@ -111,7 +110,7 @@ def _require_range(columns: Columns, num_frames: int, where: str) -> None:
     if not inside.all():
         row = int((~inside).argmax())
         raise ValueError(
-            f"{where}: uv_norm of row {row} is {columns['uv_norm'][row].tolist()}: from 0 to 1, pixels divided by (W, H)"
+            f"{where}: uv_norm of row {row} is {columns['uv_norm'][row].tolist()}: from 0 to 1, pixels by (W, H)"
         )
     for name in TIMES:
         wrong = (columns[name] < 0) | (columns[name] >= num_frames)
@@ -156,7 +155,7 @@ def read_labels(uri: str, what: str) -> PseudoLabels:
             raise ValueError(f"{where} does not exist, or is no file")
     folder, name = posixpath.split(uri)
     file = Npz(RawFolder(folder), name)
-    shapes = {key: file.shape(key) or () for key in file.keys()}  # noqa: SIM118: it is no dict
+    shapes = {key: file.shape(key) or () for key in file.keys()}  # noqa: SIM118, it is no dict
     if shapes.get("clip") != (3,) or shapes.get("video", (1,)) != (1,):
         raise ValueError(f"{where}: `clip` must be there, (3,): T, H, W; `video`, if it is, (1,): see docs/adapt.md")
     for key, shape in shapes.items():
