@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from model.command_line import loading
-from pipelines.datasets import DATASETS, DatasetKey, open_sequence
+from pipelines.datasets import DatasetKey, HeldOutKey, open_sequence, reader
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import evenly
@@ -38,7 +38,7 @@ def audit_sequence(row: dict[str, Any], *, dataset: str, raw: str) -> dict[str, 
 
 
 def audit(
-    dataset: DatasetKey,
+    dataset: DatasetKey | HeldOutKey,
     /,
     *,
     raw: str,
@@ -59,7 +59,7 @@ def audit(
         raise ValueError(f"--sequences {sequences} must be at least 1")
     raw, out = absolute(raw), lasting(out, "--out")
     require_new(out)
-    names = DATASETS[dataset].find(RawFolder(raw))
+    names = reader(dataset).find(RawFolder(raw))
     rows = [{"sequence": names[i]} for i in evenly(len(names), sequences)]
     report: dict[str, dict[str, Any]] = {}
 

@@ -3,7 +3,7 @@
 Settings of a conversion or weights of a mixture are not facts about a dataset and do not belong there.
 """
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -72,6 +72,8 @@ class Catalog:
     """What to expect of the download: archive to size and checksum, where they are published."""
     excluded: dict[str, str]
     """Sequences that conversion leaves out, a name or a pattern to the reason."""
+    benchmarks: dict[str, list[str]] = field(default_factory=dict)
+    """Benchmark to the scenes, names or patterns, that it is made of: no model is trained on them."""
 
     @classmethod
     def load(cls, key: str) -> "Catalog":
@@ -104,6 +106,11 @@ class Catalog:
             "folder is the one that holds these scenes, or add it to a split"
         )
 
+    def benchmark_of(self, scene: str) -> str | None:
+        """A benchmark that this scene is part of; None if there is none."""
+        listed = (key for key, scenes in self.benchmarks.items() if any(fnmatchcase(scene, each) for each in scenes))
+        return next(listed, None)
+
     def exclusion_of(self, sequence: str) -> str | None:
         """Why a sequence is left out; None if it is not."""
         reasons = (reason for listed, reason in self.excluded.items() if fnmatchcase(sequence, listed))
@@ -128,7 +135,8 @@ def load_mixture(name: str) -> dict[str, float]:
         if not isinstance(weights, dict) or not weights:
             raise ValueError("a mapping of datasets to weights is needed")
         for key, weight in weights.items():
-            Catalog.load(str(key))
+            if Catalog.load(str(key)).splits["test"] == ["*"]:
+                raise ValueError(f"{key} is to evaluate on, not to train on")
             _require(type(weight) in (int, float) and 0 < weight < np.inf, key, weight, "a positive number")
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"mixture {path.name}: {error}") from None
@@ -139,7 +147,11 @@ def _given(cls: type, facts: Any) -> dict[str, Any]:
     """The mapping found in a file, if it has the fields of `cls` and no others."""
     if not isinstance(facts, dict):
         raise ValueError(f"a mapping of fields is needed, not {facts!r}")
-    needed = {field.name: field.default is MISSING for field in fields(cls) if field.name != "key"}
+    needed = {
+        field.name: field.default is MISSING and field.default_factory is MISSING
+        for field in fields(cls)
+        if field.name != "key"
+    }
     for name in facts.keys() - needed.keys():
         raise ValueError(f"unknown field {name!r}{_nearest(name, list(needed))}")
     for name, required in needed.items():
@@ -163,6 +175,9 @@ def _check(facts: dict[str, Any]) -> None:
         told = facts[name]
         texts = isinstance(told, dict) and all(isinstance(text, str) for pair in told.items() for text in pair)
         _require(texts, name, told, "a mapping of names to text")
+    held_out = facts.get("benchmarks", {})
+    lists = isinstance(held_out, dict) and all(isinstance(scenes, list) for scenes in held_out.values())
+    _require(lists, "benchmarks", held_out, "a mapping of benchmarks to lists of scenes")
     strides, splits = facts["strides"], facts["splits"]
     two = isinstance(strides, list) and len(strides) == 2 and all(type(stride) is int for stride in strides)
     _require(two and 1 <= strides[0] <= strides[1], "strides", strides, "[smallest, largest], whole numbers from 1")

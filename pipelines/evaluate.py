@@ -1,6 +1,8 @@
-"""`python -m pipelines evaluate clips --model M --data STORE --out OUT`: a model scored on held-out clips.
+"""`python -m pipelines evaluate BENCHMARK --model M --data DIR --out OUT`: a model scored on what it has not seen.
 
-Three answer the same queries: the model, an untrained model of its config (seed 0), and a guess that needs no model:
+The field's benchmarks are in `pipelines/evaluation/benchmarks/`; `report.py` there has the table of what is written.
+`clips` scores held-out clips of clip stores by their own queries. Three answer: the model, an untrained model of its
+config (seed 0), and a guess that needs no model:
 every pixel lies at one constant depth on its ray, and neither it nor the camera moves.
 
 The scores are defined at the top of `pipelines/evaluation/scores.py`.
@@ -17,7 +19,8 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from model.command_line import loading
-from pipelines.raw.place import lasting
+from pipelines.evaluation.benchmarks import BenchmarkKey
+from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import ClipStore, evenly, open_different
 from pipelines.whole import require_new, result_folder
 
@@ -29,27 +32,67 @@ CLIPS_PER_ROW = 8  # scored between two steps of the progress bar
 
 
 def evaluate(
-    benchmark: Literal["clips"],
+    benchmark: Literal["clips"] | BenchmarkKey,
     /,
     *,
-    model: str,
     data: list[str],
     out: str,
+    model: str | None = None,
+    predictions: str | None = None,
     clips: int | None = None,
+    known_intrinsics: bool = False,
+    window: int | None = None,
+    common: int | None = None,
+    allow_missing: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on held-out clips, beside an untrained one and a guess. Returns the content of metrics.json.
+    """Score a model, or stored predictions, on a benchmark. Returns the content of metrics.json.
 
     Args:
-        benchmark: clips: clip stores, by their own queries.
+        benchmark: clips: clip stores by their own queries, beside an untrained model and a guess. The others: of the
+            field, by their own definitions, beside published numbers.
+        data: Folders or s3:// URIs of the benchmark's files as its authors ship them; for clips, clip stores of scenes
+            the model was not trained on.
+        out: Folder or s3:// URI to write, which must be new; it may have predictions/ of a job that was interrupted.
         model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
-        data: Clip stores, folders or s3:// URIs, of scenes the model was not trained on.
-        out: Folder or s3:// URI to write, which must be new.
-        clips: Clips to score per store, spread evenly over it; by default all.
+        predictions: Or a folder of stored predictions, scored without a model.
+        clips: Of clips, how many to score per store, spread evenly over it; by default all.
+        known_intrinsics: The model is told the true intrinsics.
+        window: Frames that are looked at together; by default, and at most, as many as the model takes.
+        common: Frames that a window has in common with the next; by default a third, but at least 2.
+        allow_missing: Report although clips failed or have no prediction; they are listed.
     """
+    if (model is None) == (predictions is None):
+        raise ValueError("give either --model or --predictions: what is to be scored")
+    if not data:
+        raise ValueError("no data given: name at least one folder or clip store after --data")
+    if benchmark == "clips":
+        if model is None or known_intrinsics or allow_missing or window or common:
+            raise ValueError("clips needs --model, and takes none of the options of the field's benchmarks")
+        return evaluate_clips(model=model, data=data, out=out, clips=clips)
+    if clips is not None:
+        raise ValueError(f"--clips is of clips: {benchmark} is scored whole, or its numbers are not comparable")
+    out = lasting(out, "--out")
+
+    loading("PyTorch", "MLflow", "Ray")
+    from pipelines.evaluation.benchmarks.job import run_benchmark
+
+    return run_benchmark(
+        benchmark,
+        model=model,
+        predictions=None if predictions is None else absolute(predictions),
+        data=data,
+        out=out,
+        known_intrinsics=known_intrinsics,
+        window=window,
+        common=common,
+        allow_missing=allow_missing,
+    )
+
+
+def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) -> dict[str, Any]:
+    """Score a model on held-out clips, beside an untrained one and a guess. Returns the content of metrics.json."""
     if clips is not None and clips < 1:
         raise ValueError(f"--clips {clips} must be at least 1")
-    if not data:
-        raise ValueError("no clip store given: name at least one after --data")
     out = lasting(out, "--out")
     require_new(out)
     stores = open_different(data)
@@ -88,7 +131,7 @@ def evaluate(
 
     metrics = {
         "schema": 1,
-        "benchmark": benchmark,
+        "benchmark": "clips",
         "model": about,
         "data": {store.uri: store.info["digest"] for store in stores},
         "trained_on": seen,

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from model.command_line import loading
-from pipelines.datasets import DatasetKey
+from pipelines.datasets import DatasetKey, HeldOutKey
 from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting
 from pipelines.results.asked import Asked
@@ -37,7 +37,7 @@ def infer(
     video: list[str],
     out: str,
     tasks: str = ",".join(USUAL_TASKS),
-    dataset: DatasetKey | None = None,
+    dataset: DatasetKey | HeldOutKey | None = None,
     start: int = 0,
     step: int = 1,
     fps: float | None = None,

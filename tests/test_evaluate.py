@@ -349,7 +349,7 @@ def test_what_cannot_be_scored_is_refused(ray_cluster, store, checkpoint, tmp_pa
         ([long], {}, r"6 frames, 64 x 64; this model takes up to 4, 64 x 64: convert with --frames 4"),
         ([str(tmp_path / "nothing")], {}, r"no store\.json in"),
         ([store.uri], {"clips": 0}, "--clips 0 must be at least 1"),
-        ([], {}, "no clip store given"),
+        ([], {}, "name at least one"),
         ([store.uri], {"out": str(tmp_path)}, "exists already and is not overwritten"),
         ([store.uri], {"model": str(tmp_path / "gone")}, r"config\.json does not exist"),
     ):

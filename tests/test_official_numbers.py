@@ -9,6 +9,7 @@ from shared_data import SHARED
 
 from pipelines.evaluation import clouds, consistency, depth, pose, tapvid3d, worldtrack
 from pipelines.evaluation.similarity import Degenerate
+from pipelines.raw.tum import associate
 
 CASES = SHARED / "eval_cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the worked numbers are not here: shared/data/eval_cases")
@@ -101,7 +102,7 @@ def test_pose(name: str) -> None:
 
 def test_association_by_time() -> None:
     case = Case("pose_tum_association")
-    pairs = pose.associate(case["rgb_stamps"], case["gt_stamps"])
+    pairs = associate(case["rgb_stamps"], case["gt_stamps"])
     case.agrees("pairs", np.stack([case["rgb_stamps"][pairs[:, 0]], case["gt_stamps"][pairs[:, 1]]], axis=1))
 
 

@@ -1,6 +1,8 @@
 """The clip stores of a mixture: are they there, and do they fit the model and the loss?"""
 
 from model import ModelConfig
+from pipelines.catalog import Catalog
+from pipelines.datasets import reader
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import ClipStore, evenly, open_different
 from train.config import MIN_POINTS, DataConfig
@@ -18,6 +20,7 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
     frames = stores[0].settings.frames
     for store in stores:
         settings = store.settings
+        refuse_benchmarks(store)
         if settings.image_size != model.image_size:
             raise ValueError(
                 f"store {store.uri} has frames of {settings.image_size} pixels, the model takes {model.image_size}: "
@@ -46,6 +49,24 @@ def open_mixture(config: DataConfig, model: ModelConfig, seed: int) -> tuple[Mix
         seed=seed,
     )
     return plan, stores
+
+
+def refuse_benchmarks(store: ClipStore) -> None:
+    """ValueError, naming store and scene, for a store that holds what a benchmark is made of.
+
+    A dataset that is not known here has no catalog to tell it.
+    """
+    dataset = store.settings.dataset
+    try:
+        layout, catalog = reader(dataset), Catalog.load(dataset)
+    except (KeyError, ValueError, ImportError):
+        return
+    for name in store.info["sequences"] if catalog.benchmarks else []:
+        if benchmark := catalog.benchmark_of(layout.scene_of(name)):
+            raise ValueError(
+                f"store {store.uri} holds {name} of {dataset}, which the benchmark {benchmark} is made of: scores of a "
+                "model that was trained on it would say nothing; convert --split train or val, and evaluate on this one"
+            )
 
 
 def check_labels(stores: list[ClipStore], config: DataConfig, loss: LossConfig) -> None:

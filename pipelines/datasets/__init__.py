@@ -24,11 +24,24 @@ DatasetKey = Literal[
 ]
 
 
+HeldOutKey = Literal["bonn", "kitti", "sintel", "tum"]
+"""What the field's benchmarks are made of: to evaluate on, never to train on."""
+
+
+def reader(key: str) -> "Dataset":
+    """Of a dataset to train or to evaluate on. KeyError if there is none of that name."""
+    if key not in (*get_args(DatasetKey), *get_args(HeldOutKey)):
+        raise KeyError(key)
+    return import_module(f"{__name__}.{key}").DATASET
+
+
 class _Datasets(Mapping[str, "Dataset"]):
+    """Those to train on."""
+
     def __getitem__(self, key: str) -> "Dataset":
         if key not in get_args(DatasetKey):
             raise KeyError(key)
-        return import_module(f"{__name__}.{key}").DATASET
+        return reader(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(get_args(DatasetKey))
@@ -45,4 +58,4 @@ def open_sequence(dataset: str, raw: str, name: str) -> "Sequence":
     """A sequence of a raw folder, opened once per process. ValueError naming file, rule and remedy."""
     from pipelines.raw.folder import RawFolder
 
-    return DATASETS[dataset].open(RawFolder(raw), name)
+    return reader(dataset).open(RawFolder(raw), name)

@@ -12,7 +12,7 @@ Poses P are predicted, Q true; both world_from_cam, with positions x and y.
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 
 from pipelines.evaluation.similarity import Degenerate, Similarity
 from pipelines.geometry import inverse, xyzw_from_rotation
@@ -101,25 +101,6 @@ def path_scores(predicted: Poses, truth: Poses) -> dict[str, float | int | str |
         "rpe_rotation_degrees": root_mean_square(angle[pairs]) if pairs.any() else None,
         "reason": None,
     }
-
-
-def associate(
-    times: Float[np.ndarray, "A"], truth_times: Float[np.ndarray, "B"], within: float = 0.02
-) -> Int64[np.ndarray, "pairs 2"]:
-    """Frames to true poses by time: the nearest pairs first, each stamp once, |dt| < `within` seconds, strictly.
-
-    Returns (index of time, index of true time), ascending in the first.
-    """
-    gaps = np.abs(times[:, None] - truth_times[None, :])
-    rows, columns = np.nonzero(gaps < within)
-    order = np.argsort(gaps[rows, columns], kind="stable")
-    pairs, used_rows, used_columns = [], set(), set()
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in used_rows and column not in used_columns:
-            used_rows.add(row)
-            used_columns.add(column)
-            pairs.append((row, column))
-    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
 def pair_errors(

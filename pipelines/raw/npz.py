@@ -17,10 +17,12 @@ from jaxtyping import Int64
 
 from pipelines.raw.files import npy_header
 from pipelines.raw.folder import RawFolder
+from pipelines.raw.pickled_bytes import unpickled_bytes
 from pipelines.raw.place import Refused
 
 BLOCK_BYTES = 1 << 23
 BOUNDED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # NumPy writes no other; these alone inflate as far as asked for
+MAX_PICKLE = 1 << 30  # bytes; 300 JPEGs of 1920 x 1280 have a tenth
 KEPT_BLOCKS = 24  # 200 MB: for four arrays of 20,000 points, more frames than a clip spans
 
 
@@ -84,6 +86,22 @@ class Npz:
             block, row = divmod(int(rows[i]), member.rows_per_block)
             result[i] = self._block(key, block)[row]
         return result
+
+    def byte_strings(self, key: str) -> list[bytes]:
+        """A list of byte strings, such as images, saved with a fixed length or as Python objects."""
+        if key not in self:
+            raise ValueError(f"{self._where} has no array {key!r}: not this dataset's file, or an old version of it")
+        member = self._open(key)
+        if member.dtype.hasobject:
+            with self._reading():
+                member.stream.seek(member.start)
+                size = self._zip.getinfo(f"{key}.npy").file_size - member.start
+                if size > MAX_PICKLE:
+                    raise ValueError(f"{key} is larger than {MAX_PICKLE} bytes")
+                return unpickled_bytes(member.stream.read(size))
+        if member.dtype.kind != "S" or len(member.shape) != 1:
+            raise ValueError(f"{key} of {self._where} is {member.shape} {member.dtype}, not a list of byte strings")
+        return [bytes(value) for value in self.rows(key)]
 
     def _read_block(self, key: str, block: int) -> np.ndarray:
         member = self._open(key)

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.datasets import DATASETS
+from pipelines.datasets import reader
 from pipelines.problems import Problems
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, open_place, reachable
@@ -39,7 +39,7 @@ def find_sources(videos: list[str], dataset: str | None) -> list[Source]:
     if dataset is not None:
         for uri in videos:
             with problems.noted():
-                sources += [Source(uri, dataset, name) for name in DATASETS[dataset].find(RawFolder(uri))]
+                sources += [Source(uri, dataset, name) for name in reader(dataset).find(RawFolder(uri))]
     elif all(uri.lower().endswith(IMAGES) for uri in videos) and len(videos) > 1:
         sources = [Source(videos[0], images=tuple(videos))]
         problems = _each(videos, _require_file, problems)[1]

@@ -6,6 +6,8 @@ Every layout is a module named for its dataset, with
     scene(seed, *, num_frames, size) -> Scene      a scene that suits the dataset
     folder(index) -> str                           where sequence `index` of a raw folder lies
     write(scene, folder)                           all files of one sequence
+    write_tree(scene, root, index)                 or, where a sequence lies in several folders, below the raw folder,
+                                                   of which `folder` is the last
 and, where it is not what one would think,
     units_per_metre(scene) -> float                the unit of the raw files, in which their world is written
     frame_numbers(num_frames) -> array             what the raw files call the scene's frames

@@ -17,38 +17,56 @@ from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
 
+# Benchmarks, in their own layouts: `python -m pipelines evaluate`.
+Twin = Literal["tapvid3d", "worldtrack", "hidden", "sintel", "bonn", "tum", "kitti"]
 # Other official layouts of a dataset; its key, then what tells them apart.
 Variant = Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
 LAYOUTS: dict[str, ModuleType] = {  # a dataset that a user added need have none
     key: import_module(f"pipelines.synthesize.{key}") for key in DATASETS if find_spec(f"pipelines.synthesize.{key}")
 }
 VARIANTS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Variant)}
+TWINS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Twin)}
 ALL = LAYOUTS | VARIANTS
+BENCHMARKS_OF = {"sintel": ["depth", "pose"], "bonn": ["depth"], "kitti": ["depth"], "tum": ["pose"]}
 Row = dict[str, Any]
 
 
 def scene_for(dataset: str, seed: int, index: int, *, frames: int, size: Size) -> Scene:
     """The very scene that `synthesize` writes as sequence `index`. Different seeds, or datasets, share no scene."""
     scene_seed = (zlib.crc32(dataset.encode()) << 32) + seed * 1_000_003 + index
-    return ALL[dataset].scene(scene_seed, num_frames=frames, size=size)
+    return (ALL | TWINS)[dataset].scene(scene_seed, num_frames=frames, size=size)
 
 
 def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> int:
     """Write {"dataset", "root", "index"}, whole or not at all, and say how many bytes it has."""
-    layout = ALL[row["dataset"]]
-    target = Path(row["root"], layout.folder(row["index"]))
-    if not target.exists():  # it does when Ray runs a task twice
-        hidden = target.with_name(f".{target.name}.partial")
+    layout = (ALL | TWINS)[row["dataset"]]
+    root, last = Path(row["root"]), layout.folder(row["index"])
+    if not (root / last).exists():  # it does when Ray runs a task twice
+        hidden = root / f".{row['index']}.partial"
         shutil.rmtree(hidden, ignore_errors=True)
         scene = scene_for(row["dataset"], seed, row["index"], frames=frames, size=size)
-        layout.write(scene, hidden / target.name)  # whose name the files may carry
-        os.replace(hidden / target.name, target)
-        hidden.rmdir()
-    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+        if hasattr(layout, "write_tree"):
+            layout.write_tree(scene, hidden, row["index"])
+        else:
+            layout.write(scene, hidden / last)  # whose name the files may carry
+        move_files(hidden, root, last)
+        shutil.rmtree(hidden)
+    return sum(path.stat().st_size for path in [root / last, *(root / last).rglob("*")] if path.is_file())
+
+
+def move_files(source: Path, root: Path, last: str) -> None:
+    """All files in a folder to the same places below `root`, those of the folder or file `last` at once, in the end."""
+    for path in sorted(source.rglob("*")):
+        place = path.relative_to(source)
+        if path.is_file() and not place.is_relative_to(last):
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, root / place)
+    (root / last).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source / last, root / last)
 
 
 def synthesize(
-    dataset: DatasetKey | Variant | Literal["all"],
+    dataset: DatasetKey | Variant | Twin | Literal["all"],
     /,
     *,
     out: str,
@@ -60,15 +78,15 @@ def synthesize(
     """Write synthetic raw data. Its truth is exact, so a conversion or a model can be measured on it.
 
     Args:
-        dataset: Whose official layout (tartanair_v2 is another one of tartanair); with "all", each of them gets a
-            folder of its name below OUT.
+        dataset: Whose official layout (tartanair_v2 is another one of tartanair; tapvid3d, worldtrack, hidden, sintel,
+            bonn, tum and kitti are benchmarks); with "all", each to train on gets a folder of its name below OUT.
         out: A folder that is new or empty, on a disk that all workers share.
         scenes: Number of scenes per dataset.
         frames: Frames per scene.
         size: Frames as large as the dataset's own, or small ones for tests and tiny models.
         seed: Different seeds give different scenes.
     """
-    if dataset != "all" and dataset not in ALL:
+    if dataset != "all" and dataset not in ALL | TWINS:
         raise ValueError(f"there is no writer for {dataset}: pipelines/synthesize/{dataset}.py would be it")
     for option, value, least, most in (
         ("scenes", scenes, 1, 100_000),
@@ -85,6 +103,11 @@ def synthesize(
     roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {dataset: out}
     written = write_scenes({name: (root, scenes) for name, root in roots.items()}, frames=frames, size=size, seed=seed)
 
+    if dataset in TWINS:
+        print(f"{out}: {scenes} clips of {frames} frames, {written[dataset] / 1e6:.1f} MB. Next:")
+        for benchmark in BENCHMARKS_OF.get(dataset, [dataset]):
+            print(f"  python -m pipelines evaluate {benchmark} --model MODEL --data {out} --out scores/{benchmark}")
+        return
     for name, root in roots.items():
         key = name if name in LAYOUTS else name.rpartition("_")[0]
         print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next, for the preset tiny:")

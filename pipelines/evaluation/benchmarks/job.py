@@ -1,0 +1,137 @@
+"""The job of every benchmark: predictions of a model or of files, one row of scores per clip, one report."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines import jobs
+from pipelines.evaluation.benchmarks import BenchmarkKey, load_benchmark
+from pipelines.evaluation.benchmarks.asking import Ask
+from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Scores
+from pipelines.evaluation.benchmarks.predictions import read_prediction
+from pipelines.evaluation.benchmarks.report import write_report
+from pipelines.models import load_model, model_digest, model_version, tracking_uri
+from pipelines.raw.place import absolute
+from pipelines.whole import ExistsAlready, listed
+
+PREDICTIONS = "predictions"
+SOURCES = ("pipelines/evaluation", "pipelines/results", "model")  # by which numbers are made
+
+
+def run_benchmark(
+    key: BenchmarkKey,
+    *,
+    model: str | None,
+    predictions: str | None,
+    data: Sequence[str],
+    out: str,
+    known_intrinsics: bool,
+    window: int | None,
+    common: int | None,
+    allow_missing: bool,
+) -> dict[str, Any]:
+    """The content of metrics.json. ValueError for what is wrong, before the model is asked where it can be known."""
+    bench = load_benchmark(key)
+    if (there := listed(out)) and there != [PREDICTIONS]:
+        raise ExistsAlready(out)
+    found = bench.find([absolute(place) for place in data])
+    print(f"{bench.title}: {len(found.clips)} clips; {found.title}")
+    if found.missing:
+        print(f"{len(found.missing)} clips of it are missing: {', '.join(found.missing[:5])} ...")
+
+    about: dict[str, Any] = {"predictions": predictions} if model is None else {}
+    failed: dict[str, str] = {}
+    if model is not None:
+        about, failed = ask_model(bench, model, found.clips, f"{out}/{PREDICTIONS}", known_intrinsics, window, common)
+    rows = [{"clip": clip} for clip in found.clips if str(clip) not in failed]
+    work = partial(score_clip, key=key, predictions=predictions or f"{out}/{PREDICTIONS}")
+    scored: dict[ClipName, Scores] = {}
+    for outcome in jobs.run_tasks(work, rows, label=f"score {key}", unit="clip"):
+        if outcome.failed:
+            failed[str(outcome.row["clip"])] = outcome.reason
+        else:
+            scored[outcome.row["clip"]] = outcome.result
+    refuse_failed(failed, allow_missing, len(found.clips))
+
+    about |= {"benchmark": key, "known_intrinsics": known_intrinsics, "code": code_version()}
+    where = predictions or f"{out}/{PREDICTIONS}"
+    return write_report(bench, found, scored, failed, about, where, out)
+
+
+def ask_model(
+    bench: Benchmark,
+    model: str,
+    clips: Sequence[ClipName],
+    out: str,
+    known_intrinsics: bool,
+    window: int | None,
+    common: int | None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is to be told of the model and how it was asked; and the clips for which there is no prediction, with why.
+
+    A prediction that is there, of this model for this clip, is not made again.
+    """
+    from model.recipes import plan_windows
+
+    version = model_version(model)
+    loaded = load_model(version)
+    config = loaded.config
+    plan = plan_windows(1 << 20, config.clip_frames, length=window, common=common)  # refuses what is no plan
+    digest = model_digest(loaded)
+    request = {"benchmark": bench.key, "model_digest": digest, "known_intrinsics": known_intrinsics}
+    request |= {"window": window, "common": common}
+    del loaded
+
+    arguments = {"model": version, "registry": tracking_uri(), "key": bench.key, "out": out, "request": request}
+    rows, failed = [{"clip": clip} for clip in clips], {}
+    for outcome in jobs.run_models(Ask, arguments, rows, label=f"ask {bench.key}", unit="clip"):
+        if outcome.failed:
+            failed[str(outcome.row["clip"])] = outcome.reason
+    rule = (
+        f"clips up to {plan.length} frames whole; longer ones in windows of {plan.length}, each with {plan.common} "
+        "frames in common with the next, joined by a robust similarity of the points in them (`infer`)"
+    )
+    told = {
+        "model": {"uri": model, "version": version, "digest": digest, "config": config.to_dict()},
+        "window_rule": rule,
+        "resolution": f"{config.image_size} x {config.image_size}, resized without cropping, with the raw aspect told",
+        "precision": "bfloat16 autocast on CUDA, float32 on a CPU; scores in float64",
+    }
+    return told, failed
+
+
+def score_clip(row: dict[str, Any], *, key: BenchmarkKey, predictions: str) -> Scores:
+    """Its row of clips.parquet. ValueError for damaged files and for a prediction that is missing or does not fit."""
+    bench, clip = load_benchmark(key), row["clip"]
+    found = read_prediction(predictions, clip)
+    if found is None:
+        raise ValueError(f"no prediction {clip.file} in {predictions}")
+    truth = bench.open(clip)
+    prediction, about = found
+    windows = about.get("windows") or [{}]
+    unjoined = sum(not window["seam"]["joined"] for window in windows[1:])
+    return {"digest": truth.digest, "windows": len(windows), "unjoined": unjoined, **bench.scores(truth, prediction)}
+
+
+def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
+    """ValueError with all of them, unless they are allowed to be missing."""
+    if not failed:
+        return
+    lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
+    if not allowed or len(failed) == total:
+        raise ValueError(
+            f"{len(failed)} of {total} clips have no scores; mend them and run again, it goes on where it was, or give "
+            f"--allow-missing, which lists them in the report\n{lines}"
+        )
+    print(f"{len(failed)} of {total} clips have no scores:\n{lines}")
+
+
+def code_version() -> dict[str, str]:
+    """The version of this project, and a digest of the code by which the numbers are made."""
+    root, digest = Path(__file__).parents[3], hashlib.blake2b(digest_size=16)
+    for file in sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return {"version": importlib.metadata.version("d4rt"), "digest": digest.hexdigest()}

@@ -1,0 +1,122 @@
+"""Camera paths on Sintel, TUM and ScanNet, or any truth in TUM's format: ATE and RPE after Sim(3), and AUC@30.
+
+A path that cannot be aligned (a camera that stands still, a line) has no ATE and no RPE-T, keeps its RPE-R, and is
+counted. A path with a camera that could not be told fails: it has no scores, and is listed with its reason.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.evaluation import pose
+from pipelines.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    ClipName,
+    Found,
+    Prediction,
+    Scores,
+    plain_means,
+    require_shape,
+)
+from pipelines.evaluation.benchmarks.depth import first_intrinsics
+from pipelines.evaluation.benchmarks.sequence_clip import SequenceClip, find_sequences, open_clip
+from pipelines.evaluation.similarity import Degenerate
+from pipelines.geometry import inverse
+from pipelines.results.asked import Asked
+
+
+class CameraPose(Benchmark):
+    key = "pose"
+    title = "Camera pose"
+    headline = "sim3.ate"
+    higher_is_better = False
+    shown = ("ate", "rpe_t", "rpe_r", "auc_30", "auc_30_exact")
+    rules = (
+        "Sim(3) by Umeyama over all frames; RPE of neighbouring frames, root mean squares; AUC@30 over all pairs of "
+        "frames of a sequence, VGGT's bins; plain mean over the sequences that have the score"
+    )
+
+    def find(self, data: Sequence[str]) -> Found:
+        return find_sequences(self.key, data)
+
+    def open(self, clip: ClipName) -> SequenceClip:
+        truth = open_clip(self.key, clip)
+        if np.isfinite(truth.world_from_cam).all(axis=(1, 2)).sum() < 2:
+            raise ValueError(f"{truth.where} has hardly a frame whose pose is known")
+        return truth
+
+    def asked(self, truth: SequenceClip, *, known_intrinsics: bool) -> Asked:
+        return Asked(tasks=("cameras",), intrinsics=first_intrinsics(truth) if known_intrinsics else None)
+
+    def prediction(self, truth: SequenceClip, results: dict[str, dict[str, np.ndarray]]) -> Prediction:
+        return {"world_from_cam": results["cameras"]["world_from_cam"]}
+
+    def scores(self, truth: SequenceClip, prediction: Prediction) -> Scores:
+        right = truth.world_from_cam
+        said = require_shape(prediction, "world_from_cam", right.shape, truth.where)
+        row: Scores = {"frames": len(truth), "pairs.auc_30": None, "pairs.auc_30_exact": None}
+        row |= pair_scores(said, right)
+        try:
+            found = pose.path_scores(said, right)
+        except ValueError as error:
+            return row | {"alignable": 0, "reason": str(error)}
+        row |= {
+            "alignable": int(found["reason"] is None),
+            "reason": found["reason"],
+            "frames_without_truth": found["frames_without_truth"],
+            "sim3.ate": found["ate"],
+            "sim3.rpe_t": found["rpe_translation"],
+            "sim3.rpe_r": found["rpe_rotation_degrees"],
+        }
+        known = np.isfinite(right).all(axis=(1, 2))
+        for alignment in ("se3", "scale_only", "none"):
+            try:
+                errors = pose.position_errors(said[known], right[known], alignment)
+            except Degenerate:
+                continue
+            row[f"{alignment}.ate"] = pose.root_mean_square(errors)
+        return row
+
+    def summary(self, rows: Sequence[Scores]) -> Scores:
+        kept = [{key: value for key, value in row.items() if key != "reason"} for row in rows]
+        not_alignable = sum(row["alignable"] == 0 for row in rows)
+        return plain_means(kept) | {"clips": len(rows), "not_alignable": not_alignable}
+
+    def picture(self, truth: SequenceClip, prediction: Prediction, title: str) -> np.ndarray:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        right, said = truth.world_from_cam, prediction["world_from_cam"].astype(np.float64)
+        known = np.isfinite(right).all(axis=(1, 2)) & np.isfinite(said).all(axis=(1, 2))
+        try:
+            said = pose.align(said[known], right[known], "sim3")
+        except Degenerate:
+            said = said[known]
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        for axes, (a, b), words in zip(figure.subplots(1, 2), ((0, 2), (0, 1)), ("x, z", "x, y"), strict=True):
+            axes.plot(right[known, a, 3], right[known, b, 3], "k-", label="truth")
+            axes.plot(said[:, a, 3], said[:, b, 3], "C3.-", label="prediction, Sim(3)")
+            axes.set(title=words, aspect="equal", adjustable="datalim")
+        figure.axes[0].legend()
+        figure.suptitle(title, fontsize=10)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+BENCHMARK = CameraPose()
+
+
+def pair_scores(said: np.ndarray, right: np.ndarray) -> Scores:
+    """AUC@30 over all pairs with truth; pairs with a camera that is not finite are in no bin."""
+    known = np.isfinite(right).all(axis=(1, 2))
+    finite = np.isfinite(said[known]).all(axis=(1, 2))
+    usable = np.where(finite[:, None, None], said[known], np.eye(4))
+    rotation, direction = pose.pair_errors(inverse(usable), inverse(right[known]))
+    first, second = np.triu_indices(len(usable), 1)
+    lost = ~(finite[first] & finite[second])
+    rotation, direction = np.where(lost, np.nan, rotation), np.where(lost, np.nan, direction)
+    return {
+        "pairs.auc_30": pose.auc(rotation, direction, 30),
+        "pairs.auc_30_exact": pose.auc_exact(rotation, direction, 30.0),
+    }

@@ -1,0 +1,114 @@
+"""Frames of a sequence of a benchmark's dataset, as the field takes them: `catalogs/benchmarks/sequences.yaml`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float32, Float64
+
+from pipelines.catalog import FOLDER
+from pipelines.datasets import open_sequence, reader
+from pipelines.evaluation.benchmarks.benchmark import ClipName, Found
+from pipelines.raw.folder import RawFolder
+from pipelines.results.selection import Selection
+from pipelines.results.sources import Source, Video, read_video, video_digest
+from pipelines.sequence import Sequence as RawSequence
+
+
+@cache
+def protocol(key: str) -> dict[str, Any]:
+    """Of a benchmark: dataset -> which sequences and frames, and what else its scores go by."""
+    return yaml.safe_load((FOLDER / "benchmarks/sequences.yaml").read_text())[key]
+
+
+@dataclass(frozen=True)
+class SequenceClip:
+    name: ClipName
+    selection: Selection
+
+    @property
+    def where(self) -> str:
+        return f"{self.name.name} in {self.name.data}"
+
+    @property
+    def sequence(self) -> RawSequence:
+        return open_sequence(self.name.subset, self.name.data, self.name.name)
+
+    @property
+    def source(self) -> Source:
+        return Source(self.name.data, self.name.subset, self.name.name)
+
+    @cached_property
+    def frames(self) -> Sequence[int]:
+        """Places in the sequence."""
+        return self.selection.of(len(self.sequence), None, self.where)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the frames and the poses; depth is part of the scores alone."""
+        digest = hashlib.blake2b(video_digest(self.source, self.selection).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.world_from_cam))
+        return digest.hexdigest()
+
+    @property
+    def depth(self) -> Float32[np.ndarray, "T H W"]:
+        """Metres; NaN where there is none."""
+        return np.stack([self.sequence.depth(t) for t in self.frames])
+
+    @property
+    def world_from_cam(self) -> Float64[np.ndarray, "T 4 4"]:
+        return self.sequence.cameras.world_from_cam[self.frames]
+
+    @property
+    def intrinsics(self) -> Float64[np.ndarray, "T 3 3"]:
+        return self.sequence.cameras.intrinsics[self.frames]
+
+    def video(self, name: str, image_size: int) -> Video:
+        return read_video(self.source, self.selection, image_size)
+
+
+def find_sequences(key: str, data: Sequence[str]) -> Found:
+    """Of each dataset that lies in the folders, the sequences of the published list; if none of it is there, all."""
+    clips, missing, titles = [], [], []
+    for subset, rule in protocol(key).items():
+        there = [
+            ClipName(subset, name, place) for place in data for name in sorted(reader(subset).names(RawFolder(place)))
+        ]
+        if not there:
+            continue
+        listed = set(rule["sequences"])
+        chosen = [clip for clip in there if clip.name.rpartition("/")[2] in listed]
+        title = f"{subset} {len(chosen)} of {len(listed)} sequences"
+        if len(chosen) < len(listed):
+            title += ", NOT the published list"
+        if chosen:
+            missing += sorted(f"{subset}/{name}" for name in listed - {clip.name.rpartition("/")[2] for clip in chosen})
+        else:
+            title = f"{subset}, {len(there)} sequences, none of the published list"
+        clips += chosen or there
+        titles.append(title)
+    if not clips:
+        raise ValueError(f"none of {', '.join(protocol(key))} in {', '.join(data)}: give folders as they are shipped")
+    return Found(clips, missing, "; ".join(titles))
+
+
+def open_clip(key: str, clip: ClipName) -> SequenceClip:
+    """The frames that the field takes of it; fewer where it is shorter. ValueError if these are fewer than two."""
+    rule = protocol(key)[clip.subset]
+    sequence = open_sequence(clip.subset, clip.data, clip.name)
+    first, step = rule.get("first", 0), rule.get("step", 1)
+    start = int(np.searchsorted(sequence.frame_numbers, first)) if rule.get("by_number") else 0
+    last = len(sequence)
+    if rule.get("by_number") and rule.get("beyond"):
+        last = int(np.searchsorted(sequence.frame_numbers, rule["beyond"]))
+    if last - start < 2:  # a shorter recording than the published ones: all of it
+        start, last = 0, len(sequence)
+    count = len(range(start, last, step))
+    return SequenceClip(clip, Selection(start=start, step=step, num_frames=max(2, min(count, rule.get("most", count)))))

@@ -1,0 +1,131 @@
+"""Tables as a paper has them: ours beside what others published, from `catalogs/benchmarks/BENCHMARK.yaml`.
+
+A file is a list of tables:
+
+    - title: what it shows
+      source: where the rows are from; a row may name its own
+      columns: {heading: SUBSET.VARIANT.METRIC}     `overall` is the mean over subsets
+      factor: 100                                   by which ours are multiplied; 1 if left out
+      digits: 3
+      requires: {known_intrinsics: true}            of ours: else they are in no row
+      rows: [[method, number, ...], ...]            null: not published
+"""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pipelines.catalog import FOLDER
+from pipelines.evaluation.benchmarks.benchmark import Benchmark, Scores
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", f"{self.note}", ""] if self.note else [f"## {self.title}", ""]
+        lines += [_line(self.headings), _line(["---", *["---:"] * (len(self.headings) - 1)])]
+        return "\n".join([*lines, *map(_line, self.rows)])
+
+    def html(self) -> str:
+        cells = "".join(f"<th>{html.escape(heading)}</th>" for heading in self.headings)
+        rows = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows]
+        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        return f"<h2>{html.escape(self.title)}</h2>{note}<table><tr>{cells}</tr>{''.join(rows)}</table>"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def tables_of(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
+    """Those with published rows, then every variant of ours."""
+    return [*(published(each, metrics) for each in published_tables(bench.key)), *variants(bench, metrics)]
+
+
+def published_tables(key: str) -> list[dict[str, Any]]:
+    path = FOLDER / f"benchmarks/{key}.yaml"
+    return yaml.safe_load(path.read_text()) if path.exists() else []
+
+
+def published(given: dict[str, Any], metrics: dict[str, Any]) -> Table:
+    """One table of the file, with ours as the last row."""
+    factor, digits, columns = given.get("factor", 1), given.get("digits", 3), given["columns"]
+    fits = all(metrics.get(name) == value for name, value in given.get("requires", {}).items())
+    rows = [[name, *(_cell(value, digits) for value in values)] for name, *values in given["rows"]]
+    ours = [score_at(metrics, path) if fits else None for path in columns.values()]
+    rows.append([f"**{ours_name(metrics)}**", *(_cell(x if x is None else factor * x, digits) for x in ours)])
+    return Table(given["title"], f"{metrics['title']}. Others: {given['source']}", ["method", *columns], rows)
+
+
+def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
+    """Of each subset: a row for every alignment or protocol, a column for every metric."""
+    tables = []
+    groups = dict(metrics["scores"]) | ({"overall": metrics["overall"]} if metrics["overall"] else {})
+    for subset, scores in groups.items():
+        names = dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key))
+        rows = []
+        for name in names:
+            values = [scores.get(f"{name}.{metric}") for metric in bench.shown]
+            rows.append([name, *(_cell(value, 4) for value in values)])
+        title = f"{bench.title}, {subset}: {scores['clips']} clips, every variant of {ours_name(metrics)}"
+        tables.append(Table(title, "", ["variant", *bench.shown], rows))
+    return tables
+
+
+def _is_shown(bench: Benchmark, key: str) -> bool:
+    return key.rpartition(".")[2] in bench.shown and "." in key
+
+
+def score_at(metrics: dict[str, Any], path: str) -> float | None:
+    """SUBSET.VARIANT.METRIC"""
+    subset, _, score = path.partition(".")
+    scores: Scores | None = metrics["overall"] if subset == "overall" else metrics["scores"].get(subset)
+    return (scores or {}).get(score)
+
+
+def ours_name(metrics: dict[str, Any]) -> str:
+    """The model, or where predictions are from."""
+    model = metrics.get("model")
+    return model["version"] if model else str(metrics.get("predictions", "ours"))
+
+
+def _cell(value: Any, digits: int) -> str:
+    return NOT_RUN if value is None else f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse}"
+    "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}td:first-child,th:first-child"
+    "{text-align:left}img{max-width:100%}"
+)
+
+
+def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, str]) -> str:
+    """A page without scripts, which needs nothing but the pictures beside it."""
+    facts = {
+        "rules": metrics["rules"],
+        "windows": metrics.get("window_rule", "those of the predictions"),
+        "data": metrics["data"]["digest"],
+        "model": (metrics.get("model") or {}).get("digest", "none: stored predictions"),
+        "code": f"{metrics['code']['version']}, {metrics['code']['digest']}",
+        "clips": f"{metrics['clips']['scored']} scored of {metrics['clips']['found']} found",
+    }
+    told = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
+    gone = [*metrics["missing"], *(f"{name}: {reason}" for name, reason in metrics["clips"]["failed"].items())]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in gone)
+    missing = f"<h2>{len(gone)} clips are missing</h2><ul>{lines}</ul>" if gone else ""
+    shown = "".join(f'<h3>{html.escape(text)}</h3><img src="{name}" alt="">' for name, text in pictures.items())
+    title = html.escape(metrics["title"])
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<h1>{title}</h1><table>{told}</table>{''.join(table.html() for table in tables)}{missing}{shown}</html>\n"
+    )

@@ -1,0 +1,160 @@
+"""`evaluate BENCHMARK` as a whole, once, with a small model; its report and stored predictions without one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from model import D4RT, ModelConfig, checkpoints
+from pipelines.evaluate import evaluate
+from pipelines.evaluation.benchmarks import load_benchmark
+from pipelines.evaluation.benchmarks.benchmark import ClipName
+from pipelines.evaluation.benchmarks.job import refuse_failed, score_clip
+from pipelines.evaluation.benchmarks.predictions import read_prediction, write_prediction
+from pipelines.evaluation.benchmarks.report import write_report
+from pipelines.synthesize import tapvid3d, worldtrack
+from tests.benchmark_clips import Asked
+
+FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Three clips of TAPVid-3D, one of each subset."""
+    root = tmp_path_factory.mktemp("tapvid3d")
+    for index in range(3):
+        tapvid3d.write(tapvid3d.scene(index, num_frames=FRAMES, size="small"), root / tapvid3d.folder(index))
+    return root
+
+
+def exact(clip: ClipName) -> dict[str, np.ndarray]:
+    truth = load_benchmark("tapvid3d").open(clip)
+    return {"tracks_XYZ": truth.tracks, "visibility": truth.visible}
+
+
+def test_a_model_is_scored_and_its_predictions_again_without_it(clips: Path, tmp_path: Path, ray_cluster) -> None:
+    torch.manual_seed(0)
+    config = replace(ModelConfig.preset("tiny"), clip_frames=4)
+    checkpoints.save(D4RT(config), tmp_path / "model")
+    out = tmp_path / "scores"
+    metrics = evaluate("tapvid3d", model=str(tmp_path / "model"), data=[str(clips)], out=str(out))
+    assert metrics["clips"] == {"found": 3, "scored": 3, "failed": {}}
+    assert "none of a published list" in metrics["title"]
+    assert "windows of 4, each with 2 frames in common" in metrics["window_rule"]
+    assert set(metrics["scores"]) == {"adt", "drivetrack", "pstudio"}
+    assert 0 <= metrics["overall"]["median.apd"] <= 1
+    names = {
+        "best.png",
+        "clips.parquet",
+        "index.html",
+        "median.png",
+        "metrics.json",
+        "predictions",
+        "table.md",
+        "worst.png",
+    }
+    assert {path.name for path in out.iterdir()} == names
+    rows = pyarrow.parquet.read_table(out / "clips.parquet").to_pylist()
+    assert {row["windows"] for row in rows} == {2}
+    table = (out / "table.md").read_text()
+    assert "| D4RT | 0.257 | 0.345 | 0.875 |" in table
+    assert "NOT" not in metrics["title"]
+
+    again = evaluate("tapvid3d", predictions=str(out / "predictions"), data=[str(clips)], out=str(tmp_path / "again"))
+    assert again["scores"] == metrics["scores"]
+    assert again["data"]["digest"] == metrics["data"]["digest"]
+    with pytest.raises(ValueError, match="exists already"):
+        evaluate("tapvid3d", predictions=str(out / "predictions"), data=[str(clips)], out=str(out))
+
+
+def test_the_report_of_exact_predictions(clips: Path, tmp_path: Path) -> None:
+    bench = load_benchmark("tapvid3d")
+    found = bench.find([str(clips)])
+    for clip in found.clips:
+        write_prediction(str(tmp_path), clip, exact(clip), {"request": {}})
+    rows = {clip: score_clip({"clip": clip}, key="tapvid3d", predictions=str(tmp_path)) for clip in found.clips}
+    about = {"predictions": str(tmp_path), "known_intrinsics": False, "code": {"version": "1", "digest": "2"}}
+    metrics = write_report(bench, found, rows, {}, about, str(tmp_path), str(tmp_path / "out"))
+    assert metrics["overall"]["median.aj"] == pytest.approx(1)
+    stored = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert stored["overall"]["median.aj"] == metrics["overall"]["median.aj"]
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| 1.000 | 1.000 | 1.000 | 1.000 |" in table
+    assert "not run" in table  # with intrinsics
+    assert 'src="worst.png"' in (tmp_path / "out/index.html").read_text()
+
+    first, *others = found.clips
+    some = write_report(
+        bench,
+        found,
+        {clip: rows[clip] for clip in others},
+        {str(first): "gone"},
+        about,
+        str(tmp_path),
+        str(tmp_path / "b"),
+    )
+    assert some["scores"][first.subset]["median.oa"] == 0  # as the official script counts what is missing
+    assert some["clips"]["failed"] == {str(first): "gone"}
+    with pytest.raises(ValueError, match="1 of 3 clips have no scores"):
+        refuse_failed({str(first): "gone"}, False, 3)
+
+
+def test_predictions_of_others_are_found_by_name(tmp_path: Path) -> None:
+    clip = ClipName("po_mini", "room_1", "")
+    tracks = np.arange(24.0).reshape(2, 4, 3)
+    assert read_prediction(str(tmp_path), clip) is None
+    (tmp_path / "room_10.json").write_text(json.dumps({"tracks_world": tracks.tolist()}))
+    assert read_prediction(str(tmp_path), clip) is None  # not room_1
+    (tmp_path / "room_1.json").write_text(json.dumps({"tracks_world": tracks.tolist()}))
+    np.testing.assert_array_equal(read_prediction(str(tmp_path), clip)[0]["tracks_world"], tracks)
+    (tmp_path / "po_mini").mkdir()
+    np.savez(tmp_path / "po_mini/room_1.npz", tracks_world=tracks + 1)
+    np.testing.assert_array_equal(read_prediction(str(tmp_path), clip)[0]["tracks_world"], tracks + 1)
+    np.savez(tmp_path / "po_mini/room_1.npz", tracks_world=np.array([None]))
+    with pytest.raises(ValueError, match=r"room_1.npz is damaged or holds Python objects"):
+        read_prediction(str(tmp_path), clip)
+    np.savez(tmp_path / "po_mini/room_1.npz", others=tracks)
+    with pytest.raises(ValueError, match="has none of tracks_XYZ"):
+        read_prediction(str(tmp_path), clip)
+
+
+def test_points_of_all_pixels_are_gathered_as_st4rtrack_does(tmp_path: Path) -> None:
+    scene = worldtrack.scene(1, num_frames=FRAMES, size="small")
+    path = tmp_path / worldtrack.folder(0)
+    worldtrack.write(scene, path)
+    (clip,) = load_benchmark("worldtrack").find([str(tmp_path)]).clips
+    asked = Asked("worldtrack", clip, scene)
+    shape = (48, 64)
+    uv = (np.stack(np.meshgrid(np.arange(64), np.arange(48)), axis=-1) + 0.5).reshape(-1, 2) / [64, 48]
+    hits = scene.trace(uv * [scene.width, scene.height], np.zeros(len(uv), int))
+    frames = [scene.position(hits, np.full(len(uv), t)) for t in range(FRAMES)]
+    first = scene.cameras.world_from_cam[0]
+    folder = tmp_path / "said/po_mini/room_000000"
+    folder.mkdir(parents=True)
+    for t, points in enumerate(frames):
+        local = (points - first[:3, 3]) @ first[:3, :3]
+        np.save(folder / f"pts3d1_p{t}.npy", np.concatenate([local, np.zeros_like(local)], axis=1).reshape(*shape, 6))
+    prediction, _ = read_prediction(str(tmp_path / "said"), clip)
+    row = asked.scores(prediction)
+    assert row["st4rtrack.global.all.apd"] > 0.85  # what is asked beside a silhouette is on something else
+    assert (
+        asked.scores({"dense_world": np.roll(prediction["dense_world"], 8, axis=2)})["st4rtrack.global.all.apd"] < 0.8
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({}, "give either --model or --predictions"),
+        ({"model": "m", "predictions": "p"}, "give either --model or --predictions"),
+        ({"model": "m", "data": []}, "name at least one"),
+        ({"model": "m", "clips": 3}, "--clips is of clips"),
+    ],
+)
+def test_requests_that_are_wrong_are_refused_at_once(options: dict, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        evaluate("tapvid3d", **{"data": ["d"], "out": str(tmp_path / "out")} | options)

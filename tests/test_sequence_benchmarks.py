@@ -1,0 +1,148 @@
+"""Depth and poses on analytic recordings in their official layouts: the readers give what the scene is, exact answers
+score perfectly, and each planted fault costs what it must."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.datasets import reader
+from pipelines.evaluation.benchmarks import load_benchmark
+from pipelines.geometry import inverse
+from pipelines.raw.folder import RawFolder
+from pipelines.sequence import Sequence
+from pipelines.synthesize import bonn, kitti, sintel, tum
+from pipelines.synthesize.scene import Scene
+from tests.benchmark_clips import Asked, only_clip
+
+LAYOUTS = {"sintel": sintel, "bonn": bonn, "tum": tum, "kitti": kitti}
+FRAMES = 12
+
+
+def written(key: str, root: Path, seed: int = 5) -> Scene:
+    layout = LAYOUTS[key]
+    scene = layout.scene(seed, num_frames=FRAMES, size="small")
+    if hasattr(layout, "write_tree"):
+        layout.write_tree(scene, root, 0)
+    else:
+        layout.write(scene, root / layout.folder(0))
+    return scene
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def recording(request, tmp_path_factory) -> tuple[str, Scene, Path, Sequence]:
+    root = tmp_path_factory.mktemp(request.param)
+    scene = written(request.param, root)
+    raw = RawFolder(str(root))
+    (name,) = reader(request.param).find(raw)
+    return request.param, scene, root, reader(request.param).open(raw, name)
+
+
+def test_readers_give_what_the_scene_is(recording) -> None:
+    key, scene, _, sequence = recording
+    frames = range(kitti.FIRST, FRAMES) if key == "kitti" else range(FRAMES)
+    assert len(sequence) == len(frames)
+    metre = bonn.SCALE if key == "bonn" else 1.0
+    np.testing.assert_allclose(sequence.cameras.intrinsics, scene.cameras.intrinsics[frames], rtol=1e-6)
+    if key == "kitti":
+        assert not sequence.cameras.known.any()
+    else:
+        tolerance = 1e-4 if key == "bonn" else 1e-6  # T_M is rounded
+        np.testing.assert_allclose(sequence.cameras.world_from_cam, scene.cameras.world_from_cam, atol=tolerance)
+    step = {"sintel": 1e-5, "kitti": 1 / 512, "bonn": metre / 1e4, "tum": 1 / 1e4}[key] * 1.01
+    for place, t in enumerate(frames):
+        frame, depth = scene.render(t), sequence.depth(place)
+        np.testing.assert_array_equal(sequence.image(place), frame.image)
+        known = np.isfinite(depth)
+        np.testing.assert_allclose(depth[known], frame.depth[known], atol=step, rtol=1e-6)
+        if key == "sintel":
+            np.testing.assert_array_equal(known, np.isfinite(frame.depth))
+        elif key != "kitti":
+            assert known.any() == (t != FRAMES // 2)
+
+
+def test_exact_depth_scores_perfectly_and_faults_cost(recording) -> None:
+    key, scene, root, _ = recording
+    if key == "tum":
+        pytest.skip("its depth is no benchmark")
+    asked = Asked("depth", only_clip("depth", root), scene)
+    right = asked.truth.depth
+    exact = {"depth": np.stack([scene.render(t).depth for t in range(FRAMES)])[-len(right) :]}
+    row = asked.scores(exact)
+    for alignment in ("metric", "median", "scale", "scale_exact", "scale_shift_exact"):
+        assert row[f"{alignment}.abs_rel"] < 1e-3
+        assert row[f"{alignment}.delta1"] == 1
+    assert row["scale_exact.scale"] == pytest.approx(1, abs=1e-3)
+
+    far = {"depth": 1.5 * exact["depth"]}
+    row = asked.scores(far)
+    assert row["metric.abs_rel"] == pytest.approx(0.5, abs=1e-3)
+    assert row["metric.delta1"] == 0
+    assert row["scale_exact.abs_rel"] < 1e-3
+    assert row["scale_exact.scale"] == pytest.approx(1 / 1.5, abs=1e-3)
+
+    shifted = {"depth": exact["depth"] + 2}
+    row = asked.scores(shifted)
+    assert row["scale_shift_exact.abs_rel"] < 1e-3
+    assert row["scale_shift_exact.shift"] == pytest.approx(-2, abs=0.01)
+    assert row["scale_exact.abs_rel"] > 0.01
+
+    nothing = {"depth": np.where(np.arange(len(right))[:, None, None] % 2, np.nan, exact["depth"])}
+    row = asked.scores(nothing)
+    assert row["scale_exact.abs_rel"] < 1e-3
+    assert row["scale_exact.delta1"] == pytest.approx(1 - row["not_finite"])
+    assert 0.3 < row["not_finite"] < 0.7
+    with pytest.raises(ValueError, match="the truth has"):
+        asked.scores({"depth": exact["depth"][:-1]})
+
+
+def test_depth_and_poses_are_asked_through_the_recipes(tmp_path: Path) -> None:
+    scene = written("sintel", tmp_path)
+    depth = Asked("depth", only_clip("depth", tmp_path), scene)
+    assert depth.scores(depth.answers())["scale_exact.abs_rel"] < 1e-3
+    pose = Asked("pose", only_clip("pose", tmp_path), scene)
+    row = pose.scores(pose.answers())
+    assert row["sim3.ate"] < 1e-3
+    assert row["sim3.rpe_r"] < 0.05
+    assert row["pairs.auc_30"] > 0.95
+
+
+def test_what_is_planted_costs_what_it_must_in_poses(recording) -> None:
+    key, scene, root, _ = recording
+    if key in ("bonn", "kitti"):
+        pytest.skip("its poses are no benchmark")
+    asked = Asked("pose", only_clip("pose", root), scene)
+    right = asked.truth.world_from_cam
+    turn = np.eye(4)
+    turn[:3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
+    turn[:3, 3] = 1, 2, 3
+    moved = turn @ right
+    moved[:, :3, 3] *= 0.3
+    row = asked.scores({"world_from_cam": moved})
+    assert row["sim3.ate"] < 1e-6
+    assert row["sim3.rpe_t"] < 1e-6
+    assert row["se3.ate"] > 1e-3
+    assert row["none.ate"] > 0.1
+    assert asked.scores({"world_from_cam": inverse(right)})["sim3.rpe_r"] > 0.05  # cam_from_world
+    assert asked.scores({"world_from_cam": right[::-1]})["sim3.rpe_t"] > row["sim3.rpe_t"]
+
+    still = np.tile(right[:1], (len(right), 1, 1))
+    row = asked.scores({"world_from_cam": still})
+    assert row["sim3.ate"] is None
+    assert row["reason"].startswith("not alignable")
+    lost = right.copy()
+    lost[1] = np.nan
+    row = asked.scores({"world_from_cam": lost})
+    assert row["alignable"] == 0
+    assert 0 < row["pairs.auc_30"] < 1
+    summary = load_benchmark("pose").summary([asked.scores({"world_from_cam": right}), row])
+    assert summary["not_alignable"] == 1
+    assert summary["sim3.ate#"] == 1
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    written("sintel", tmp_path)
+    camera = tmp_path / "training/camdata_left/room_0000/frame_0003.cam"
+    camera.write_bytes(camera.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"frame_0003.cam in .* is no whole|frame_0003.cam in .* is no .cam of Sintel"):
+        load_benchmark("depth").open(only_clip("depth", tmp_path))
