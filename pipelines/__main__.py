@@ -17,7 +17,8 @@ COMMANDS = {  # the function of that name, where it is, and what it does
     "view": ("pipelines.view", "results in a browser: timeline, points, tracks, cameras, side by side"),
     "export": ("pipelines.export", "results as COLMAP, nerfstudio, glTF, PLY and more, without the model"),
     "serve": ("pipelines.serve", "a model that answers over HTTP: send a video once, ask as often as you like"),
-    "evaluate": ("pipelines.evaluate", "a model scored on held-out clips"),
+    "evaluate": ("pipelines.evaluate", "a model scored on held-out clips and the field's benchmarks"),
+    "compare": ("pipelines.compare", "evaluations side by side, with the interval of each difference"),
 }
 
 

@@ -22,7 +22,7 @@ from model.command_line import loading
 from pipelines.evaluation.benchmarks import BenchmarkKey
 from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import ClipStore, evenly, open_different
-from pipelines.whole import require_new, result_folder
+from pipelines.whole import listed, require_new, result_folder
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -53,7 +53,8 @@ def evaluate(
         data: Folders or s3:// URIs of the benchmark's files as its authors ship them; for clips, clip stores of scenes
             the model was not trained on.
         out: Folder or s3:// URI to write, which must be new; it may have predictions/ of a job that was interrupted.
-        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder.
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder; models:/NAME/* for all
+            versions, each into a folder of its number, with a leaderboard beside them.
         predictions: Or a folder of stored predictions, scored without a model.
         clips: Of clips, how many to score per store, spread evenly over it; by default all.
         known_intrinsics: The model is told the true intrinsics.
@@ -74,19 +75,25 @@ def evaluate(
     out = lasting(out, "--out")
 
     loading("PyTorch", "MLflow", "Ray")
+    from pipelines.compare import write_leaderboard
     from pipelines.evaluation.benchmarks.job import run_benchmark
+    from pipelines.models import model_versions
 
-    return run_benchmark(
-        benchmark,
-        model=model,
-        predictions=None if predictions is None else absolute(predictions),
-        data=data,
-        out=out,
-        known_intrinsics=known_intrinsics,
-        window=window,
-        common=common,
-        allow_missing=allow_missing,
-    )
+    options = {"data": data, "known_intrinsics": known_intrinsics, "window": window, "common": common}
+    options |= {"allow_missing": allow_missing}
+    if model is None:
+        return run_benchmark(benchmark, model=None, predictions=absolute(predictions), out=out, **options)
+    versions = model_versions(model)
+    if versions == [model]:
+        return run_benchmark(benchmark, model=model, predictions=None, out=out, **options)
+    places = {version: f"{out}/{version.rpartition('/')[2]}" for version in versions}
+    for version, place in places.items():
+        if METRICS not in listed(place):
+            run_benchmark(benchmark, model=version, predictions=None, out=place, **options)
+    best = write_leaderboard(list(places.values()), out)[0]
+    name, _, number = best["name"].removeprefix("models:/").rpartition("/")
+    print(f"to make the best one the champion: python -m train promote --name {name} --version {number} --because ...")
+    return {"leaderboard": places}
 
 
 def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>.+)")
+NUMBERED = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>\d+)")
 SQLITE = "sqlite:///"
 DEFAULT_DATABASE = f"{SQLITE}mlflow.db"
 HOSTED = ("databricks", "databricks-uc", "uc")  # MLflow's names for registries that others run
@@ -125,6 +126,30 @@ def model_version(uri: str) -> str:
             return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
     except _mlflow_error() as error:
         raise not_known(uri, error) from error
+
+
+def model_versions(uri: str) -> list[str]:
+    """All versions of `models:/NAME/*`, the oldest first; any other name is itself. ValueError if there are none."""
+    if not uri.endswith("/*"):
+        return [uri]
+    name = uri.removeprefix("models:/").removesuffix("/*")
+    try:
+        with impatient():
+            found = _registry(uri).tracking.MlflowClient().search_model_versions(f"name='{name}'")
+    except _mlflow_error() as error:
+        raise not_known(uri, error) from error
+    if not found:
+        raise ValueError(f"no model {name!r} in the registry {tracking_uri()}: check its name")
+    return [f"models:/{name}/{number}" for number in sorted(int(each.version) for each in found)]
+
+
+def tag_version(version: str, tags: dict[str, str]) -> None:
+    """Tags of `models:/NAME/VERSION`; of a model that is not registered, nothing is done."""
+    if not (match := NUMBERED.fullmatch(version)):
+        return
+    client = _registry(version).tracking.MlflowClient()
+    for key, value in tags.items():
+        client.set_model_version_tag(match["name"], match["version"], key, value)
 
 
 def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None = None) -> D4RT:

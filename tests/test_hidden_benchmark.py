@@ -1,4 +1,4 @@
-"""What is hidden and comes back: exact answers score perfectly; one that gives up, drifts or mixes points up does not."""
+"""What is hidden and comes back: exact answers score perfectly; to give up, to drift or to mix points up costs."""
 
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipelines.evaluation.benchmarks.asking import Ask
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Scores
 from pipelines.evaluation.benchmarks.predictions import read_prediction
 from pipelines.evaluation.benchmarks.report import write_report
-from pipelines.models import load_model, model_digest, model_version, tracking_uri
+from pipelines.models import load_model, model_digest, model_version, tag_version, tracking_uri
 from pipelines.raw.place import absolute
 from pipelines.whole import ExistsAlready, listed
 
@@ -57,8 +58,20 @@ def run_benchmark(
     refuse_failed(failed, allow_missing, len(found.clips))
 
     about |= {"benchmark": key, "known_intrinsics": known_intrinsics, "code": code_version()}
-    where = predictions or f"{out}/{PREDICTIONS}"
-    return write_report(bench, found, scored, failed, about, where, out)
+    metrics = write_report(bench, found, scored, failed, about, predictions or f"{out}/{PREDICTIONS}", out)
+    if model is not None:
+        tag_version(about["model"]["version"], version_tags(bench, metrics, out))
+    return metrics
+
+
+def version_tags(bench: Benchmark, metrics: dict[str, Any], out: str) -> dict[str, str]:
+    """What a registered version says of this benchmark: its headline by subset, of which clips, where the rest is."""
+    settings = ".known_intrinsics" if metrics["known_intrinsics"] else ""
+    name = f"benchmark/{bench.key}{settings}"
+    groups = metrics["scores"] | ({"overall": metrics["overall"]} if metrics["overall"] else {})
+    scores = {f"{name}/{subset}/{bench.headline}": str(scores.get(bench.headline)) for subset, scores in groups.items()}
+    told = {"title": metrics["title"], "data": metrics["data"]["digest"], "code": metrics["code"]["digest"], "out": out}
+    return scores | {f"{name}/about": json.dumps(told)}
 
 
 def ask_model(
