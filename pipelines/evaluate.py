@@ -9,7 +9,8 @@ The scores are defined at the top of `pipelines/evaluation/scores.py`.
 
 | file         | holds                                                                                          |
 |--------------|------------------------------------------------------------------------------------------------|
-| metrics.json | the scores over all stores and per store, the model, the stores' digests                       |
+| metrics.json | the scores over all stores and per store, the model, the stores' digests; `consistency`: does  |
+|              | the model give one answer however it is asked (`pipelines/evaluation/clip_consistency.py`)     |
 | NN_KEY.png   | of each of the first nine stores the middle one, by its error, of its first clips: where       |
 |              | points should be and are, depth, their layout from above, depth against depth                  |
 """
@@ -106,6 +107,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
 
     loading("PyTorch", "MLflow", "Ray")
     from pipelines import jobs
+    from pipelines.evaluation.clip_consistency import Consistency
     from pipelines.evaluation.clip_scorer import METHODS, ClipScorer
     from pipelines.evaluation.scores import require_fit, score_table
     from pipelines.evaluation.tally import Tally
@@ -123,6 +125,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
     def nothing() -> dict[str, Tally]:
         return {method: Tally() for method in METHODS}
 
+    agreement = Consistency()
     overall, by_store = nothing(), {store.uri: nothing() for store in stores}
     pictures: dict[str, bytes] = {}
     scorer = {"model": version, "registry": tracking_uri()}
@@ -133,6 +136,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
         for method, tally in outcome.result["tallies"].items():
             overall[method].merge(tally)
             by_store[outcome.row["store"]][method].merge(tally)
+        agreement.merge(outcome.result["consistency"])
         if name := outcome.row["picture"]:
             pictures[name] = outcome.result["picture"]
 
@@ -144,6 +148,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
         "trained_on": seen,
         "clips": sum(len(row["clips"]) for row in rows),
         "scores": {method: tally.scores() for method, tally in overall.items()},
+        "consistency": agreement.scores(),
         "stores": {
             uri: {method: tally.scores() for method, tally in tallies.items()} for uri, tallies in by_store.items()
         },

@@ -13,7 +13,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,7 +34,7 @@ class TrackClip:
     """One clip, read whole but for its images, which are decoded when they are asked for."""
 
     where: str
-    jpegs: list[bytes]
+    jpegs: list[bytes] = field(repr=False)
     tracks: Float64[np.ndarray, "T N 3"]
     """Metres, each in the camera of its own frame."""
     visible: Bool[np.ndarray, "T N"]

@@ -85,7 +85,7 @@ def _cells(row: dict[str, Any], is_first: bool) -> list[str]:
     return [row["name"], f"{row['score']:.4f}", differs, str(row["clips"]), intrinsics]
 
 
-Pairs = list[tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]]
+Pairs = list[tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]]
 """Of each subset: the scores of the first and of the other, of the same clips."""
 
 

@@ -36,8 +36,8 @@ def track_sheet(
                 continue
             colour = colour_of(colours[row])
             line(image, right[row], said[row], colour)
-            dot(image, right[row], colour, 3)
-            dot(image, said[row], colour, 5, hollow=True)
+            dot(image, right[row], colour, 3.0)
+            dot(image, said[row], colour, 5.0, hollow=True)
         said_seen = f"frame {t}: {int(visible[t, chosen].sum())} of {len(chosen)} said visible"
         tiles.append(titled(image, said_seen))
     row = beside(tiles)
