@@ -1,9 +1,12 @@
 """Where synthetic raw data lies, and the job that writes it: what it writes, says and refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.evaluation.benchmarks import load_benchmark
 from pipelines.synthesize import (
     blended_mvs,
     co3d,
@@ -19,7 +22,16 @@ from pipelines.synthesize import (
     tartanair_v2,
     virtual_kitti2,
 )
-from pipelines.synthesize.job import ALL, LAYOUTS, VARIANTS, scene_for, synthesize, write_sequence
+from pipelines.synthesize.job import (
+    ALL,
+    BENCHMARKS_OF,
+    LAYOUTS,
+    TWINS,
+    VARIANTS,
+    scene_for,
+    synthesize,
+    write_sequence,
+)
 
 
 @pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
@@ -123,3 +135,17 @@ def test_job_refuses_to_mix_with_what_is_there(tmp_path):
 def test_job_refuses_what_it_cannot_do(bad, tmp_path):
     with pytest.raises(ValueError, match=r"must be from|not a local path"):
         synthesize("tartanair", **({"out": str(tmp_path / "raw")} | bad))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_benchmark_is_written_as_evaluate_finds_it(name: str, tmp_path: Path) -> None:
+    """Every clip of it, none of a published list, and whole: nothing of the writing is left."""
+    for index in range(2):
+        row = {"dataset": name, "root": str(tmp_path), "index": index}
+        assert write_sequence(row, frames=7, size="small", seed=0) > 0
+    for benchmark in BENCHMARKS_OF.get(name, [name]):
+        found = load_benchmark(benchmark).find([str(tmp_path)])
+        assert len(found.clips) == 2
+        assert not found.missing
+        assert all(len(load_benchmark(benchmark).open(clip)) >= 2 for clip in found.clips)
+    assert not list(tmp_path.rglob("*.partial"))

@@ -13,7 +13,7 @@ from pipelines.evaluation.benchmarks import BenchmarkKey, load_benchmark
 from pipelines.evaluation.benchmarks.asking import Ask
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Scores
 from pipelines.evaluation.benchmarks.predictions import read_prediction
-from pipelines.evaluation.benchmarks.report import write_report
+from pipelines.evaluation.benchmarks.report import FILES, METRICS, write_report
 from pipelines.models import load_model, model_digest, model_version, tag_version, tracking_uri
 from pipelines.raw.place import absolute
 from pipelines.whole import ExistsAlready, listed
@@ -36,7 +36,8 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """The content of metrics.json. ValueError for what is wrong, before the model is asked where it can be known."""
     bench = load_benchmark(key)
-    if (there := listed(out)) and there != [PREDICTIONS]:
+    there = set(listed(out))
+    if METRICS in there or there - {PREDICTIONS, *FILES}:  # what was left half done is gone on with
         raise ExistsAlready(out)
     found = bench.find([absolute(place) for place in data])
     print(f"{bench.title}: {len(found.clips)} clips; {found.title}")

@@ -25,6 +25,8 @@ from pipelines.evaluation.benchmarks.tables import page_of, tables_of
 from pipelines.whole import json_value, write_file
 
 METRICS, CLIPS, TABLE, PAGE = "metrics.json", "clips.parquet", "table.md", "index.html"
+PICTURES = ("best", "median", "worst")
+FILES = (METRICS, CLIPS, TABLE, PAGE, *(f"{name}.png" for name in PICTURES))
 
 
 def write_report(
@@ -93,7 +95,7 @@ def write_pictures(bench: Benchmark, scored: dict[ClipName, Scores], predictions
     if not ranked:
         return {}
     pictures = {}
-    for name, place in (("best", 0), ("median", len(ranked) // 2), ("worst", len(ranked) - 1)):
+    for name, place in zip(PICTURES, (0, len(ranked) // 2, len(ranked) - 1), strict=True):
         value, clip = ranked[place]
         title = f"{name}: {clip}, {bench.headline} {value:.4g}"
         prediction, _ = read_prediction(predictions, clip)

@@ -63,7 +63,8 @@ def published(given: dict[str, Any], metrics: dict[str, Any]) -> Table:
     rows = [[name, *(_cell(value, digits) for value in values)] for name, *values in given["rows"]]
     ours = [score_at(metrics, path) if fits else None for path in columns.values()]
     rows.append([f"**{ours_name(metrics)}**", *(_cell(x if x is None else factor * x, digits) for x in ours)])
-    return Table(given["title"], f"{metrics['title']}. Others: {given['source']}", ["method", *columns], rows)
+    title = f"{given['title']} ({metrics['title']})"
+    return Table(title, f"Published rows: {given['source']}.", ["method", *columns], rows)
 
 
 def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
@@ -76,7 +77,7 @@ def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
         for name in names:
             values = [scores.get(f"{name}.{metric}") for metric in bench.shown]
             rows.append([name, *(_cell(value, 4) for value in values)])
-        title = f"{bench.title}, {subset}: {scores['clips']} clips, every variant of {ours_name(metrics)}"
+        title = f"{metrics['title']}. {subset}, {scores['clips']} clips: every variant of {ours_name(metrics)}"
         tables.append(Table(title, "", ["variant", *bench.shown], rows))
     return tables
 
