@@ -19,6 +19,7 @@ from model import D4RT, ModelConfig, checkpoints
 from model.recipes import plan_windows
 from pipelines.infer import infer
 from pipelines.models import load_model
+from pipelines.raw.place import open_place
 from pipelines.results.selection import Selection
 from pipelines.synthesize.job import scene_for
 from pipelines.truth.clips import resize
@@ -320,7 +321,7 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(place, tmp_path, monk
         command(**asked(place, tmp_path / "out", dry_run=True))
 
 
-def adapter(place: Path, out: Path, **changes) -> tuple[AdaptVideo, list]:
+def adapter(place: Path, out: Path | str, **changes) -> tuple[AdaptVideo, list]:
     """(what an actor of the job is, its rows)."""
     given = {"labels": str(place / "labels/one.npz"), "teacher": None, "truth": None, "steps": 10, "lr": LR} | changes
     request = Asked(selection=Selection(), **given)
@@ -328,7 +329,7 @@ def adapter(place: Path, out: Path, **changes) -> tuple[AdaptVideo, list]:
     return AdaptVideo(**arguments), [{"task": task} for task in tasks]
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
     return load_model(str(folder)).state_dict()
 
 
@@ -389,6 +390,17 @@ def test_another_request_is_not_answered_by_an_old_one(place, tmp_path):
     assert again["task"].done
     with pytest.raises(ValueError, match=r"holds results of another request \(steps was 10, now 20\)"):
         command(**asked(place, tmp_path / "out", steps=20))
+
+
+def test_an_upload_that_was_cut_off_goes_on(place, s3_uri):
+    work, (row,) = adapter(place, s3_uri)
+    work(row)
+    before, (fs, path) = weights(f"{s3_uri}/one"), open_place(f"{s3_uri}/one")
+    fs.rm_file(f"{path}/config.json")  # which comes last
+    work, (row,) = adapter(place, s3_uri)
+    assert not row["task"].done
+    work(row)
+    assert all(torch.equal(x, before[name]) for name, x in weights(f"{s3_uri}/one").items())
 
 
 # --- on Ray -----------------------------------------------------------------------------------------------------------

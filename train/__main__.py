@@ -114,6 +114,8 @@ def adapt(
         lr: Peak learning rate.
         dry_run: Only check that model, videos, labels and OUT are as they must be, and say what is to be done.
     """
+    if (labels is None) == (teacher is None):
+        raise ValueError("give either --labels, files of pseudo-labels, or --teacher, a model that makes them")
     from pipelines.results.selection import Selection
 
     selection = Selection(start=start, step=step, fps=fps, num_frames=num_frames)

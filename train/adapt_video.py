@@ -99,8 +99,11 @@ class AdaptVideo:
             self.progress[video.name] = f"{video.name}: {text}"
 
         report = adapt(model, clips, steps=self.steps, lr=self.lr, say=say)
-        publish(uri, model, report, self._about(task, video, labels, parts))
-        return in_words(report)
+        about = self._about(task, video, labels, parts)
+        publish(uri, model, report, about)
+        lost = about["labels"]["out_of_reach"]
+        noted = f"; {lost} of {len(labels)} labels are of frames that are never looked at together" if lost else ""
+        return in_words(report) + noted
 
     def _labels(self, task: Task, video: Video, plan: WindowPlan) -> PseudoLabels:
         """From the file, or of the teacher, who is asked once about a video: what it said is kept."""

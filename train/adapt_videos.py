@@ -45,8 +45,6 @@ class Asked:
     lr: float
 
     def __post_init__(self) -> None:
-        if (self.labels is None) == (self.teacher is None):
-            raise ValueError("give either --labels, files of pseudo-labels, or --teacher, a model that makes them")
         if not 1 <= self.steps <= STEPS[1]:
             raise ValueError(f"--steps {self.steps} must be from 1 to {STEPS[1]}")
         if not 0 < self.lr <= HIGHEST_LR:
