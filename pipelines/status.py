@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from pipelines import documents
 from pipelines.problems import alike
-from pipelines.results.files import INDEX, RESULT, WINDOW_FILE, WINDOWS, read_answer
+from pipelines.results.files import ADAPTED, INDEX, RESULT, WINDOW_FILE, WINDOWS, read_answer
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
 from pipelines.store.wholeness import require_whole
@@ -19,6 +19,7 @@ from pipelines.whole import listed, read_file
 
 RECORD, POSITION = "run.json", "position.json"
 COMMAND = re.compile(r"\d+\.json")
+LAST = {RESULT: RESULT, "config.json": ADAPTED}  # the file that comes last, and the one that says what is there
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 
 
@@ -133,11 +134,13 @@ def results_status(folder: str, names: list[str]) -> list[str]:
             count = sum(WINDOW_FILE.fullmatch(file) is not None for file in listed(f"{folder}/{name}"))
             begun.append(f"begun      {count} windows of a video, kept in {name}: the same infer goes on behind them")
             continue
-        if RESULT not in listed(f"{folder}/{name}"):
+        files = listed(f"{folder}/{name}")
+        document = next((file for last, file in LAST.items() if last in files), None)
+        if document not in files:
             open_ones.append(name)
             continue
         try:
-            read_answer(f"{folder}/{name}")
+            read_answer(f"{folder}/{name}", document)
             done.append(name)
         except ValueError as error:
             damaged.append(f"damaged    {name}: {error}")

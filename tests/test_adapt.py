@@ -20,13 +20,15 @@ from model.recipes import plan_windows
 from pipelines.infer import infer
 from pipelines.models import load_model
 from pipelines.raw.place import open_place
+from pipelines.results.files import ADAPTED
 from pipelines.results.selection import Selection
+from pipelines.status import status
 from pipelines.synthesize.job import scene_for
 from pipelines.truth.clips import resize
 from train import adapt_video, teacher
 from train.__main__ import adapt as command
 from train.adapt import LabelledClip, Report, adapt, remember
-from train.adapt_video import ADAPTED, AdaptVideo
+from train.adapt_video import AdaptVideo
 from train.adapt_videos import Asked, prepare
 from train.errors import TrainingDiverged
 from train.label_split import deal, held_out_rows
@@ -382,12 +384,14 @@ def test_a_teacher_is_asked_once_about_a_video(place, tmp_path, monkeypatch):
     assert json.loads((tmp_path / f"out/one/{ADAPTED}").read_text())["labels"]["from"] == changes["teacher"]
 
 
-def test_another_request_is_not_answered_by_an_old_one(place, tmp_path):
+def test_another_request_is_not_answered_by_an_old_one(place, tmp_path, capsys):
     work, (row,) = adapter(place, tmp_path / "out")
     assert not row["task"].done
     work(row)
     _, (again,) = adapter(place, tmp_path / "out")
     assert again["task"].done
+    status(str(tmp_path / "out"))
+    assert "done       one" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"holds results of another request \(steps was 10, now 20\)"):
         command(**asked(place, tmp_path / "out", steps=20))
 

@@ -18,12 +18,12 @@ from pipelines import jobs
 from pipelines.models import load_model, model_digest, model_version, tracking_uri
 from pipelines.problems import Problems
 from pipelines.raw.place import absolute, is_local, lasting, open_place
-from pipelines.results.files import claim_of, is_answered
+from pipelines.results.files import ADAPTED, claim_of, is_answered
 from pipelines.results.finding import find_sources
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, check_video, video_digest
 from pipelines.whole import listed, read_file, require_folder, require_new
-from train.adapt_video import ADAPTED, AdaptVideo, Task
+from train.adapt_video import AdaptVideo, Task
 from train.config import STEPS
 from train.label_split import deal
 from train.pseudo_labels import PseudoLabels, read_labels

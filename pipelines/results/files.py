@@ -96,6 +96,8 @@ WINDOW_FILE = re.compile(r"\d+\.geometry\.npz")
 
 RESULT = "result.json"
 """Written last: where it is, all other files are."""
+ADAPTED = "adapt.json"
+"""In the folder of a model that was adapted to a video: what was asked, and what came of it."""
 INDEX = "index.html"
 """Beside the folders of a job's results: leads to their pages."""
 
