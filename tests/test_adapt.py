@@ -191,6 +191,15 @@ def test_points_are_held_out_with_all_their_rows(exact):
     assert 0.15 < held.mean() < 0.25
 
 
+def test_of_many_labels_not_more_are_held_out_than_can_be_asked_again_and_again():
+    rng = np.random.default_rng(0)
+    times = np.zeros(60_000, np.int64)
+    points = rng.random((20_000, 2), np.float32).repeat(3, axis=0)
+    held = held_out_rows({"uv_norm": points, "t_src": times, "t_tgt": times, "t_cam": times})
+    assert 8000 < held.sum() <= 8192
+    assert (held.reshape(-1, 3).all(axis=1) == held.reshape(-1, 3).any(axis=1)).all()
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

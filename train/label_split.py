@@ -11,6 +11,7 @@ from train.config import MIN_POINTS
 from train.pseudo_labels import TIMES, Columns, PseudoLabels
 
 HELD_OUT_SHARE = 0.2  # of the points
+MOST_HELD_OUT = 8192  # rows: they are all asked about every few steps, and more would take longer than these
 SEED = 0
 
 
@@ -78,8 +79,11 @@ def held_out_rows(columns: Columns) -> Bool[np.ndarray, "Q"]:
     """Rows to judge by: those of a share of the points, all rows of a point together, because what is known of it at
     one time nearly tells where it is at the next. Always the same ones."""
     number = point_numbers(columns)
-    count = int(number.max()) + 1
-    chosen = np.random.default_rng(SEED).permutation(count)[: max(1, round(HELD_OUT_SHARE * count))]
+    rows_of = np.bincount(number)
+    wanted = max(1, round(HELD_OUT_SHARE * len(rows_of)))
+    chosen = np.random.default_rng(SEED).permutation(len(rows_of))[:wanted]
+    fits = np.cumsum(rows_of[chosen]) <= MOST_HELD_OUT
+    chosen = chosen[: max(1, int(fits.sum()))]
     return np.isin(number, chosen)
 
 
