@@ -43,7 +43,7 @@ def test_a_model_is_scored_and_its_predictions_again_without_it(clips: Path, tmp
     out = tmp_path / "scores"
     metrics = evaluate("tapvid3d", model=str(tmp_path / "model"), data=[str(clips)], out=str(out))
     assert metrics["clips"] == {"found": 3, "scored": 3, "failed": {}}
-    assert "none of a published list" in metrics["title"]
+    assert metrics["title"] == "TAPVid-3D: clips of no published list"
     assert "windows of 4, each with 2 frames in common" in metrics["window_rule"]
     assert set(metrics["scores"]) == {"adt", "drivetrack", "pstudio"}
     assert 0 <= metrics["overall"]["median.apd"] <= 1

@@ -1,6 +1,7 @@
 """Depth and poses on analytic recordings in their official layouts: the readers give what the scene is, exact answers
 score perfectly, and each planted fault costs what it must."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Sequence
 from pipelines.synthesize import bonn, kitti, sintel, tum
 from pipelines.synthesize.scene import Scene
+from pipelines.truth.verdict import judge
 from tests.benchmark_clips import Asked, only_clip
 
 LAYOUTS = {"sintel": sintel, "bonn": bonn, "tum": tum, "kitti": kitti}
@@ -146,3 +148,18 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     camera.write_bytes(camera.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"frame_0003.cam in .* is no whole|frame_0003.cam in .* is no .cam of Sintel"):
         load_benchmark("depth").open(only_clip("depth", tmp_path))
+
+
+def test_audit_finds_that_depth_and_cameras_fit(recording) -> None:
+    """And that they would not, were the poses read the other way round."""
+    key, _, _, sequence = recording
+    if key == "kitti":  # has no poses
+        assert judge(sequence).outcome == "undecidable"
+        return
+    assert judge(sequence).outcome == "fits"
+    cameras = sequence.cameras
+    sequence.cameras = replace(cameras, world_from_cam=inverse(cameras.world_from_cam))
+    try:
+        assert judge(sequence).outcome == "misfit"
+    finally:
+        sequence.cameras = cameras

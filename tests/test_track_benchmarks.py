@@ -134,6 +134,8 @@ def test_a_published_list_is_known_by_its_names(tmp_path: Path) -> None:
         ({"fx_fy_cx_cy": np.array([0.0, 1, 2, 3])}, "focal lengths are above 0"),
         ({"images_jpeg_bytes": np.array([b"no image"] * FRAMES)}, "cannot be read as an image"),
         ({"visibility": None}, "has no visibility"),
+        ({"tracks_XYZ": np.full((FRAMES, 128, 3), 3000.0), "queries_xyt": None}, "are they in millimetres"),
+        ({"fx_fy_cx_cy": np.array([300.0, 300, 256, 256])}, "intrinsics of .* but images are"),
         ({"queries_xyt": np.full((4, 3), 99.0)}, "queries_xyt"),
     ],
 )

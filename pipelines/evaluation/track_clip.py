@@ -17,15 +17,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
-from pipelines.geometry import inverse, transform
+from pipelines.geometry import check_fit, inverse, transform
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.images import decode_rgb
 from pipelines.raw.npz import Npz
 from pipelines.results.sources import Video
 from pipelines.truth.clips import resize
 
+FARTHEST = 500.0  # metres in the median; a street is a tenth of that
 FPS = 30.0  # of the pictures alone
 
 
@@ -45,6 +46,12 @@ class TrackClip:
 
     def __len__(self) -> int:
         return len(self.jpegs)
+
+    @property
+    def intrinsics(self) -> Float64[np.ndarray, "3 3"]:
+        """In the file's own pixels."""
+        fx, fy, cx, cy = self.fx_fy_cx_cy
+        return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
     def first(self, frames: int) -> "TrackClip":
         """Its first frames only."""
@@ -136,7 +143,7 @@ def read_track_clip(folder: str, path: str) -> TrackClip:
         raise ValueError(f"{where} has no images_jpeg_bytes: its images come from a script of the benchmark's authors")
     jpegs = npz.byte_strings("images_jpeg_bytes")
     _check(found, len(jpegs), where)
-    return TrackClip(
+    clip = TrackClip(
         where=where,
         jpegs=jpegs,
         tracks=found["tracks_XYZ"],
@@ -145,6 +152,8 @@ def read_track_clip(folder: str, path: str) -> TrackClip:
         cam_from_world=found["extrinsics_w2c"],
         queries=found["queries_xyt"],
     )
+    check_fit(clip.intrinsics, clip.size, where)
+    return clip
 
 
 def _check(found: dict[str, np.ndarray | None], frames: int, where: str) -> None:
@@ -161,12 +170,8 @@ def _check(found: dict[str, np.ndarray | None], frames: int, where: str) -> None
     focal = found["fx_fy_cx_cy"]
     if not (np.isfinite(focal).all() and (focal[:2] > 0).all()):
         raise ValueError(f"fx_fy_cx_cy of {where} are {focal.tolist()}: focal lengths are above 0")
-    if not np.isfinite(tracks[found["visibility"] > 0]).all():
+    seen = tracks[found["visibility"] > 0]
+    if not np.isfinite(seen).all():
         raise ValueError(f"tracks_XYZ of {where} are not finite where they are visible: download it again")
-
-
-def read_depth_maps(folder: str, path: str, frames: int) -> Float32[np.ndarray, "T H W"] | None:
-    """Of the first frames; None where the clip has none."""
-    npz = Npz(RawFolder(folder), path)
-    shape = npz.shape("depth_map")
-    return None if shape is None else npz.rows("depth_map", np.arange(min(frames, shape[0])))
+    if len(seen) and (far := float(np.median(np.linalg.norm(seen, axis=-1)))) > FARTHEST:
+        raise ValueError(f"tracks_XYZ of {where} are {far:.0f} m away in the median: are they in millimetres?")

@@ -44,6 +44,8 @@ class Found:
     """Clips of the published list that are not there, as SUBSET/NAME."""
     title: str
     """Which list it is; if it is not a whole one, that says so."""
+    subsets: dict[str, str]
+    """Of each subset, how much of it there is."""
 
 
 @runtime_checkable

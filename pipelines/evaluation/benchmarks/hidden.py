@@ -54,7 +54,7 @@ class Hidden(Benchmark):
             raise ValueError(
                 f"no {SUBSET}/*.npz in {', '.join(data)}: python -m pipelines synthesize hidden --frames 200 --out DIR"
             )
-        return Found(sorted(clips), [], f"{len(clips)} synthetic scenes")
+        return Found(sorted(clips), [], "synthetic scenes", {SUBSET: f"{len(clips)} clips"})
 
     def open(self, clip: ClipName) -> TrackClip:
         return read_track_clip(clip.data, f"{SUBSET}/{clip.name}.npz")
@@ -88,7 +88,7 @@ class Hidden(Benchmark):
         return row
 
     def picture(self, truth: TrackClip, prediction: Prediction, title: str) -> np.ndarray:
-        return track_sheet(truth, prediction["tracks_XYZ"], prediction["visibility"], truth.tracks, title)
+        return track_sheet(truth, prediction["tracks_XYZ"], truth.tracks, title)
 
 
 BENCHMARK = Hidden()
@@ -96,8 +96,7 @@ BENCHMARK = Hidden()
 
 def in_image(truth: TrackClip) -> Bool[np.ndarray, "T N"]:
     """Whether a point is before the camera and where an image pixel is."""
-    fx, fy, cx, cy = truth.fx_fy_cx_cy
-    uv = project(truth.tracks, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]))
+    uv = project(truth.tracks, truth.intrinsics)
     return (truth.tracks[..., 2] > 0) & (uv >= 0).all(axis=-1) & (uv < truth.size[::-1]).all(axis=-1)
 
 

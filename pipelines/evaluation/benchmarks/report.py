@@ -71,6 +71,7 @@ def summarise(bench: Benchmark, found: Found, scored: dict[ClipName, Scores], fa
         "rules": bench.rules,
         "data": {"digest": digest.hexdigest(), "places": sorted({clip.data for clip in found.clips})},
         "clips": {"found": len(found.clips), "scored": len(scored), "failed": dict(sorted(failed.items()))},
+        "subsets": found.subsets,
         "missing": list(found.missing),
         "headline": bench.headline,
         "scores": scores,

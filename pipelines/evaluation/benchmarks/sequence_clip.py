@@ -76,7 +76,7 @@ class SequenceClip:
 
 def find_sequences(key: str, data: Sequence[str]) -> Found:
     """Of each dataset that lies in the folders, the sequences of the published list; if none of it is there, all."""
-    clips, missing, titles = [], [], []
+    clips, missing, told, whole = [], [], {}, True
     for subset, rule in protocol(key).items():
         there = [
             ClipName(subset, name, place) for place in data for name in sorted(reader(subset).names(RawFolder(place)))
@@ -85,18 +85,16 @@ def find_sequences(key: str, data: Sequence[str]) -> Found:
             continue
         listed = set(rule["sequences"])
         chosen = [clip for clip in there if clip.name.rpartition("/")[2] in listed]
-        title = f"{subset} {len(chosen)} of {len(listed)} sequences"
-        if len(chosen) < len(listed):
-            title += ", NOT the published list"
+        told[subset] = f"{len(chosen)} of {len(listed)} sequences"
+        whole &= len(chosen) == len(listed)
         if chosen:
             missing += sorted(f"{subset}/{name}" for name in listed - {clip.name.rpartition("/")[2] for clip in chosen})
         else:
-            title = f"{subset}, {len(there)} sequences, none of the published list"
+            told[subset] = f"{len(there)} sequences, none of the published list"
         clips += chosen or there
-        titles.append(title)
     if not clips:
         raise ValueError(f"none of {', '.join(protocol(key))} in {', '.join(data)}: give folders as they are shipped")
-    return Found(clips, missing, "; ".join(titles))
+    return Found(clips, missing, ", ".join(told) + ("" if whole else ", NOT the published lists"), told)
 
 
 def open_clip(key: str, clip: ClipName) -> SequenceClip:

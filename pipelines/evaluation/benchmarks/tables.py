@@ -20,7 +20,8 @@ import yaml
 from pipelines.catalog import FOLDER
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, Scores
 
-NOT_RUN = "not run"
+NOT_RUN, NOTHING = "not run", "none"
+"""None: there was nothing to count, or all of it was spoiled by what is not finite."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def published(given: dict[str, Any], metrics: dict[str, Any]) -> Table:
     factor, digits, columns = given.get("factor", 1), given.get("digits", 3), given["columns"]
     fits = all(metrics.get(name) == value for name, value in given.get("requires", {}).items())
     rows = [[name, *(_cell(value, digits) for value in values)] for name, *values in given["rows"]]
-    ours = [score_at(metrics, path) if fits else None for path in columns.values()]
-    rows.append([f"**{ours_name(metrics)}**", *(_cell(x if x is None else factor * x, digits) for x in ours)])
+    ours = [score_at(metrics, path) if fits else NOT_RUN for path in columns.values()]
+    cells = [_cell(factor * x if isinstance(x, float) else x, digits) for x in ours]
+    rows.append([f"**{ours_name(metrics)}**", *cells])
     title = f"{given['title']} ({metrics['title']})"
     return Table(title, f"Published rows: {given['source']}.", ["method", *columns], rows)
 
@@ -75,9 +77,10 @@ def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
         names = dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key))
         rows = []
         for name in names:
-            values = [scores.get(f"{name}.{metric}") for metric in bench.shown]
+            values = [scores.get(f"{name}.{metric}", NOT_RUN) for metric in bench.shown]
             rows.append([name, *(_cell(value, 4) for value in values)])
-        title = f"{metrics['title']}. {subset}, {scores['clips']} clips: every variant of {ours_name(metrics)}"
+        told = metrics["subsets"].get(subset, "mean over subsets")
+        title = f"{bench.title}, {subset} ({told}): every variant of {ours_name(metrics)}"
         tables.append(Table(title, "", ["variant", *bench.shown], rows))
     return tables
 
@@ -86,11 +89,11 @@ def _is_shown(bench: Benchmark, key: str) -> bool:
     return key.rpartition(".")[2] in bench.shown and "." in key
 
 
-def score_at(metrics: dict[str, Any], path: str) -> float | None:
-    """SUBSET.VARIANT.METRIC"""
+def score_at(metrics: dict[str, Any], path: str) -> float | str | None:
+    """SUBSET.VARIANT.METRIC; `NOT_RUN` where there is no such score."""
     subset, _, score = path.partition(".")
     scores: Scores | None = metrics["overall"] if subset == "overall" else metrics["scores"].get(subset)
-    return (scores or {}).get(score)
+    return (scores or {}).get(score, NOT_RUN)
 
 
 def ours_name(metrics: dict[str, Any]) -> str:
@@ -100,7 +103,9 @@ def ours_name(metrics: dict[str, Any]) -> str:
 
 
 def _cell(value: Any, digits: int) -> str:
-    return NOT_RUN if value is None else f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
+    if value is None:
+        return NOTHING
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else str(value)
 
 
 STYLE = (

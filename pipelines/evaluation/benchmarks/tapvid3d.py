@@ -119,7 +119,7 @@ class TapVid3d(Benchmark):
         return plain_means(scores) | {"clips": sum(subset["clips"] for subset in subsets.values())}
 
     def picture(self, truth: TrackClip, prediction: Prediction, title: str) -> np.ndarray:
-        return track_sheet(truth, prediction["tracks_XYZ"], prediction["visibility"], truth.tracks, title)
+        return track_sheet(truth, prediction["tracks_XYZ"], truth.tracks, title)
 
 
 BENCHMARK = TapVid3d()
@@ -137,13 +137,14 @@ def against_splits(clips: list[ClipName]) -> Found:
         if not best or len(names & there) > len(listed & there):
             best, listed = split, names
     shared = len(listed & there)
+    told = {subset: f"{sum(clip.subset == subset for clip in clips)} clips" for subset in sorted(subsets)}
     if not shared:
-        return Found(clips, [], f"{len(clips)} clips, none of a published list")
+        return Found(clips, [], "clips of no published list", told)
     title = f"{best}, {', '.join(sorted(subsets))}"
     if shared < len(listed) or len(there) > shared:
         others = f" and {len(there) - shared} others" if len(there) > shared else ""
         title += f": {shared} of its {len(listed)} clips{others}, NOT the published subset"
-    return Found(clips, sorted(listed - there), title)
+    return Found(clips, sorted(listed - there), title, told)
 
 
 def world_scores(truth: TrackClip, predicted: np.ndarray, focal: float) -> Scores:
