@@ -75,6 +75,7 @@ def test_exact_depth_scores_perfectly_and_faults_cost(recording) -> None:
         assert row[f"{alignment}.abs_rel"] < 1e-3
         assert row[f"{alignment}.delta1"] == 1
     assert row["scale_exact.scale"] == pytest.approx(1, abs=1e-3)
+    assert len(row["digest"]) == 32
 
     far = {"depth": 1.5 * exact["depth"]}
     row = asked.scores(far)
