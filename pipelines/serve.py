@@ -34,19 +34,18 @@ def serve(
     require_free(host, port)
 
     loading("PyTorch", "MLflow", "Ray")
-    from ray import serve as ray_serve
-
     from pipelines.cluster import connect
-    from pipelines.service.app import NAME, Settings, application
+    from pipelines.service import app
     from pipelines.service.limits import Limits
 
+    settings, config = app.checked(app.Settings(model=model, replicas=replicas, memory_gb=memory_gb))
     connect()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    answering = application(Settings(model=model, replicas=replicas, memory_gb=memory_gb), Limits())
+    answering = app.application(settings, config, Limits())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` ends it as Ctrl-C does
     try:
-        ray_serve.start(http_options={"host": host, "port": port})
-        ray_serve.run(answering, name=NAME, route_prefix="/")
+        app.serve.start(http_options={"host": host, "port": port})
+        app.serve.run(answering, name=app.NAME, route_prefix="/")
         print(f"send videos to http://{host}:{port}/clips; Ctrl-C ends it", flush=True)
         threading.Event().wait()
     except RuntimeError as error:  # of Serve, for a replica that does not start
@@ -54,4 +53,4 @@ def serve(
     except KeyboardInterrupt:
         print("ending", flush=True)
     finally:
-        ray_serve.delete(NAME)
+        app.serve.delete(app.NAME)

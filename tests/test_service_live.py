@@ -25,7 +25,7 @@ from model import D4RT, ModelConfig, checkpoints, recipes
 from pipelines.pictures.video_file import write_video
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, read_video
-from pipelines.service.app import NAME, Settings, application
+from pipelines.service.app import NAME, Settings, application, checked
 from pipelines.service.limits import Limits, clip_bytes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import tests
@@ -63,7 +63,7 @@ def start(settings: Settings, limits: Limits, port: int) -> None:
     from ray import serve
 
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(application(settings, limits), name=NAME, route_prefix="/")
+    serve.run(application(*checked(settings), limits), name=NAME, route_prefix="/")
 
 
 @pytest.fixture(scope="module")

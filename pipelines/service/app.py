@@ -156,15 +156,21 @@ class Settings(BaseModel):
 
 def build(settings: Settings) -> serve.Application:
     """What a configuration file names (`infra/kubernetes/service`): it takes nothing but what the file says."""
-    return application(settings, Limits())
+    return application(*checked(settings), Limits())
 
 
-def application(settings: Settings, limits: Limits) -> serve.Application:
-    """This process is connected to Ray. ValueError for a model that cannot be loaded, or no clip of it be held."""
+def checked(settings: Settings) -> tuple[Settings, ModelConfig]:
+    """The same with the version of the model that an alias means now, and its config. ValueError for a model that
+    cannot be loaded, or no clip of it be held. Needs no Ray."""
     version = model_version(settings.model)
     config = load_model(version).config
     if settings.memory_gb is not None:
-        held_bytes(settings.memory_gb, config, 0)  # refuses what is too little, before anything starts
+        held_bytes(settings.memory_gb, config, 0)
+    return settings.model_copy(update={"model": version}), config
+
+
+def application(settings: Settings, config: ModelConfig, limits: Limits) -> serve.Application:
+    """Of what is checked; this process is connected to Ray."""
     backpressure = BackpressureConfig(status_code=HTTPStatus.TOO_MANY_REQUESTS, retry_after_s=RETRY_SECONDS)
     models = serve.deployment(
         Answerer,
@@ -176,7 +182,7 @@ def application(settings: Settings, limits: Limits) -> serve.Application:
         health_check_period_s=5,
         ray_actor_options=model_resources(),
         request_router_config=RequestRouterConfig(request_router_class=ByClip),
-    ).bind(version, tracking_uri(), settings.memory_gb, limits)
+    ).bind(settings.model, tracking_uri(), settings.memory_gb, limits)
     doors = serve.deployment(
         Door,
         name="door",
