@@ -19,10 +19,13 @@ import grpc
 import psutil
 import ray
 import ray.data
+from ray._private.grpc_utils import init_grpc_channel  # a channel with the token of this process
+from ray.exceptions import AuthenticationError
 
 ROOT = Path(__file__).resolve().parent.parent
 START_ATTEMPTS = 4
 ANSWER_SECONDS = 60
+WHO = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what every client of Ray asks first
 # A socket's path has 103 bytes on all systems; /session_2026-11-28_05-26-12_504000_4194304/sockets/plasma_store is 65.
 LONGEST_FOLDER = 103 - 65
 OBJECT_STORE_PER_CORE = 512 << 20  # of a private cluster: blocks under way, it never holds a dataset
@@ -111,16 +114,29 @@ def connect(held: int = 0) -> None:
 
 
 def require_answer(address: str, seconds: int = ANSWER_SECONDS) -> None:
-    """ValueError if nothing speaks gRPC at HOST:PORT within so many seconds: Ray itself would try for a quarter of an
-    hour. Other addresses are Ray's affair."""
+    """ValueError if nothing speaks gRPC at HOST:PORT within so many seconds, or it does not let this process in: Ray
+    itself would try for long, and say it at length. Other addresses are Ray's affair."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or os.environ.get("RAY_USE_TLS") == "1":
         return
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
-        try:
+    try:
+        with init_grpc_channel(f"{host}:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=seconds)
-        except grpc.FutureTimeoutError as error:
-            raise ValueError(_no_cluster(address, f"no answer in {seconds} seconds")) from error
+            channel.unary_unary(WHO)(b"", timeout=seconds)
+    except grpc.FutureTimeoutError as error:
+        raise ValueError(_no_cluster(address, f"no answer in {seconds} seconds")) from error
+    except AuthenticationError as error:
+        raise ValueError(_no_token(address)) from error
+    except grpc.RpcError as error:  # anything else than a refusal, Ray says itself
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise ValueError(_no_token(address)) from error
+
+
+def _no_token(address: str) -> str:
+    return (
+        f"the Ray cluster at RAY_ADDRESS={address} asks for a token, and this process has none or another one: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with the cluster's"
+    )
 
 
 def _no_cluster(address: str, reason: object) -> str:
