@@ -23,11 +23,12 @@ ROOT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).parent / "ray")
 CLIPS = "--split all --frames 4 --image-size 64 --queries 64"
 STARTED_SECONDS, JOB_SECONDS = 120, 180
+TOKEN = "0123456789abcdef" * 4
 
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
-    """Address of the dashboard of a cluster of its own, which ends with its processes."""
+def cluster() -> Iterator[tuple[str, str]]:
+    """Addresses of a cluster of its own, which asks for a token and ends with its processes: for jobs, and of Ray."""
     gcs, dashboard, agent, metrics, client = free_ports(5)
     with tempfile.TemporaryDirectory(prefix="rj", dir="/tmp", ignore_cleanup_errors=True) as folder:
         command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
@@ -39,7 +40,7 @@ def dashboard() -> Iterator[str]:
             head = psutil.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_for_answer(f"{address}/api/jobs/", head, Path(folder, "log"))
-            yield address
+            yield address, f"127.0.0.1:{gcs}"
         finally:
             children = head.children(recursive=True)
             for process in [head, *children]:
@@ -47,17 +48,23 @@ def dashboard() -> Iterator[str]:
             psutil.wait_procs([head, *children], timeout=20)
 
 
+@pytest.fixture
+def dashboard(cluster) -> str:
+    return cluster[0]
+
+
 def environment() -> dict[str, str]:
-    """Without what says that there is a cluster already."""
+    """With the token, and without what says that there is a cluster already."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def wait_for_answer(url: str, head: psutil.Popen, log: Path) -> None:
     end = time.monotonic() + STARTED_SECONDS
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+            urllib.request.urlopen(asked, timeout=5).close()
             return
         except (urllib.error.URLError, OSError):
             if head.poll() is not None or time.monotonic() > end:
@@ -82,6 +89,17 @@ def ray_job(dashboard: str, word: str, *rest: str) -> tuple[int, str]:
         timeout=JOB_SECONDS,
     )
     return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": TOKEN[::-1]}])
+def test_who_has_no_token_or_another_one_is_told_so_at_once(cluster, given):
+    command = "from pipelines.cluster import connect; connect()"
+    known = environment() | {"RAY_ADDRESS": cluster[1]} | given
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, env=known, capture_output=True, text=True, timeout=60
+    )
+    assert f"ValueError: the Ray cluster at RAY_ADDRESS={cluster[1]} asks for a token" in done.stderr
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ import msgpack
 import numpy as np
 import pytest
 import torch
+from conftest import free_ports
 
-from model import D4RT, ModelConfig, Queries
+from model import D4RT, ModelConfig, Queries, checkpoints
 from model.decoder import Prediction
+from pipelines import cluster
 from pipelines.pictures.video_file import write_video
+from pipelines.serve import serve
 from pipelines.service.batches import Batches
 from pipelines.service.clips import Clips, bytes_of
 from pipelines.service.footage import Chosen, read_clip
@@ -69,6 +72,23 @@ def test_a_device_must_have_room_for_one_clip():
     assert held_bytes(0.001, TINY, 0) == 1_000_000 and held_bytes(None, TINY, 8_000_000) == 4_000_000
     with pytest.raises(ValueError, match=r"a clip of this model takes \S+ GB .* 1e-06 GB for clips: .*--memory-gb"):
         held_bytes(1e-6, TINY, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"replicas": 0}, "--replicas 0 must be at least 1"),
+        ({"memory_gb": -1.0}, "--memory-gb -1 must be above 0"),
+        ({"port": 70000}, "--port 70000 must be from 1 to 65535"),
+        ({"memory_gb": 1e-6}, "a clip of this model takes .*: give more with --memory-gb"),
+        ({"model": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_ray_starts(model, tmp_path, monkeypatch, options, words):
+    checkpoints.save(model, tmp_path / "checkpoint")
+    monkeypatch.setattr(cluster, "connect", lambda: pytest.fail("Ray starts"))
+    with pytest.raises(ValueError, match=words):
+        serve(**{"model": str(tmp_path / "checkpoint"), "port": free_ports(1)[0]} | options)
 
 
 def test_what_comes_while_the_model_is_busy_is_answered_together_and_each_gets_its_own(model):
