@@ -137,6 +137,33 @@ def test_what_is_wrong_is_said_in_words(service):
     assert [requests.delete(url, timeout=60).status_code for _ in range(2)] == [204, 404]
 
 
+def process_of(deployment: str) -> psutil.Process:
+    (process,) = [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if any(f"ServeReplica:{NAME}:{deployment}" in word for word in each.cmdline())
+    ]
+    return process
+
+
+def test_what_was_asked_is_not_kept(service):
+    """200 times 130 KB, of which some is left to allocators."""
+    clip, door = service.send().json()["clip"], process_of("door")
+    times = [0] * 4096
+    with requests.Session() as session:
+        for number in range(300):
+            if number == 100:
+                before = door.memory_full_info().uss
+            question = {"uv_norm": bytes(8 * 4096), "t_src": bytes(4 * 4096), "t_tgt": times, "t_cam": 0}
+            session.post(
+                f"{service.url}/clips/{clip}/answers",
+                data=msgpack.packb(question),
+                headers={"Content-Type": "application/msgpack"},
+                timeout=60,
+            ).raise_for_status()
+    assert door.memory_full_info().uss - before < 10e6
+
+
 def right(service: Service, clip: str, xyz: np.ndarray) -> int:
     """The status of a question of 4,000 queries. AssertionError for an answer that is wrong, or a refusal without
     words."""
@@ -161,11 +188,7 @@ def test_too_many_are_refused_and_those_that_are_not_are_answered_rightly(servic
 
 def test_a_model_that_is_killed_under_load_gives_no_wrong_answer_and_comes_back(service):
     clip, xyz = service.send().json()["clip"], service.expected().xyz[0].numpy()
-    (model,) = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any("ServeReplica:d4rt:model" in word for word in process.cmdline())
-    ]
+    model = process_of("model")
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(right, service, clip, xyz) for _ in range(TRIES)]
         while not any(each.done() for each in asked):

@@ -28,3 +28,9 @@ class ByClip(RequestRouter):
             return [candidate_replicas]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         return [[by_name[home(clip, by_name)]]]
+
+    def _remove_pending_request_from_indices(self, pending_request: PendingRequest) -> None:
+        """Also from the index by clip, which Serve cleans for its own routers alone: it would keep all that was ever
+        asked."""
+        super()._remove_pending_request_from_indices(pending_request)
+        self._pending_requests_by_model_id.pop(pending_request.metadata.multiplexed_model_id, None)
