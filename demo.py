@@ -123,7 +123,7 @@ def main() -> None:
     for picture in ("inspect", "loss.png", "evaluation", "results"):
         print(f"    {OUT}/{picture}")
     print("The model, asked about a video of yours, and the curves of its training:")
-    print(f"    {registry} python -m pipelines infer --model {MODEL} --video VIDEO --num-frames 4 --out {OUT}/mine")
+    print(f"    {registry} python -m pipelines infer --model {MODEL} --video VIDEO --out {OUT}/mine")
     print(f"    {registry} mlflow ui")
 
 

@@ -5,7 +5,7 @@
 | ValueError: what was given is wrong      | `error: ` and its words | 2         |
 | a failure that the command knows         | `error: ` and its words | 1         |
 | a disk without room                      | `error: ` and its words | 2         |
-| Ctrl-C                                   |                         | 130       |
+| Ctrl-C; SIGTERM to a job on Ray          |                         | 130       |
 | nobody reads the output any more: `head` |                         | 141       |
 
 130 and 141 are what a shell gives for SIGINT and SIGPIPE. Anything else is a mistake of ours, with a traceback.

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -108,6 +109,9 @@ def connect(held: int = 0) -> None:
             raise ValueError(_no_cluster(address, error)) from error
     else:
         _start(held)
+    if threading.current_thread() is threading.main_thread():
+        # SIGTERM ends a job as Ctrl-C does; Ray would print a stack and abort.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Every job shows its own progress, in its own terms.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -112,11 +112,14 @@ def infer(
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
-        least = max(2, num_frames or 0)
+        least = 2 if num_frames is None else num_frames
         selection = Selection(start=start, step=step, fps=fps, num_frames=least)
-        for source in sources[:READERS]:
-            with problems.noted():
+        unread, looked_at = Problems(), sources[:READERS]
+        for source in looked_at:
+            with unread.noted():
                 check_video(source, selection)
+        if len(unread.reasons) == len(looked_at):  # else it is no reason to leave the others
+            problems.reasons += unread.reasons
     problems.refuse()
 
     loading("PyTorch", "MLflow", "Ray")
@@ -139,16 +142,20 @@ def infer(
         "model": {"uri": model, "version": version, "digest": digest, "config": loaded.config.to_dict()},
     }
     del loaded
-    todo = _undone(sources, selection, asked, out, request)
-    if len(todo) < len(sources):
-        print(f"{len(sources) - len(todo)} of {len(sources)} videos were done before")
+    todo, failed = _undone(sources, selection, asked, out, request)
+    if before := len(sources) - len(todo) - len(failed):
+        print(f"{before} of {len(sources)} videos were done before")
+    if failed and (dry_run or not todo):
+        raise ValueError(_list_of(failed, sources, out))
+    for name, reason in sorted(failed.items()):
+        print(f"left out {name}: {reason}")
     if dry_run:
         print(f"ready: {len(todo)} of {len(sources)} videos to do with {version}, into {out}")
         return
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "asked": asked}
     arguments |= {"out": out, "about": about, "memory_gb": memory_gb}
-    failed, noted = {}, {}
+    noted = {}
     rows = [asdict(source) for source in todo]
     for outcome in jobs.run_models(Reconstruct, arguments, rows, label="infer", unit="video", at_once=VIDEOS_AT_ONCE):
         source = Source(**outcome.row)
@@ -161,10 +168,9 @@ def infer(
     write_index(out, failed)
     for line in alike(noted):
         print(f"noted {line}")
+    print(f"to look at: {out}/index.html")
     if failed:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
-        others = f", the others are in {out}" if len(failed) < len(sources) else ""
-        raise ValueError(f"{len(failed)} of {len(sources)} videos failed{others}\n{listed}")
+        raise ValueError(_list_of(failed, sources, out))
 
 
 def _parse_tasks(tasks: str) -> tuple[str, ...]:
@@ -173,27 +179,40 @@ def _parse_tasks(tasks: str) -> tuple[str, ...]:
     return tuple(sorted(chosen, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)))
 
 
+def _list_of(failed: dict[str, str], sources: list[Source], out: str) -> str:
+    listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
+    others = f", the others are in {out}" if len(failed) < len(sources) else ""
+    return f"{len(failed)} of {len(sources)} videos failed{others}\n{listed}"
+
+
 def _undone(
     sources: list[Source], selection: Selection, asked: Asked, out: str, request: dict[str, Any]
-) -> list[Source]:
-    """Those without results of this request. ValueError, for all of them at once, where that cannot be answered."""
-    problems = Problems()
+) -> tuple[list[Source], dict[str, str]]:
+    """Those without results of this request; and of which, by name, that cannot be answered, and why.
+
+    ValueError, for all of them at once, where OUT has results of another request.
+    """
+    problems, failed = Problems(), {}
 
     def is_done(source: Source) -> bool:
         uri = f"{out}/{source.name}"
-        done = True
-        with problems.noted():
-            if read_file(f"{uri}/{RESULT}") is None:
-                done = False
+        done = read_file(f"{uri}/{RESULT}") is not None
+        try:
+            if not done:
                 asked.check(*check_video(source, selection), str(source))
-                if listed(uri):
-                    require_new(uri, claim_of(request | {"video": video_digest(source, selection)}))
-            else:
-                is_answered(uri, request | {"video": video_digest(source, selection)})
+            claim = request | {"video": video_digest(source, selection)}
+        except ValueError as error:
+            failed[source.name] = str(error)
+            return True
+        with problems.noted():
+            if done:
+                is_answered(uri, claim)
+            elif listed(uri):
+                require_new(uri, claim_of(claim))
         return done
 
     with ThreadPoolExecutor(READERS) as pool:
         answers = tqdm(pool.map(is_done, sources), total=len(sources), desc="check", unit="video", delay=2)
         todo = [source for source, done in zip(sources, answers, strict=True) if not done]
     problems.refuse()
-    return todo
+    return todo, failed

@@ -127,7 +127,7 @@ def test_what_did_not_go_together_is_noted(found, oracle, video):
     wild = Oracle(oracle.scene, Faults(noise=0.3), clip_frames=WINDOW)
     results, report = reconstruct(wild, video, Asked(tasks=("tracks",), grid=GRID))
     notes = notes_on(results, report["windows"])
-    assert len(notes) == 1 and " of its tracks are lost before the end" in notes[0]
+    assert len(notes) == 1 and " of its tracks are lost on the way" in notes[0]
 
 
 def test_answers_that_are_no_numbers_are_noted_and_never_all_written(oracle, video):

@@ -148,8 +148,7 @@ def announce(uri: str, name: str, alias: str) -> None:
     moved = uri == f"models:/{name}/{bearer}"
     print(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
     model = f"models:/{name}@{alias}" if moved else uri
-    frames = tracking.clip_frames(name, uri.rpartition("/")[2])
-    print(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT --num-frames {frames}")
+    print(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT")
 
 
 OTHERS = {

@@ -66,7 +66,7 @@ def computing(config: TrainConfig, device: torch.device) -> Iterator[None]:
 def words(config: TrainConfig, device: torch.device) -> str:
     """On what and by which kernels a worker computes; ValueError if attention has no fused one on this GPU."""
     if device.type == "cpu":
-        return f"each worker has {torch.get_num_threads()} CPU threads; {config.precision}"
+        return f"CPU threads of each worker: {torch.get_num_threads()}; {config.precision}"
     kernel = attention_kernel(config.model, device, DTYPES[config.precision], config.dropout)
     return f"{torch.cuda.get_device_name(device)}; {config.precision}; attention by the {kernel} kernel"
 

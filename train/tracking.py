@@ -202,11 +202,6 @@ def bearer(name: str, alias: str) -> tuple[str, dict[str, str]] | None:
     return str(number), client.get_model_version(name, str(number)).tags
 
 
-def clip_frames(name: str, number: str) -> str | None:
-    """How many frames a version of a registered model takes at once, as its tag says."""
-    return mlflow.MlflowClient().get_model_version(name, number).tags.get(CLIP_FRAMES)
-
-
 def register(
     checkpoint: str | Path,
     name: str,

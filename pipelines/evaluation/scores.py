@@ -198,6 +198,8 @@ def score_table(scores: dict[str, dict[str, Any]]) -> str:
     lines = [" " * (width + 2) + "".join(f"{name:>12}" for name in scores)]
     for title, path, factor, form in ROWS:
         values = [reduce(getitem, path, score) for score in scores.values()]
+        if all(value is None for value in values):
+            continue  # of a confidence that is not calibrated, say
         cells = ["-" if value is None else format(factor * value, form) for value in values]
         lines.append(f"  {title:{width}}" + "".join(f"{cell:>12}" for cell in cells))
     queries = next(iter(scores.values()))["queries"]

@@ -51,6 +51,8 @@ class Asked:
         ):
             if not least <= value <= most:
                 problems.reasons.append(f"{option} {value} must be from {least} to {most}")
+        if self.points is not None and self.query_frame:
+            problems.reasons.append("--query-frame is of the grid: points of --points have a frame of their own, t")
         if unknown := sorted(set(self.tasks) - set(TASKS)):
             problems.reasons.append(f"--tasks has {', '.join(map(repr, unknown))}: choose from {', '.join(TASKS)}")
         for name, wanted in (("--tasks uncertainty", "uncertainty" in self.tasks), ("--forecast", self.forecast > 0)):

@@ -123,6 +123,7 @@ class Reconstruct:
         video = replace(video, notes=self._ask(video, plan, questions, kept))
         with self._answering, half_on_gpu(self.device):
             across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)))
+        self.progress[video.name] = f"{video.name}: joining windows, drawing"
         return jobs.aside(publish, self.out, video, plan, questions, across, about)()
 
     def _ask(self, video: Video, plan: WindowPlan, questions: Questions, kept: Kept) -> tuple[str, ...]:

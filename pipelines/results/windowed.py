@@ -152,10 +152,10 @@ def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, 
             )
             break
     if "tracks" in results and (lost := float((results["tracks"]["status"] == LOST).any(axis=1).mean())):
-        worst = max((window["seam"]["residual"] for window in windows[1:]), default=0.0)
+        least = min((window["seam"]["inliers"] for window in windows[1:]), default=1.0)
         notes.append(
-            f"{lost:.0%} of its tracks are lost before the end or the begin, where windows did not agree on them (the "
-            f"same points differ by up to {worst:.1%} between two windows)"
+            f"{lost:.0%} of its tracks are lost on the way, where two windows did not agree on them (of the points "
+            f"asked of both, {least:.0%} agree at the worst seam)"
         )
     return tuple(notes)
 
