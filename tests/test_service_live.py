@@ -147,12 +147,12 @@ def process_of(deployment: str) -> psutil.Process:
 
 
 def test_what_was_asked_is_not_kept(service):
-    """200 times 130 KB, of which some is left to allocators."""
+    """60 times 130 KB, and as much again while it travels; allocators keep some."""
     clip, door = service.send().json()["clip"], process_of("door")
     times = [0] * 4096
     with requests.Session() as session:
-        for number in range(300):
-            if number == 100:
+        for number in range(100):
+            if number == 40:
                 before = door.memory_full_info().uss
             question = {"uv_norm": bytes(8 * 4096), "t_src": bytes(4 * 4096), "t_tgt": times, "t_cam": 0}
             session.post(
@@ -161,7 +161,7 @@ def test_what_was_asked_is_not_kept(service):
                 headers={"Content-Type": "application/msgpack"},
                 timeout=60,
             ).raise_for_status()
-    assert door.memory_full_info().uss - before < 10e6
+    assert door.memory_full_info().uss - before < 6e6
 
 
 def right(service: Service, clip: str, xyz: np.ndarray) -> int:
