@@ -161,6 +161,7 @@ def infer(
         source = Source(**outcome.row)
         if outcome.failed:
             failed[source.name] = outcome.reason
+            tqdm.write(f"failed {source.name}: {outcome.reason}")
             continue
         tqdm.write(f"{out}/{source.name}")
         if outcome.result:

@@ -104,6 +104,8 @@ def _check_database(path: Path) -> None:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             versions = list(database.execute("SELECT * FROM alembic_version")) if "alembic_version" in tables else []
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            remedy = "another process writes to it; wait until it has ended, or look who holds it"
         raise ValueError(f"MLflow's database {path} cannot be read ({error}): {remedy}") from None
     if tables and not versions:
         kind = (

@@ -130,7 +130,7 @@ def results_status(folder: str, names: list[str]) -> list[str]:
     for name in names:
         if name == INDEX:
             continue
-        if name.endswith(WINDOWS):
+        if name.startswith(".") and name.endswith(WINDOWS):
             count = sum(WINDOW_FILE.fullmatch(file) is not None for file in listed(f"{folder}/{name}"))
             begun.append(f"begun      {count} windows of a video, kept in {name}: the same infer goes on behind them")
             continue

@@ -258,6 +258,9 @@ def test_points_are_read_from_csv_json_and_our_own_files(tmp_path):
         ("a.csv", "u,v,t\n0.5,0.5,0\n320,240,0\n", r"1 of 2 are outside the image, first point 1 at \[320.0, 240.0\]"),
         ("a.csv", "u,v,t\n0.5,nan,0\n", "outside the image"),
         ("a.csv", "u,v,t\n0.5,0.5,-1\n", "frames are counted from 0"),
+        ("a.csv", f"u,v,t\n0.5,0.5,{10**22}\n", "numbers all"),
+        ("a.csv", "u,v,t\n0.5,0.5,0,7\n", "a line has more values"),
+        ("a.json", f'{{"points": [[0.5, 0.5]], "t_src": [{10**22}]}}', "no video has so many"),
         ("a.json", '{"points": [[0, 0, 0]], "t_src": [0]}', 'it must be {"points"'),
         ("a.txt", "", r"must end with .csv, .json, .npz"),
     ],
@@ -266,6 +269,23 @@ def test_points_that_are_none_are_refused(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_points(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"points": np.array([["a", "b"]]), "t_src": np.array([0])}, r"--points .*: points is <U1, .* real numbers"),
+        ({"points": np.array([[0.5j, 0.5]]), "t_src": np.array([0])}, "points is complex128, it must be real"),
+        ({"points": np.array([[0.5, 0.5]]), "t_src": np.array([2**64 - 1], np.uint64)}, "no video has so many"),
+        ({"points": np.array([[0.5, 0.5]]), "t_src": np.array([0.0])}, "t_src is float64, it must be whole"),
+        ({"points": np.array([[0.5, None]]), "t_src": np.array([0])}, "--points .* has no readable array 'points'"),
+        ({"t_src": np.array([0])}, "--points .* has no readable array 'points'"),
+    ],
+)
+def test_arrays_that_are_no_points_are_refused_by_option_and_file(arrays, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        read_points(str(tmp_path / "a.npz"))
 
 
 def test_intrinsics_and_poses_are_read_strictly(tmp_path):
@@ -286,8 +306,17 @@ def test_intrinsics_and_poses_are_read_strictly(tmp_path):
     np.savez(tmp_path / "p.npz", world_from_cam=poses)
     np.testing.assert_array_equal(read_poses(str(tmp_path / "p.npz")).of(np.arange(5), "a video"), poses)
     np.savez(tmp_path / "scaled.npz", world_from_cam=poses * 2)
+    np.savez(tmp_path / "row.npz", world_from_cam=poses + np.diag([0, 0, 0, 1.0]))
+    np.savez(tmp_path / "text.npz", world_from_cam=np.full((3, 4, 4), "a"))
     (tmp_path / "seconds.txt").write_text("0.1 0 0 0 0 0 0 1\n0.2 0 0 0 0 0 0 1\n")
-    for name, message in (("scaled.npz", "each a rotation"), ("seconds.txt", "first column must be the frame")):
+    (tmp_path / "zero.txt").write_text("0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 0\n")
+    for name, message in (
+        ("scaled.npz", "each a rotation"),
+        ("seconds.txt", "first column must be the frame"),
+        ("row.npz", "the last row of each pose must be 0 0 0 1"),
+        ("text.npz", "--poses .*text.npz: world_from_cam is <U1"),
+        ("zero.txt", "a quaternion 0 0 0 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_poses(str(tmp_path / name))
     with pytest.raises(ValueError, match="hardly a pose of the frames of a video"):
@@ -299,6 +328,10 @@ def test_what_no_video_can_be_asked_is_refused_at_once():
         Asked(tasks=("depth", "uncertainty", "normals"), grid=0, forecast=-1)
     for part in ("'normals'", "--grid 0", "--forecast -1", "uncertainty is of tracks"):
         assert part in str(error.value)
+    with pytest.raises(ValueError, match="--depth-size 0 must be from 1"):
+        Asked(depth_size=0)
+    with pytest.raises(ValueError, match="--query-frame is of the grid"):
+        Asked(points=POINTS, query_frame=2)
     asked = Asked(query_frame=40)
     with pytest.raises(ValueError, match="--query-frame has frame 40; it has 40"):
         asked.check(np.arange(40), (96, 128), "it")

@@ -69,7 +69,7 @@ def require_equal(some: dict, others: dict) -> None:
 def test_windows_are_kept_as_they_were_said_and_joined_from_there(place, asked, tmp_path, request):
     plan, questions, answers = asked
     out = str(tmp_path) if place == "local" else request.getfixturevalue("s3_uri")
-    kept = Kept(out, {"video": "a"})
+    kept = Kept(out, "v", {"video": "a"})
     assert kept.done() == 0
     for number, said in enumerate(answers):
         kept.write(number, said)
@@ -80,14 +80,15 @@ def test_windows_are_kept_as_they_were_said_and_joined_from_there(place, asked, 
         whole(in_one_world(plan, answers, questions, NOTHING)[0]),
     )
     assert window_report(plan, windows) == window_report(plan, answers)
-    assert Kept(out, {"video": "b"}).done() == 0  # of another video nothing is done
+    assert Kept(out, "v", {"video": "b"}).done() == 0  # of another video nothing is done
+    assert Kept(out, "w", {"video": "a"}).done() == 0  # nor of the same one that is there twice
     kept.sweep()
     assert kept.done() == 0
 
 
 def test_going_on_from_disk_is_as_if_nothing_had_happened(oracle, video, asked, tmp_path):
     plan, questions, answers = asked
-    kept = Kept(str(tmp_path), {})
+    kept = Kept(str(tmp_path), "v", {})
     for number in range(2):
         kept.write(number, answers[number])
     encoded = oracle.encoded
@@ -135,7 +136,7 @@ def test_frames_are_held_as_long_as_they_are_asked_for(first, oracle, video, ask
 
 
 def test_a_window_counts_when_all_of_it_is_there(asked, tmp_path):
-    kept = Kept(str(tmp_path), {})
+    kept = Kept(str(tmp_path), "v", {})
     kept.write(0, asked[2][0])
     files = sorted(path.name for path in tmp_path.glob("*/*"))
     assert files == [f"00000.{name}.npz" for name in sorted(KINDS) if getattr(asked[2][0], name) is not None]
@@ -145,7 +146,7 @@ def test_a_window_counts_when_all_of_it_is_there(asked, tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
 def test_a_damaged_window_is_named_and_executes_nothing(damage, asked, tmp_path):
-    kept = Kept(str(tmp_path), {})
+    kept = Kept(str(tmp_path), "v", {})
     kept.write(0, asked[2][0])
     file = next(tmp_path.glob("*/00000.depth.npz"))
     file.write_bytes(damage(file.read_bytes()))

@@ -45,7 +45,7 @@ class Asked:
         for option, value, least, most in (
             ("--grid", self.grid, 1, MAX_GRID),
             ("--dense-grid", self.dense_grid, 1, MAX_GRID),
-            ("--depth-size", self.depth_size or 1, 1, MAX_SIDE),
+            ("--depth-size", 1 if self.depth_size is None else self.depth_size, 1, MAX_SIDE),
             ("--query-frame", self.query_frame, 0, MAX_FRAMES),
             ("--forecast", self.forecast, 0, MAX_FRAMES),
         ):

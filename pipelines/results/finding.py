@@ -9,6 +9,7 @@ from pipelines.datasets import reader
 from pipelines.problems import Problems
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, open_place, reachable
+from pipelines.results.files import INDEX
 from pipelines.results.footage import IMAGES, VIDEOS, natural
 from pipelines.results.sources import Source
 from pipelines.whole import read_file
@@ -48,6 +49,10 @@ def find_sources(videos: list[str], dataset: str | None) -> list[Source]:
         found, problems = _each([uri for places in listed for uri in places], _sources_in, problems)
         sources = [source for each in found for source in each]
     for source in sources:
+        if source.name == INDEX:
+            problems.reasons.append(
+                f"{source} would be written to {INDEX}/, which is the name of the job's page: rename it"
+            )
         other = first.setdefault(source.name, source)
         if other is not source:
             problems.reasons.append(f"{other} and {source} would both be written to {source.name}/: rename one")

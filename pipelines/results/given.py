@@ -28,6 +28,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.raw.npz import Npz
 from pipelines.whole import read_file
 
+MOST_FRAMES = 2**31 - 1
 ROTATION_TOLERANCE = 1e-3
 """By which the upper left of a pose may differ from a rotation."""
 
@@ -139,6 +140,8 @@ def read_poses(uri: str) -> Poses:
         raise ValueError(
             f"--poses {uri} must have two poses or more, each a rotation and a position (off by {off:.1e}): {MANUAL}"
         )
+    if not np.array_equal(known[:, 3], np.broadcast_to([0, 0, 0, 1], (len(known), 4))):
+        raise ValueError(f"--poses {uri}: the last row of each pose must be 0 0 0 1")
     return poses
 
 
@@ -154,23 +157,31 @@ def _read(option: str, uri: str, kinds: dict[str, Callable[[str, bytes], Any]]) 
 
 def _points_of_csv(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode())))
-        values = [(float(row["u"]), float(row["v"]), int(row["t"])) for row in rows]
-    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--points {uri} must have the columns u,v,t, numbers all ({error!r})") from None
-    return np.array([value[:2] for value in values]).reshape(-1, 2), np.array([value[2] for value in values], np.int64)
+        reader = csv.DictReader(io.StringIO(content.decode()))
+        if missing := sorted(set("uvt") - set(reader.fieldnames or ())):
+            raise ValueError(f"no column {', '.join(missing)} in its first line")
+        rows = list(reader)
+        if any(None in row for row in rows):
+            raise ValueError("a line has more values than the first has names")
+        points = np.array([(float(row["u"]), float(row["v"])) for row in rows]).reshape(-1, 2)
+        t_src = np.array([int(row["t"]) for row in rows], np.int64)
+    except (UnicodeDecodeError, csv.Error, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"--points {uri} must have the columns u,v,t, numbers all ({error})") from None
+    return points, t_src
 
 
 def _points_of_json(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     remedy = 'it must be {"points": [[u, v], ...], "t_src": [t, ...]}'
     told = documents.parse(content, PointsDocument, f"--points {uri}", remedy, others="forbid")
+    if max(map(abs, told.t_src), default=0) > MOST_FRAMES:
+        raise ValueError(f"--points {uri} has frame {max(told.t_src, key=abs)}: no video has so many")
     return np.array(told.points).reshape(-1, 2), np.array(told.t_src, np.int64)
 
 
 def _points_of_npz(uri: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    points, t_src = (_array(uri, key) for key in ("points", "t_src"))
-    if t_src.dtype.kind not in "iu":
-        raise ValueError(f"--points {uri}: t_src is {t_src.dtype}, frames are whole numbers")
+    points, t_src = _array("--points", uri, "points"), _array("--points", uri, "t_src", kinds="iu")
+    if t_src.max(initial=0) > MOST_FRAMES:
+        raise ValueError(f"--points {uri} has frame {t_src.max()}: no video has so many")
     return points, t_src.astype(np.int64)
 
 
@@ -180,7 +191,7 @@ def _intrinsics_of_json(uri: str, content: bytes) -> Intrinsics:
 
 
 def _intrinsics_of_npz(uri: str, content: bytes) -> Intrinsics:
-    matrix = _array(uri, "intrinsics").astype(np.float64)
+    matrix = _array("--intrinsics", uri, "intrinsics").astype(np.float64)
     if matrix.shape != (3, 3):
         raise ValueError(f"--intrinsics {uri} has {matrix.shape}: (3, 3), one camera for all frames")
     pinhole = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
@@ -201,6 +212,8 @@ def _poses_of_tum(uri: str, content: bytes) -> Poses:
             f"--poses {uri}: its first column must be the frame, counted from 0 in the source, each once; times in "
             "seconds say nothing about which frame they are of"
         )
+    if not rows[:, 4:].any(axis=1).all():
+        raise ValueError(f"--poses {uri} has a quaternion 0 0 0 0, which is no rotation")
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, 3] = rows[:, 1:4]
     poses[:, :3, :3] = rotation_from_xyzw(rows[:, 4:])
@@ -208,12 +221,20 @@ def _poses_of_tum(uri: str, content: bytes) -> Poses:
 
 
 def _poses_of_npz(uri: str, content: bytes) -> Poses:
-    poses = _array(uri, "world_from_cam").astype(np.float64)
+    poses = _array("--poses", uri, "world_from_cam").astype(np.float64)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise ValueError(f"--poses {uri} has {poses.shape}: (T, 4, 4), one per frame")
     return Poses(poses, None)
 
 
-def _array(uri: str, key: str) -> np.ndarray:
+def _array(option: str, uri: str, key: str, kinds: str = "fiu") -> np.ndarray:
+    """ValueError if it is not there or no array of such numbers: real ones, or whole ones alone."""
     folder, name = posixpath.split(uri)
-    return Npz(RawFolder(folder or "."), name).rows(key)
+    try:
+        array = Npz(RawFolder(folder or "."), name).rows(key)
+    except ValueError as error:
+        raise ValueError(f"{option} {uri} has no readable array {key!r} ({error}): {MANUAL}") from None
+    if array.dtype.kind not in kinds:
+        numbers = "whole numbers" if kinds == "iu" else "real numbers"
+        raise ValueError(f"{option} {uri}: {key} is {array.dtype}, it must be {numbers}")
+    return array

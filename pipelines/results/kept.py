@@ -2,8 +2,8 @@
 
 OUT/.DIGEST.windows/ has a file for each thing that is kept of a window, NNNNN.FIELD.npz, where FIELD is one of
 `WindowAnswers` and the keys of the file are the names of what it is made of. Each file appears whole, `LAST` after the
-others of its window: where it is, the window is done. DIGEST is made from all that the answers depend on: the frames,
-the model, what is asked, and how. So a job that was killed goes on behind its last window, and joining windows can be
+others of its window: where it is, the window is done. DIGEST is made from the name of the video and all that the answers
+depend on: the frames, the model, what is asked, and how. So a job that was killed goes on behind its last window, and joining windows can be
 repeated without the model. When the results are there, the folder is deleted; it may be deleted at any time.
 """
 
@@ -52,9 +52,10 @@ class KeptWindow(WindowAnswers):
 class Kept:
     """The windows of one request that are done."""
 
-    def __init__(self, out: str, request: dict[str, Any]) -> None:
-        """`request`: all that the answers depend on."""
-        told = f"{SCHEMA} {claim_of(request)}"
+    def __init__(self, out: str, name: str, request: dict[str, Any]) -> None:
+        """`name`: of the video, for one that lies there twice is answered twice; `request`: all that the answers depend
+        on."""
+        told = f"{SCHEMA} {name} {claim_of(request)}"
         self.uri = f"{out}/.{hashlib.blake2b(told.encode(), digest_size=16).hexdigest()}{WINDOWS}"
 
     def done(self) -> int:
@@ -68,8 +69,10 @@ class Kept:
         return KeptWindow(self.uri, number, set(listed(self.uri)))
 
     def windows(self, count: int) -> list[KeptWindow]:
-        """The first `count`, of which nothing is read yet."""
+        """The first `count`, of which nothing is read yet. ValueError if one of them is gone."""
         names = set(listed(self.uri))
+        if gone := [number for number in range(count) if _file(number, LAST) not in names]:
+            raise ValueError(f"{self.uri} has no window {gone[0]} any more: run it again, it is asked again")
         return [KeptWindow(self.uri, number, names) for number in range(count)]
 
     def write(self, number: int, answers: WindowAnswers) -> None:

@@ -119,12 +119,18 @@ class Reconstruct:
             len(video.clip), config.clip_frames, length=request["window"], common=request["common"]
         )
         questions = Questions.of(video, config.image_size, self.asked)
-        kept = Kept(self.out, request)
-        video = replace(video, notes=self._ask(video, plan, questions, kept))
-        with self._answering, half_on_gpu(self.device):
-            across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)))
-        self.progress[video.name] = f"{video.name}: joining windows, drawing"
-        return jobs.aside(publish, self.out, video, plan, questions, across, about)()
+        kept = Kept(self.out, video.name, request)
+        try:
+            video = replace(video, notes=self._ask(video, plan, questions, kept))
+            with self._answering, half_on_gpu(self.device):
+                across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)))
+            self.progress[video.name] = f"{video.name}: joining windows, drawing"
+            return jobs.aside(publish, self.out, video, plan, questions, across, about)()
+        except Exception:
+            if not is_answered(f"{self.out}/{video.name}", request):
+                raise
+            kept.sweep()  # another job did the same meanwhile, and swept the windows under this one
+            return ()
 
     def _ask(self, video: Video, plan: WindowPlan, questions: Questions, kept: Kept) -> tuple[str, ...]:
         """Ask all windows that are not kept, and keep them. Gives notes on the frames."""
@@ -175,7 +181,7 @@ def publish(
 ) -> tuple[str, ...]:
     """Join the windows that are kept and write the folder of results; gives notes on it."""
     uri, request = f"{out}/{video.name}", about["request"]
-    kept = Kept(out, request)
+    kept = Kept(out, video.name, request)
     results, report = in_one_world(plan, kept.windows(len(plan)), questions, across)
     try:
         with result_folder(uri, last=RESULT, claim=claim_of(request)) as folder:
