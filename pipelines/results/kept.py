@@ -2,9 +2,10 @@
 
 OUT/.DIGEST.windows/ has a file for each thing that is kept of a window, NNNNN.FIELD.npz, where FIELD is one of
 `WindowAnswers` and the keys of the file are the names of what it is made of. Each file appears whole, `LAST` after the
-others of its window: where it is, the window is done. DIGEST is made from the name of the video and all that the answers
-depend on: the frames, the model, what is asked, and how. So a job that was killed goes on behind its last window, and joining windows can be
-repeated without the model. When the results are there, the folder is deleted; it may be deleted at any time.
+others of its window: where it is, the window is done. DIGEST is made from the name of the video and from all that the
+answers depend on: the frames, the model, what is asked, and how. So a job that was killed goes on behind its last
+window, and joining windows can be repeated without the model. When the results are there, the folder is deleted; it may
+be deleted at any time.
 """
 
 import hashlib
