@@ -108,7 +108,7 @@ def damaged(content: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
-    """Two good videos and a damaged one, all tasks."""
+    """Two good videos, one that is damaged behind its first frames, and one that is none: usual tasks."""
     root = tmp_path_factory.mktemp("infer")
     write_video(root / "moving.mp4", textured(8), 10.0)
     snow = np.random.default_rng(0).integers(0, 256, (5, 96, 128, 3), dtype=np.uint8)
@@ -117,13 +117,15 @@ def results(ray_cluster, checkpoint, tmp_path_factory) -> Path:
     folder = write_images(root / "images", [])
     for k, frame in enumerate(textured(4, 48, 40, seed=1)):
         Image.fromarray(frame).save(folder / f"{k}.png")
+    (root / "text.mp4").write_text("no video at all " * 100)
     reason = (
-        r"1 of 3 videos failed, the others are in (?s:.)*damaged: .*damaged\.mp4 cannot be read .*frame \d is damaged"
+        r"2 of 4 videos failed, the others are in (?s:.)*damaged: .*damaged\.mp4 cannot be read .*frame \d is damaged"
+        r"(?s:.)*text: .*text\.mp4 cannot be read"
     )
     with pytest.raises(ValueError, match=reason):
         infer(
             model=checkpoint,
-            video=[str(root / "moving.mp4"), str(root / "damaged.mp4"), str(folder)],
+            video=[str(root / "text.mp4"), str(root / "moving.mp4"), str(root / "damaged.mp4"), str(folder)],
             out=str(root / "out"),
             num_frames=4,
             grid=5,
