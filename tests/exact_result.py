@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.geometry import image_grid, inverse, project, rotate, transform, unproject
-from pipelines.results.files import Arrays, write_arrays, write_results
+from pipelines.results.arrays import Arrays
 from pipelines.results.sources import Selection, Source, read_video, video_digest
+from pipelines.results.writing import write_arrays, write_results
 from pipelines.synthesize.scene import Scene
 
 SEAM = {"joined": True, "scale": 1.0, "residual": 0.0, "inliers": 1.0, "points": 100}

@@ -13,10 +13,11 @@ from pipelines.evaluation.pose import path_scores
 from pipelines.geometry import inverse, transform
 from pipelines.results.asked import Asked
 from pipelines.results.exports.trajectories import tum
-from pipelines.results.files import FIELDS, write_arrays, write_results
+from pipelines.results.files import FIELDS
 from pipelines.results.given import Intrinsics, Points, Poses, read_intrinsics, read_points, read_poses
 from pipelines.results.reconstruct import reconstruct
 from pipelines.results.sources import Video
+from pipelines.results.writing import write_arrays, write_results
 from pipelines.synthesize.scene import Scene
 from pipelines.synthesize.staged import hidden_balls, round_trip
 

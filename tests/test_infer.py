@@ -28,11 +28,12 @@ from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
 from pipelines.results.asked import Asked
-from pipelines.results.files import FIELDS, TASKS, write_arrays, write_results
+from pipelines.results.files import FIELDS, TASKS
 from pipelines.results.finding import find_sources
 from pipelines.results.reconstruct import Reconstruct, reconstruct
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video
+from pipelines.results.writing import write_arrays, write_results
 from pipelines.synthesize.job import LAYOUTS, scene_for
 from pipelines.truth.clips import resize
 from pipelines.whole import read_file, write_file

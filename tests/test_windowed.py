@@ -9,10 +9,11 @@ from oracle import Faults, Oracle
 
 from pipelines.geometry import inverse, transform
 from pipelines.results.asked import Asked
-from pipelines.results.files import FIELDS, TASKS, write_arrays, write_results
+from pipelines.results.files import FIELDS, TASKS
 from pipelines.results.reconstruct import reconstruct
 from pipelines.results.sources import Video
 from pipelines.results.windowed import notes_on
+from pipelines.results.writing import write_arrays, write_results
 from pipelines.synthesize.staged import hidden_balls
 
 FRAMES, WINDOW = 40, 16

@@ -23,7 +23,7 @@ from pipelines import jobs
 from pipelines.models import load_model, model_digest
 from pipelines.results.across import Across, ask_across
 from pipelines.results.arrays import Arrays, Rows
-from pipelines.results.files import RESULT, claim_of, is_answered, write_arrays, write_results
+from pipelines.results.files import RESULT, claim_of, is_answered
 from pipelines.results.joined import joined
 from pipelines.results.kept import Kept
 from pipelines.results.nearby import Nearby
@@ -32,6 +32,7 @@ from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, look_at
 from pipelines.results.windowed import WindowAnswers, ask_window, notes_on, window_report
 from pipelines.results.world import lay_out
+from pipelines.results.writing import write_arrays, write_results
 from pipelines.whole import ExistsAlready, require_new, result_folder
 
 UNWRITTEN = 2  # windows whose answers are on their way to the disk, at most
