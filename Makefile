@@ -3,13 +3,16 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-long bench lint clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+test-long: $(VENV)/ready
+	$(BIN)/python -m pytest -m long
 
 bench: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

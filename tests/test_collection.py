@@ -20,6 +20,8 @@ def test_every_process_collects_the_same_tests(request):
         "-q",
         "-p",
         "no:cacheprovider",
+        "-m",
+        request.config.option.markexpr,
         *request.config.args,
     ]
     hashes = {"PYTHONHASHSEED": "12345"}

@@ -46,7 +46,7 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_loses_and_regains_a_node_without_a_restart_by_hand(tmp_path, monkeypatch):
     write_plane_store(tmp_path / "planes", clips=24, queries=64, seed=3)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

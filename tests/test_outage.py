@@ -42,7 +42,7 @@ def test_a_place_that_is_away_is_waited_for_and_one_that_stays_away_is_not(s3_ur
         run_folder.wait_for(["run.json"], said.append)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_outage_of_s3_is_waited_out(s3_uri, tmp_path):
     """Clips and checkpoints lie there. Every connection breaks for twenty seconds, after the first checkpoint."""
     write_plane_store(f"{s3_uri}/planes", clips=8, queries=64)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from conftest import free_ports
+from plane_store import write_plane_store
 
 from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import write_sequence
@@ -103,9 +104,7 @@ def test_who_has_no_token_or_another_one_is_told_so_at_once(cluster, given):
 
 
 @pytest.mark.slow
-def test_a_job_keeps_what_it_writes_also_when_it_is_stopped_and_refuses_a_place_that_would_go_with_it(
-    dashboard, tmp_path
-):
+def test_a_job_keeps_what_it_writes_and_refuses_a_place_that_would_go_with_it(dashboard, tmp_path):
     raw = tmp_path / "raw"
     for index in range(2):
         write_sequence({"dataset": "tartanair", "root": str(raw), "index": index}, frames=4, size="small", seed=0)
@@ -130,12 +129,19 @@ def test_a_job_keeps_what_it_writes_also_when_it_is_stopped_and_refuses_a_place_
     version = mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion")
     assert mlflow.get_run(version.run_id).data.tags["git_commit"] == "0a77be2"
 
-    # Stopped, with the time to end that infra/runtime-env.yaml gives it.
+
+@pytest.mark.long
+def test_a_job_that_is_stopped_keeps_its_checkpoint(dashboard, tmp_path):
+    """With the time to end that infra/runtime-env.yaml gives it."""
+    import mlflow
+
+    store, registry = write_plane_store(tmp_path / "planes", clips=4, queries=64), f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(registry)
     wait = yaml.safe_load((ROOT / "infra/runtime-env.yaml").read_text())["env_vars"]
-    words = words.replace("--steps 20", "--steps 9000 --checkpoint-every 9000").replace("--name job", "--name stopped")
+    words = f"train tiny --data.mixture.{store} 1 --data.queries 64 --steps 9000 --checkpoint-every 9000"
     submit(
         dashboard,
-        f"{words} --workers 1 --out {tmp_path}/runs",
+        f"{words} --workers 1 --name stopped --out {tmp_path}/runs",
         *("--no-wait", "--submission-id", "stopped"),
         MLFLOW_TRACKING_URI=registry,
         **wait,
