@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +108,21 @@ def run_models(
     connect()
     resources = model_resources()
     count = int(ray.cluster_resources()["GPU"]) if "num_gpus" in resources else 1
+    started: list[ray.actor.ActorHandle] = []
 
     def start() -> ray.actor.ActorHandle:
         actor = ray.remote(_ModelActor).options(max_restarts=0, max_concurrency=at_once + 1, **resources)
-        return actor.remote(cloudpickle.dumps((work, arguments)))
+        started.append(actor.remote(cloudpickle.dumps((work, arguments))))
+        return started[-1]
 
     def answers() -> Iterator[tuple[int, "_Answer"] | str]:
+        try:
+            yield from asked()
+        finally:
+            for actor in started:  # also of a job that was stopped: others wait for what they hold
+                ray.kill(actor)
+
+    def asked() -> Iterator[tuple[int, "_Answer"] | str]:
         idle = [start() for _ in range(min(count, len(rows)))] * at_once
         waiting, running, tries, replaced = deque(range(len(rows))), {}, Counter(), {}
         while waiting or running:
@@ -154,12 +163,18 @@ def aside(work: Callable[..., Any], *arguments: Any, cpus: int = 1) -> Callable[
 
 
 def ahead(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for."""
+    """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for.
+
+    Whoever stops asking must close it, or lose hold of it: that ends the process.
+    """
     connect()
     bounds = {"max_retries": MAX_TRIES - 1, "_generator_backpressure_num_objects": READY}
-    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds)
-    for part in parts.remote(work, *arguments):
-        yield _got(part)
+    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds).remote(work, *arguments)
+    try:
+        for part in parts:
+            yield _got(part)
+    finally:
+        ray.cancel(parts, force=True)  # else it waits for ever to be asked, and keeps its CPU
 
 
 def _call(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -211,7 +226,7 @@ def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer] | str], label:
     pause = 0.2 if sys.stderr.isatty() else 15
     done = failed = 0
     telemetry.show("job", {"waiting": len(rows), "done": 0, "failed": 0}, job=label)
-    with tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
+    with closing(answers), tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
         for told in answers:
             if isinstance(told, str):
                 bar.set_postfix_str(f"{told}, failed={failed}" if failed else told)

@@ -164,7 +164,10 @@ def held_out(champion, workplace) -> HeldOut:
 def untrained(workplace, held_out, tmp_path) -> tuple[TrainConfig, str, Validation]:
     """A run that has come to its end, with the weights it began with; a registry and curves as for any run."""
     done = config(workplace, "untrained", out=str(tmp_path))
-    run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("d4rt").experiment_id).info.run_id
+    client = mlflow.MlflowClient()
+    run = client.create_run(mlflow.get_experiment_by_name("d4rt").experiment_id).info.run_id
+    for name, content in (("stores.json", {}), ("config.json", done.to_dict())):  # as every run has them
+        client.log_dict(run, content, name)
     checkpoint = f"{tmp_path}/untrained/step_{STEPS:07d}"
     torch.manual_seed(0)
     checkpoints.save(D4RT(MODEL), f"{checkpoint}/model")
