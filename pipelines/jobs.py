@@ -163,18 +163,12 @@ def aside(work: Callable[..., Any], *arguments: Any, cpus: int = 1) -> Callable[
 
 
 def ahead(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for.
-
-    Whoever stops asking must close it, or lose hold of it: that ends the process.
-    """
+    """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for."""
     connect()
     bounds = {"max_retries": MAX_TRIES - 1, "_generator_backpressure_num_objects": READY}
-    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds).remote(work, *arguments)
-    try:
-        for part in parts:
-            yield _got(part)
-    finally:
-        ray.cancel(parts, force=True)  # else it waits for ever to be asked, and keeps its CPU
+    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds)
+    for part in parts.remote(work, *arguments):
+        yield _got(part)
 
 
 def _call(work: Callable[..., Any], *arguments: Any) -> Any:

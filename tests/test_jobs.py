@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from ray import cloudpickle
 
 from pipelines.jobs import DIED, MAX_TRIES, READY, StopJob, ahead, aside, require_few_failures, run_models, run_tasks
@@ -107,6 +108,34 @@ def test_work_ahead_is_a_little_ahead(ray_cluster, tmp_path):
     made, found, error = aside(consume, str(tmp_path), cpus=0)()
     assert made <= 1 + READY + 1  # one taken, some ready, one under way
     assert (found, error) == (list(range(8)), "damaged")
+
+
+def leave(folder):
+    """Take one part, and no more."""
+    coming = ahead(parts, folder)
+    next(coming)
+    coming.close()
+    time.sleep(1)
+
+
+def wait_for_all_cpus() -> None:
+    end = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < end, "what was stopped still holds CPUs"
+        time.sleep(0.1)
+
+
+def test_what_is_stopped_gives_back_its_cpus_at_once(ray_cluster, tmp_path):
+    """Others wait for them, also while the error, and with it all that was going on, is still looked at."""
+    rows = [{"number": 9, "log": str(tmp_path / "log")}]
+    with pytest.raises(StopJob) as stopped:
+        list(run_models(Halve, {"wanted": "halves"}, rows, label="halve", unit="number"))
+    wait_for_all_cpus()
+    assert stopped.value.__traceback__ is not None
+
+    (tmp_path / "parts").mkdir()
+    aside(leave, str(tmp_path / "parts"), cpus=0)()
+    wait_for_all_cpus()
 
 
 class Slow:

@@ -8,12 +8,13 @@ that have the score, and say how many these are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 from pipelines.results.sources import Video
 
@@ -107,6 +108,20 @@ class Benchmark(ABC):
     @abstractmethod
     def picture(self, truth: Truth, prediction: Prediction, title: str) -> np.ndarray:
         """RGB, of one clip."""
+
+
+def npz_clips(data: Sequence[str], subsets: Iterable[str], title: str) -> list[ClipName]:
+    """The files SUBSET/NAME.npz of these folders. ValueError if there is none."""
+    clips = []
+    for place in data:
+        raw = RawFolder(place)
+        for subset in subsets:
+            if subset in raw.listdir()[0]:
+                names = [name for name in raw.listdir(subset)[1] if name.endswith(".npz")]
+                clips += [ClipName(subset, name.removesuffix(".npz"), place) for name in names]
+    if not clips:
+        raise ValueError(f"no clips of {title} in {', '.join(data)}: {'|'.join(subsets)}/NAME.npz")
+    return sorted(clips)
 
 
 def plain_means(rows: Sequence[Scores]) -> Scores:

@@ -21,12 +21,12 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Found,
     Prediction,
     Scores,
+    npz_clips,
     plain_means,
     require_shape,
 )
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
 from pipelines.evaluation.track_clip import TrackClip, read_track_clip
-from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 from pipelines.results.given import Intrinsics, Points
 
@@ -51,16 +51,7 @@ class TapVid3d(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        clips = []
-        for place in data:
-            raw = RawFolder(place)
-            for subset in SUBSETS:
-                if subset in raw.listdir()[0]:
-                    names = [name for name in raw.listdir(subset)[1] if name.endswith(".npz")]
-                    clips += [ClipName(subset, name.removesuffix(".npz"), place) for name in names]
-        if not clips:
-            raise ValueError(f"no clips of TAPVid-3D in {', '.join(data)}: {'|'.join(SUBSETS)}/NAME.npz")
-        return against_splits(sorted(clips))
+        return against_splits(npz_clips(data, SUBSETS, self.title))
 
     def open(self, clip: ClipName) -> TrackClip:
         truth = read_track_clip(clip.data, f"{clip.subset}/{clip.name}.npz")

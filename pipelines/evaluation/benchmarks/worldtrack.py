@@ -20,12 +20,19 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from pipelines.evaluation import worldtrack
-from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Found, Prediction, Scores, require_shape
+from pipelines.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    ClipName,
+    Found,
+    Prediction,
+    Scores,
+    npz_clips,
+    require_shape,
+)
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
 from pipelines.evaluation.similarity import Degenerate
 from pipelines.evaluation.track_clip import TrackClip, read_track_clip
 from pipelines.geometry import inverse, project, transform
-from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 from pipelines.results.given import Intrinsics, Points
 
@@ -48,21 +55,13 @@ class WorldTrack(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        clips = []
-        for place in data:
-            raw = RawFolder(place)
-            for subset in SUBSETS:
-                if subset in raw.listdir()[0]:
-                    names = [name for name in raw.listdir(subset)[1] if name.endswith(".npz")]
-                    clips += [ClipName(subset, name.removesuffix(".npz"), place) for name in names]
-        if not clips:
-            raise ValueError(f"no clips of WorldTrack in {', '.join(data)}: {'|'.join(SUBSETS)}/NAME.npz")
+        clips = npz_clips(data, SUBSETS, self.title)
         counts = {subset: sum(clip.subset == subset for clip in clips) for subset in SUBSETS}
         told = {subset: f"{count} of {SUBSETS[subset]} clips" for subset, count in counts.items()}
         # One of ADT's 50 is scored by neither evaluator.
         whole = all(count >= SUBSETS[subset] - (subset == "adt_mini") for subset, count in counts.items())
         title = f"{len(clips)} of {sum(SUBSETS.values())} clips" + ("" if whole else ", NOT the published set")
-        return Found(sorted(clips), [], title, told)
+        return Found(clips, [], title, told)
 
     def open(self, clip: ClipName) -> TrackClip:
         truth = read_track_clip(clip.data, f"{clip.subset}/{clip.name}.npz").first(FRAMES)
