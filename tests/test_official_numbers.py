@@ -168,7 +168,7 @@ def test_worldtrack(name: str) -> None:
             continue
         found = worldtrack.scores(g[:, chosen], p[:, chosen], alignment, "st4rtrack")[metric]
         case.agrees(f"st4rtrack/{key}", np.inf if found is None and np.isinf(expected) else found)
-    ours = {"global": "global", "pertraj": "per_traj", "sim3_closed": "sim3_closed"}
+    ours = {"global": "global", "pertraj": "per_traj", "sim3_closed": "sim3_closed", "sim3": "sim3"}
     for theirs, alignment in ours.items():
         for ending, chosen in (("", np.ones_like(moving)), ("_dyn", moving)):
             if f"out/opend4rt/epe_{theirs}{ending}" not in case.arrays or not chosen.any():

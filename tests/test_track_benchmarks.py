@@ -75,11 +75,12 @@ def test_what_is_planted_costs_what_it_must_in_tapvid3d(tap: Asked) -> None:
 
 def test_exact_tracks_score_perfectly_in_worldtrack(world: Asked) -> None:
     row = world.scores(world.answers())
-    for alignment in ("global", "per_traj", "sim3_closed"):
-        assert row[f"ours.{alignment}.all.apd"] == 1
-        assert row[f"ours.{alignment}.all.epe"] < 1e-4
-    assert row["ours.global.visible.epe"] < 1e-4
-    assert row["ours.global.dynamic.apd"] in (None, 1)
+    for alignment in ("global", "per_traj", "sim3_closed", "sim3"):
+        for tracks in ("all", "visible"):
+            assert row[f"ours.{alignment}.{tracks}.apd"] == 1
+            assert row[f"ours.{alignment}.{tracks}.epe"] < 1e-4
+        assert row[f"ours.{alignment}.dynamic.apd"] in (None, 1)
+    assert row["scale"] == pytest.approx(1, abs=1e-4)
     # The pixel that St4RTrack's gather finds is up to a 512th of the image beside the point.
     for protocol in ("st4rtrack", "opend4rt"):  # at silhouettes that is on something else
         assert 1e-4 < row[f"{protocol}.global.all.epe"] < 0.5
@@ -103,11 +104,32 @@ def test_what_is_planted_costs_what_it_must_in_worldtrack(world: Asked) -> None:
     assert row["ours.global.all.apd"] == pytest.approx(share)
     assert row["opend4rt.global.all.apd"] == 1
     assert row["st4rtrack.global.all.apd"] == 0
+    assert row["ours.global.visible.apd"] < 1  # who says nothing where it is hard gains nothing
+    assert row["ours.sim3.all.apd"] == pytest.approx(share)
+
+    off = points.copy()
+    off[:, :2] += 5.0  # RANSAC is not moved by a few tracks, least squares is
+    row = world.scores({"tracks_world": off})
+    assert row["ours.sim3.all.epe"] == pytest.approx(5 * 3**0.5 * 2 / points.shape[1], rel=1e-3)
+    assert row["ours.sim3_closed.all.apd"] < row["ours.sim3.all.apd"]
     if world.truth.cam_from_world is not None:  # each frame's own camera in place of the first
         chosen = world.truth.visible[0]
         assert world.scores({"tracks_world": world.truth.tracks[:, chosen]})["ours.global.all.epe"] > 0.02
     with pytest.raises(ValueError, match=r"tracks_world of the prediction .* is .*, the truth is"):
         world.scores({"tracks_world": points[:-1]})
+
+
+def test_means_over_tracks_stand_beside_those_over_clips() -> None:
+    clips = [
+        {"ours.global.dynamic.apd": 1.0, "dynamic_tracks": 3, "tracks": 10, "ours.global.all.epe": 1.0},
+        {"ours.global.dynamic.apd": 0.5, "dynamic_tracks": 1, "tracks": 30, "ours.global.all.epe": 2.0},
+        {"ours.global.dynamic.apd": None, "dynamic_tracks": 0, "tracks": 40, "ours.global.all.epe": 3.0},
+    ]
+    means = load_benchmark("worldtrack").summary(clips)
+    assert means["ours.global.dynamic.apd"] == 0.75
+    assert means["ours.global.dynamic.apd#"] == 2
+    assert means["ours.global.dynamic.apd_pooled"] == 0.875
+    assert means["ours.global.all.epe_pooled"] == pytest.approx((10 + 60 + 120) / 80)
 
 
 def test_a_clip_longer_than_the_model_takes_goes_through_windows(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ hidden ones and frame 0 too.
 | global       | s p, s = median ||g|| / median ||p|| of the clip; the headline                         |
 | per_traj     | the same, each track by its own                                                        |
 | sim3_closed  | least squares Sim(3) over all pairs; the scale of a mirrored one is not Umeyama's      |
+| sim3         | Sim(3) by RANSAC, generator 0; St4RTrack has it too, but unseeded and off              |
 
 | what is not finite | counts in APD | in EPE                                                    |
 |--------------------|---------------|-----------------------------------------------------------|
@@ -20,6 +21,7 @@ hidden ones and frame 0 too.
 | `misses`           | as a miss     | left out, and counted; our own, fair to both              |
 """
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -27,7 +29,7 @@ from jaxtyping import Bool, Float, Float64
 
 from pipelines.evaluation.similarity import Degenerate, Similarity
 
-Alignment = Literal["global", "per_traj", "sim3_closed"]
+Alignment = Literal["global", "per_traj", "sim3_closed", "sim3"]
 Rule = Literal["misses", "st4rtrack", "opend4rt"]
 ALIGNMENTS: tuple[Alignment, ...] = Alignment.__args__
 THRESHOLDS = (0.1, 0.3, 0.5, 1.0)  # metres
@@ -43,22 +45,22 @@ def dynamic_tracks(truth: Float[np.ndarray, "T N 3"]) -> Bool[np.ndarray, "N"]:
 
 
 def align(truth: Points, predicted: Points, alignment: Alignment, rule: Rule) -> Points:
-    """p' of the definition. Raises Degenerate for sim3_closed without enough points."""
-    finite = np.isfinite(truth).all(axis=-1) & np.isfinite(predicted).all(axis=-1)
-    if alignment == "sim3_closed":
+    """p' of the definition. Raises Degenerate for a Sim(3) without enough points."""
+    known = np.isfinite(truth).all(axis=-1)
+    finite = known & np.isfinite(predicted).all(axis=-1)
+    if alignment in ("sim3_closed", "sim3"):
         if finite.sum() < 3:
             raise Degenerate("fewer than three pairs of finite points")
-        found = Similarity.fit(predicted[finite], truth[finite], as_worldtrack=True)
-        return found(predicted)
-    used = np.ones_like(finite) if rule == "st4rtrack" else finite
-    far, said = (
-        np.where(used, np.linalg.norm(points, axis=-1), np.nan if rule != "st4rtrack" else 0)
-        for points in (truth, predicted)
-    )
-    middle = np.median if rule == "st4rtrack" else np.nanmedian
+        if alignment == "sim3":
+            return Similarity.ransac(predicted[finite], truth[finite])(predicted)
+        return Similarity.fit(predicted[finite], truth[finite], as_worldtrack=True)(predicted)
     axis = 0 if alignment == "per_traj" else None
-    scale = middle(far, axis=axis) / middle(said, axis=axis)
-    return predicted * (scale[:, None] if alignment == "per_traj" else scale)
+    used = known if rule == "st4rtrack" else finite
+    far, said = (np.where(used, np.linalg.norm(points, axis=-1), np.nan) for points in (truth, predicted))
+    scale = np.nanmedian(far, axis=axis) / np.nanmedian(said, axis=axis)
+    if rule == "st4rtrack":
+        scale = np.where((known & np.isnan(said)).any(axis=axis), np.nan, scale)
+    return predicted * scale[..., None]
 
 
 def scores(
@@ -67,13 +69,19 @@ def scores(
     alignment: Alignment = "global",
     rule: Rule = "misses",
 ) -> dict[str, float | list[float] | int | None]:
-    """APD, the four fractions it is made of, EPE (None where nothing is finite), entries and those not finite."""
+    """As `errors` has it, after the alignment. Entries whose truth is not finite are not looked at."""
     g, p = truth.astype(np.float64), predicted.astype(np.float64)
-    with np.errstate(all="ignore"):
-        error = np.linalg.norm(align(g, p, alignment, rule) - g, axis=-1)
-        finite = np.isfinite(error)
-        counted = error[finite] if rule == "opend4rt" else error
-        fractions = [float(np.mean(counted <= threshold)) if counted.size else 0.0 for threshold in THRESHOLDS]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a track of which nothing is finite
+        return errors(g, align(g, p, alignment, rule), rule)
+
+
+def errors(truth: Points, aligned: Points, rule: Rule) -> dict[str, float | list[float] | int | None]:
+    """APD, the four fractions it is made of, EPE (None where nothing is finite), entries and those not finite."""
+    error = np.linalg.norm(aligned - truth, axis=-1)[np.isfinite(truth).all(axis=-1)]
+    finite = np.isfinite(error)
+    counted = error[finite] if rule == "opend4rt" else error
+    fractions = [float(np.mean(counted <= threshold)) if counted.size else 0.0 for threshold in THRESHOLDS]
     return {
         "apd": float(np.mean(fractions)),
         "fractions": fractions,

@@ -1,6 +1,6 @@
-"""WorldTrack (St4RTrack): tracks in the camera of frame 0, by both protocols; and points of every pixel.
+"""WorldTrack (St4RTrack): tracks in the camera of frame 0, by both protocols. Its reconstruction part is in `cloud.py`.
 
-    DATA/{adt_mini,pstudio_mini,po_mini,ds_mini,tum}/NAME.npz     see `track_clip.py`
+    DATA/{adt_mini,pstudio_mini,po_mini,ds_mini}/NAME.npz     see `track_clip.py`
 
 First `FRAMES` frames; tracks that are visible in frame 0, from their projection there. WorldTrack's own pixels have
 their origin at the centre of the first one, so ours are half a pixel more.
@@ -10,6 +10,10 @@ their origin at the centre of the first one, so ours are half a pixel more.
 | `ours`      | (x + 0.5) / W: where the point is               | is a miss                   | clipped, and counted |
 | `opend4rt`  | x / (W - 1)                                     | is left out                 | clipped              |
 | `st4rtrack` | the pixel of its 512-pixel image, cut off       | NaN spoils the scale        | dropped              |
+
+Scores are PROTOCOL.ALIGNMENT.TRACKS.METRIC: every alignment of `evaluation/worldtrack.py`, over `all` tracks, those that
+are `dynamic`, aligned by themselves, and `visible` entries alone; `dynamic_of_all` has the scale of all tracks. Beside
+the mean over clips, `METRIC_pooled` is that of `ours` over tracks: a clip with three of them weighs as much as three.
 """
 
 from collections.abc import Sequence
@@ -48,7 +52,7 @@ class WorldTrack(Benchmark):
     title = "WorldTrack"
     headline = "ours.global.all.apd"
     higher_is_better = True
-    shown = ("apd", "epe")
+    shown = ("apd", "epe", "apd_pooled", "epe_pooled")
     rules = (
         f"first {FRAMES} frames, tracks visible in frame 0, all times; APD: 0.1, 0.3, 0.5, 1 m, inclusive; dynamic: "
         "path over 1 cm, aligned by themselves; plain mean over the clips that have the score"
@@ -97,12 +101,19 @@ class WorldTrack(Benchmark):
             row |= _protocol_scores(g[:, used], p[:, used], seen[:, used], rule, protocol)
             if protocol == "ours":
                 row["not_finite"] = int((~np.isfinite(p).all(axis=-1)).sum())
-                row["dynamic_share"] = float(worldtrack.dynamic_tracks(g).mean())
+                row["scale"] = _scale(g, p)
+                moving = worldtrack.dynamic_tracks(g)
+                row |= {"dynamic_tracks": int(moving.sum()), "dynamic_share": float(moving.mean())}
         return row
 
     def summary(self, rows: Sequence[Scores]) -> Scores:
-        """Also St4RTrack's way: its mean of any EPE is over the clips that have a global one."""
+        """Also over tracks, and St4RTrack's way: its mean of any EPE is over the clips that have a global one."""
         means = super().summary(rows)
+        for key in [key for key in means if key.startswith("ours.") and key.endswith((".apd", ".epe"))]:
+            tracks = "dynamic_tracks" if ".dynamic" in key else "tracks"
+            known = [row for row in rows if row.get(key) is not None]
+            weights = [row[tracks] for row in known]
+            means[f"{key}_pooled"] = float(np.average([row[key] for row in known], weights=weights)) if known else None
         with_global = sum(row.get("st4rtrack.global.all.epe") is not None for row in rows)
         for key in [key for key in means if key.startswith("st4rtrack.") and key.endswith(".epe")]:
             values = [row.get(key) for row in rows]
@@ -147,6 +158,13 @@ def _small_size(truth: TrackClip) -> Float64[np.ndarray, "2"]:
     return np.maximum(np.round(size * LONG_EDGE / size.max() / MULTIPLE), 1) * MULTIPLE
 
 
+def _scale(g: Float64[np.ndarray, "T N 3"], p: Float64[np.ndarray, "T N 3"]) -> float | None:
+    """s of `global`: what prediction is multiplied by to be metres."""
+    finite = np.isfinite(p).all(axis=-1)
+    far, said = (np.linalg.norm(points[finite], axis=-1) for points in (g, p))
+    return float(np.median(far) / np.median(said)) if finite.any() else None
+
+
 def _protocol_scores(
     g: Float64[np.ndarray, "T N 3"],
     p: Float64[np.ndarray, "T N 3"],
@@ -155,24 +173,36 @@ def _protocol_scores(
     protocol: Protocol,
 ) -> Scores:
     """Every alignment of all tracks, of those that move, and over visible entries only."""
-    row: Scores = {}
     moving = worldtrack.dynamic_tracks(g)
+    seen_only = np.where(seen[..., None], g, np.nan)
+    parts = {"all": (g, p), "dynamic": (g[:, moving], p[:, moving]), "visible": (seen_only, p)}
+    row: Scores = {}
     for alignment in worldtrack.ALIGNMENTS:
-        for points, chosen in (("all", np.ones_like(moving)), ("dynamic", moving)):
-            name = f"{protocol}.{alignment}.{points}"
-            row |= {f"{name}.apd": None, f"{name}.epe": None}
-            if not chosen.any():
-                continue
-            try:
-                found = worldtrack.scores(g[:, chosen], p[:, chosen], alignment, rule)
-            except Degenerate:
-                continue
-            row |= {f"{name}.apd": found["apd"], f"{name}.epe": found["epe"]}
-            if alignment == "global":
-                shares = zip(worldtrack.THRESHOLDS, found["fractions"], strict=True)
-                row |= {f"{name}.within_{threshold:g}m": share for threshold, share in shares}
-    found = worldtrack.scores(np.where(seen[..., None], g, np.nan), p, "global", "opend4rt")
-    return row | {f"{protocol}.global.visible.apd": found["apd"], f"{protocol}.global.visible.epe": found["epe"]}
+        for tracks, pair in parts.items():
+            row |= _named(f"{protocol}.{alignment}.{tracks}", _found(*pair, alignment, rule))
+    with np.errstate(all="ignore"):
+        of_all = worldtrack.align(g, p, "global", rule)[:, moving]
+        moved = worldtrack.errors(g[:, moving], of_all, rule) if moving.any() else None
+    row |= _named(f"{protocol}.global.dynamic_of_all", moved)
+    for tracks in ("all", "dynamic"):
+        if found := _found(*parts[tracks], "global", rule):
+            shares = zip(worldtrack.THRESHOLDS, found["fractions"], strict=True)
+            row |= {f"{protocol}.global.{tracks}.within_{threshold:g}m": share for threshold, share in shares}
+    return row
+
+
+def _found(g: np.ndarray, p: np.ndarray, alignment: worldtrack.Alignment, rule: worldtrack.Rule) -> dict | None:
+    """None where there is nothing to score, or too little to align."""
+    if not np.isfinite(g).any():
+        return None
+    try:
+        return worldtrack.scores(g, p, alignment, rule)
+    except Degenerate:
+        return None
+
+
+def _named(name: str, found: dict | None) -> Scores:
+    return {f"{name}.{metric}": found and found[metric] for metric in ("apd", "epe")}
 
 
 def said_tracks(truth: TrackClip, prediction: Prediction, protocol: Protocol) -> Float64[np.ndarray, "T Q 3"]:
