@@ -191,7 +191,7 @@ def test_means_over_worldtrack_clips() -> None:
 @pytest.mark.parametrize("name", names("cloud_l1_"))
 def test_point_cloud(name: str) -> None:
     case = Case(name)
-    found = clouds.cloud_scores(case["gt"], case["pred"], case["valid"])
+    found = clouds.cloud_scores([clouds.Maps(case["gt"], case["pred"], case["valid"])])
     for key in case.expected(""):
         alignment, _, metric = key.partition("/")
         case.agrees(key, found[alignment][metric] if metric else found["s" if key == "scale" else key])

@@ -19,7 +19,7 @@ def tap(request, tmp_path_factory) -> Asked:
     return made("tapvid3d", tapvid3d, index, tmp_path_factory.mktemp("tapvid3d"))
 
 
-@pytest.fixture(scope="module", params=worldtrack.SUBSETS)
+@pytest.fixture(scope="module", params=worldtrack.SUBSETS[:4])
 def world(request, tmp_path_factory) -> Asked:
     return made("worldtrack", worldtrack, worldtrack.SUBSETS.index(request.param), tmp_path_factory.mktemp("world"))
 

@@ -59,12 +59,17 @@ class Similarity:
         return cls(scale, rotation, moments.target - scale * rotation @ moments.source)
 
     @classmethod
-    def ransac(cls, source: Float[np.ndarray, "N 3"], target: Float[np.ndarray, "N 3"]) -> "Similarity":
-        """As OpenD4RT's evaluator: `DRAWS` triples of generator 0, the first with most pairs nearer than `NEAR` after
-        it, then the fit of these pairs. Raises Degenerate for fewer than three pairs of finite points."""
+    def ransac(
+        cls,
+        source: Float[np.ndarray, "N 3"],
+        target: Float[np.ndarray, "N 3"],
+        rng: np.random.Generator | None = None,
+    ) -> "Similarity":
+        """As OpenD4RT's evaluator: `DRAWS` triples, of generator 0 if none is given; the first with most pairs nearer
+        than `NEAR` after it, then the fit of these pairs. Raises Degenerate for fewer than three finite pairs."""
         if len(source) < 3:
             raise Degenerate("fewer than three pairs of finite points")
-        source, target, rng = source.astype(np.float64), target.astype(np.float64), np.random.default_rng(0)
+        source, target, rng = source.astype(np.float64), target.astype(np.float64), rng or np.random.default_rng(0)
         if len(source) > MOST_PAIRS:
             kept = rng.choice(len(source), MOST_PAIRS, replace=False)
             source, target = source[kept], target[kept]

@@ -29,6 +29,8 @@ class Asked:
     """Cells along the long side of a frame, each of which dense tracks pass through."""
     depth_size: int | None = None
     """Long side of depth and flow maps; None: the model's image size, or, if native, that of the source."""
+    all_pixels: bool = False
+    """Whether the points are those of all pixels of the depth maps, in their order, and the doubtful ones too."""
     native: bool = False
     """Whether query patches of depth and flow are cut from the frames of the source."""
     shared_focal: bool = False

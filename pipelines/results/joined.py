@@ -67,7 +67,8 @@ def joined(
         }
     if "points" in questions.tasks:
         clouds = [_in_world(said.points, world) for said, world in zip(answers, world_from_window, strict=True)]
-        results["points"] = vars(recipes.without_doubtful(recipes.joined_clouds(clouds), DOUBTFUL))
+        cloud = recipes.joined_clouds(clouds)
+        results["points"] = vars(cloud if questions.all_pixels else recipes.without_doubtful(cloud, DOUBTFUL))
     if "cameras" in questions.tasks:
         path = join_cameras(plan, [said.geometry for said in answers], world_from_window)
         if questions.shared_focal:

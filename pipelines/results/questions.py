@@ -27,6 +27,7 @@ class Questions:
     dense_size: tuple[int, int]
     """(H, W)"""
     cloud_stride: int
+    all_pixels: bool
     native: bool
     shared_focal: bool
     intrinsics: torch.Tensor | None
@@ -41,7 +42,7 @@ class Questions:
         """ValueError, naming the video, for what cannot be asked of it."""
         asked.check(video.frame_numbers, video.size, video.name)
         stride = 1
-        while len(video.clip) * (image_size // stride) ** 2 > MAX_POINTS:
+        while not asked.all_pixels and len(video.clip) * (image_size // stride) ** 2 > MAX_POINTS:
             stride += 1
         points, t_src = recipes.pixel_centres(asked.grid, asked.grid), None
         if asked.points is not None:
@@ -60,6 +61,7 @@ class Questions:
             depth_size=_fitted(video.size, side),
             dense_size=_fitted(video.size, asked.dense_grid),
             cloud_stride=stride,
+            all_pixels=asked.all_pixels,
             native=asked.native,
             shared_focal=asked.shared_focal,
             intrinsics=intrinsics,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -98,6 +99,8 @@ def _maps(
             flow.append(recipes.frame_flow(model, memory, t, **size, **patches))
         if "points" in questions.tasks:
             shown = video.clip[[window[t]]][0]
+            if questions.all_pixels:
+                shown = cv2.resize(shown, questions.depth_size[::-1], interpolation=cv2.INTER_LINEAR)
             points.append(recipes.frame_points(model, memory, t, shown, stride=questions.cloud_stride, **patches))
     maps: dict[str, Any] = dict.fromkeys(("depth", "flow", "points"))
     if depth:

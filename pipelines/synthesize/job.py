@@ -27,7 +27,13 @@ LAYOUTS: dict[str, ModuleType] = {  # a dataset that a user added need have none
 VARIANTS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Variant)}
 TWINS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name}") for name in get_args(Twin)}
 ALL = LAYOUTS | VARIANTS
-BENCHMARKS_OF = {"sintel": ["depth", "pose"], "bonn": ["depth"], "kitti": ["depth"], "tum": ["pose"]}
+BENCHMARKS_OF = {
+    "sintel": ["depth", "pose", "cloud"],
+    "bonn": ["depth"],
+    "kitti": ["depth"],
+    "tum": ["pose"],
+    "worldtrack": ["worldtrack", "cloud"],
+}
 Row = dict[str, Any]
 
 

@@ -1,9 +1,9 @@
-"""Clips of WorldTrack as St4RTrack's authors ship them: PointOdyssey, Dynamic Replica, ADT and PStudio in turn.
+"""Clips of WorldTrack as St4RTrack's authors ship them: PointOdyssey, Dynamic Replica, ADT, PStudio, TUM in turn.
 
-    po_mini/room_000000.npz    ds_mini/...    adt_mini/...    pstudio_mini/...
+    po_mini/room_000000.npz    ds_mini/...    adt_mini/...    pstudio_mini/...    tum/...
 
-Pixels have their origin at the centre of the first one. PStudio's files have no extrinsics; the first two subsets have
-depth. Half of the tracks begin in frame 0, the others come into view later.
+Pixels have their origin at the centre of the first one. PStudio's files have no extrinsics; the first two subsets and
+TUM have depth, TUM no tracks. Half of the tracks begin in frame 0, the others come into view later.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipelines.synthesize.track_clips import clip_arrays, seen_points, write_npz
 
 __all__ = ["SIZES", "scene"]
 
-SUBSETS = ("po_mini", "ds_mini", "adt_mini", "pstudio_mini")
+SUBSETS = ("po_mini", "ds_mini", "adt_mini", "pstudio_mini", "tum")
 
 
 def folder(index: int) -> str:
@@ -37,7 +37,10 @@ def write(scene: Scene, path: Path) -> None:
     arrays = clip_arrays(scene, hits, pixel_origin=0.0)
     if subset == "pstudio_mini":
         del arrays["extrinsics_w2c"]
-    if subset in ("po_mini", "ds_mini"):
+    if subset in ("po_mini", "ds_mini", "tum"):
         depth = np.stack([scene.render(t, supersample=1).depth for t in range(len(scene))])
         arrays["depth_map"] = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    if subset == "tum":
+        del arrays["tracks_XYZ"]
+        arrays["visibility"] = arrays["depth_map"] > 0
     write_npz(path, arrays)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pipelines.evaluation.benchmarks.benchmark import Benchmark
 
-BenchmarkKey = Literal["tapvid3d", "worldtrack", "depth", "pose", "hidden"]
+BenchmarkKey = Literal["tapvid3d", "worldtrack", "depth", "pose", "cloud", "hidden"]
 
 
 def load_benchmark(key: BenchmarkKey) -> "Benchmark":

@@ -18,6 +18,9 @@ from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 from pipelines.results.sources import Video
 
+NOT_PUBLISHED = ", NOT the published subset"
+"""At the end of a title."""
+
 Scores = dict[str, float | int | str | None]
 Prediction = dict[str, np.ndarray]
 
@@ -110,8 +113,8 @@ class Benchmark(ABC):
         """RGB, of one clip."""
 
 
-def npz_clips(data: Sequence[str], subsets: Iterable[str], title: str) -> list[ClipName]:
-    """The files SUBSET/NAME.npz of these folders. ValueError if there is none."""
+def npz_clips(data: Sequence[str], subsets: Iterable[str]) -> list[ClipName]:
+    """The files SUBSET/NAME.npz of these folders."""
     clips = []
     for place in data:
         raw = RawFolder(place)
@@ -119,9 +122,14 @@ def npz_clips(data: Sequence[str], subsets: Iterable[str], title: str) -> list[C
             if subset in raw.listdir()[0]:
                 names = [name for name in raw.listdir(subset)[1] if name.endswith(".npz")]
                 clips += [ClipName(subset, name.removesuffix(".npz"), place) for name in names]
-    if not clips:
-        raise ValueError(f"no clips of {title} in {', '.join(data)}: {'|'.join(subsets)}/NAME.npz")
     return sorted(clips)
+
+
+def require_clips(clips: list[ClipName], data: Sequence[str], title: str, layout: str) -> list[ClipName]:
+    """ValueError if there is none."""
+    if not clips:
+        raise ValueError(f"no clips of {title} in {', '.join(data)}: {layout}")
+    return clips
 
 
 def plain_means(rows: Sequence[Scores]) -> Scores:
@@ -148,3 +156,13 @@ def require_shape(prediction: Prediction, key: str, shape: tuple[int, ...], wher
             f"{key} of the prediction for {where} is {array.shape}, the truth is {shape}: was it made of other frames?"
         )
     return array if array.dtype == bool else array.astype(np.float64)
+
+
+def number(value: float) -> float | None:
+    """None if it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def counted(count: int, thing: str) -> str:
+    """ "1 clip", "2 clips"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -11,8 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.evaluation import depth
-from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Found, Prediction, Scores, plain_means
-from pipelines.evaluation.benchmarks.sequence_clip import SequenceClip, find_sequences, open_clip, protocol
+from pipelines.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    ClipName,
+    Found,
+    Prediction,
+    Scores,
+    plain_means,
+    require_clips,
+)
+from pipelines.evaluation.benchmarks.sequence_clip import LAYOUT, SequenceClip, find_sequences, open_clip, protocol
 from pipelines.pictures.drawing import below, beside, caption, depth_colours, depth_range, fitted, titled
 from pipelines.results.asked import Asked
 from pipelines.results.given import Intrinsics
@@ -34,7 +42,9 @@ class VideoDepth(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        return find_sequences(self.key, data)
+        found = find_sequences(self.key, data)
+        require_clips(found.clips, data, self.title, LAYOUT)
+        return found
 
     def open(self, clip: ClipName) -> SequenceClip:
         return open_clip(self.key, clip)
@@ -84,8 +94,7 @@ class VideoDepth(Benchmark):
         low, high = depth_range(right)
         rows = []
         for t in np.linspace(0, len(right) - 1, min(FRAMES, len(right))).astype(int).tolist():
-            image = truth.sequence.image(truth.frames[t])
-            tiles = [image, depth_colours(right[t], low, high), depth_colours(scale * said[t], low, high)]
+            tiles = [truth.image(t), depth_colours(right[t], low, high), depth_colours(scale * said[t], low, high)]
             words = (f"frame {t}", f"truth, {low:.1f} to {high:.1f} m", "prediction, by medians")
             rows.append(beside([titled(fitted(tile, SIDE), word) for tile, word in zip(tiles, words, strict=True)]))
         return below([caption(rows[0].shape[1], title), *rows])
@@ -96,7 +105,7 @@ BENCHMARK = VideoDepth()
 
 def first_intrinsics(truth: SequenceClip) -> Intrinsics:
     """Of the first frame. ValueError if they change, which is more than can be told."""
-    matrices = truth.intrinsics
+    matrices = truth.corner_intrinsics
     if np.abs(matrices - matrices[:1]).max() > 1e-3 * matrices[0, 0, 0]:
         raise ValueError(f"intrinsics of {truth.where} change: --known-intrinsics can tell only those that do not")
     (fx, _, cx), (_, fy, cy), _ = matrices[0].tolist()

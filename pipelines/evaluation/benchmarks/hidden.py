@@ -22,7 +22,15 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.spatial import KDTree
 
-from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Found, Prediction, Scores, require_shape
+from pipelines.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    ClipName,
+    Found,
+    Prediction,
+    Scores,
+    counted,
+    require_shape,
+)
 from pipelines.evaluation.benchmarks.tapvid3d import BENCHMARK as TAPVID3D
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
 from pipelines.evaluation.track_clip import TrackClip, read_track_clip
@@ -54,7 +62,7 @@ class Hidden(Benchmark):
             raise ValueError(
                 f"no {SUBSET}/*.npz in {', '.join(data)}: python -m pipelines synthesize hidden --frames 200 --out DIR"
             )
-        return Found(sorted(clips), [], "synthetic scenes", {SUBSET: f"{len(clips)} clips"})
+        return Found(sorted(clips), [], "synthetic scenes", {SUBSET: counted(len(clips), "clip")})
 
     def open(self, clip: ClipName) -> TrackClip:
         return read_track_clip(clip.data, f"{SUBSET}/{clip.name}.npz")

@@ -16,10 +16,11 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Prediction,
     Scores,
     plain_means,
+    require_clips,
     require_shape,
 )
 from pipelines.evaluation.benchmarks.depth import first_intrinsics
-from pipelines.evaluation.benchmarks.sequence_clip import SequenceClip, find_sequences, open_clip
+from pipelines.evaluation.benchmarks.sequence_clip import LAYOUT, SequenceClip, find_sequences, open_clip
 from pipelines.evaluation.similarity import Degenerate
 from pipelines.geometry import inverse
 from pipelines.results.asked import Asked
@@ -37,7 +38,9 @@ class CameraPose(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        return find_sequences(self.key, data)
+        found = find_sequences(self.key, data)
+        require_clips(found.clips, data, self.title, LAYOUT)
+        return found
 
     def open(self, clip: ClipName) -> SequenceClip:
         truth = open_clip(self.key, clip)

@@ -5,6 +5,7 @@
 | `tracks_XYZ`         | (T, N, 3)         | tapvid3d     | any unit, each in the camera of its own frame              |
 | `visibility`         | (T, N) bool       | tapvid3d     | said to be visible                                         |
 | `tracks_world`       | (T, N, 3)         | worldtrack   | in the camera of frame 0; of TAPVid-3D optional            |
+| `points_world`       | (T, h, w, 3)      | cloud        | of all pixels, in the camera of frame 0                    |
 | `depth`              | (T, h, w)         | depth        | along z; at the truth's size, or resized to it (bicubic)   |
 | `world_from_cam`     | (T, 4, 4)         | pose         | NaN where it could not be told                             |
 | `about`              | () text           |              | JSON: which model, of what, asked how; may be absent       |
@@ -17,6 +18,7 @@ too, by what they are:
 | SUBSET/NAME.npz or NAME.npz              | the table above; TAPVid-3D's own prediction files are such                |
 | NAME/result.json                         | a folder of results that `infer` wrote                                    |
 | SUBSET/NAME/pts3d1_p*.npy                | St4RTrack: where the pixels of frame 0 are at each time, in its camera    |
+| SUBSET/NAME/pts3d2_p*.npy                | St4RTrack: where the pixels of each frame are, in the camera of frame 0   |
 | SUBSET/NAME.json                         | OpenD4RT: {"tracks_world": [T][N][3]}, and the other keys likewise        |
 
 Nothing in them is executed. They are found by exact name, never by order.
@@ -34,7 +36,8 @@ from pipelines.results.reading import read_result
 from pipelines.whole import listed, read_file, written
 
 KEYS = ("tracks_XYZ", "visibility", "tracks_world", "tracks_world_opend4rt", "tracks_world_st4rtrack", "depth")
-KEYS = (*KEYS, "world_from_cam")
+KEYS = (*KEYS, "world_from_cam", "points_world")
+ST4RTRACK = {"pts3d1_p": "dense_world", "pts3d2_p": "points_world"}
 
 
 def write_prediction(folder: str, clip: ClipName, prediction: Prediction, about: dict[str, Any]) -> None:
@@ -60,8 +63,12 @@ def read_prediction(folder: str, clip: ClipName) -> tuple[Prediction, dict[str, 
         names = listed(uri)
         if "result.json" in names:
             return _of_infer(uri), {"from": uri}
-        if dense := sorted((n for n in names if n.startswith("pts3d1_p") and n.endswith(".npy")), key=natural):
-            return {"dense_world": np.stack([_npy(f"{uri}/{n}") for n in dense])}, {"from": uri}
+        found = {}
+        for start, key in ST4RTRACK.items():
+            if files := sorted((n for n in names if n.startswith(start) and n.endswith(".npy")), key=natural):
+                found[key] = np.stack([_npy(f"{uri}/{n}") for n in files])
+        if found:
+            return found, {"from": uri}
     return None
 
 

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 
 from pipelines.catalog import FOLDER
 from pipelines.datasets import open_sequence, reader
-from pipelines.evaluation.benchmarks.benchmark import ClipName, Found
+from pipelines.evaluation.benchmarks.benchmark import NOT_PUBLISHED, ClipName, Found, counted
+from pipelines.geometry import inverse
 from pipelines.raw.folder import RawFolder
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, read_video, video_digest
 from pipelines.sequence import Sequence as RawSequence
+
+LAYOUT = "give the folders of its datasets as they are shipped"
 
 
 @cache
@@ -37,6 +40,14 @@ class SequenceClip:
     @property
     def sequence(self) -> RawSequence:
         return open_sequence(self.name.subset, self.name.data, self.name.name)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)"""
+        return self.sequence.image_size
+
+    def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self.sequence.image(self.frames[t])
 
     @property
     def source(self) -> Source:
@@ -67,7 +78,13 @@ class SequenceClip:
         return self.sequence.cameras.world_from_cam[self.frames]
 
     @property
-    def intrinsics(self) -> Float64[np.ndarray, "T 3 3"]:
+    def first_from_cam(self) -> Float64[np.ndarray, "T 4 4"]:
+        """NaN where the pose is not known."""
+        poses = self.world_from_cam
+        return inverse(poses[:1]) @ poses
+
+    @property
+    def corner_intrinsics(self) -> Float64[np.ndarray, "T 3 3"]:
         return self.sequence.cameras.intrinsics[self.frames]
 
     def video(self, name: str, image_size: int) -> Video:
@@ -75,7 +92,10 @@ class SequenceClip:
 
 
 def find_sequences(key: str, data: Sequence[str]) -> Found:
-    """Of each dataset that lies in the folders, the sequences of the published list; if none of it is there, all."""
+    """Of each dataset that lies in the folders, the sequences of the published list; if none of it is there, all.
+
+    No clips if there is no dataset.
+    """
     clips, missing, told, whole = [], [], {}, True
     for subset, rule in protocol(key).items():
         there = [
@@ -90,11 +110,9 @@ def find_sequences(key: str, data: Sequence[str]) -> Found:
         if chosen:
             missing += sorted(f"{subset}/{name}" for name in listed - {clip.name.rpartition("/")[2] for clip in chosen})
         else:
-            told[subset] = f"{len(there)} sequences, none of the published list"
+            told[subset] = f"{counted(len(there), 'sequence')}, none of the published list"
         clips += chosen or there
-    if not clips:
-        raise ValueError(f"none of {', '.join(protocol(key))} in {', '.join(data)}: give folders as they are shipped")
-    return Found(clips, missing, ", ".join(told) + ("" if whole else ", NOT the published lists"), told)
+    return Found(clips, missing, ", ".join(told) + ("" if whole else NOT_PUBLISHED), told)
 
 
 def open_clip(key: str, clip: ClipName) -> SequenceClip:

@@ -16,13 +16,17 @@ import numpy as np
 from pipelines.catalog import FOLDER
 from pipelines.evaluation import tapvid3d
 from pipelines.evaluation.benchmarks.benchmark import (
+    NOT_PUBLISHED,
     Benchmark,
     ClipName,
     Found,
     Prediction,
     Scores,
+    counted,
     npz_clips,
+    number,
     plain_means,
+    require_clips,
     require_shape,
 )
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
@@ -51,7 +55,8 @@ class TapVid3d(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        return against_splits(npz_clips(data, SUBSETS, self.title))
+        clips = npz_clips(data, SUBSETS)
+        return against_splits(require_clips(clips, data, self.title, f"{'|'.join(SUBSETS)}/NAME.npz"))
 
     def open(self, clip: ClipName) -> TrackClip:
         truth = read_track_clip(clip.data, f"{clip.subset}/{clip.name}.npz")
@@ -92,7 +97,7 @@ class TapVid3d(Benchmark):
         row["queries_hidden"] = int((~truth.visible[clip.query_frames, np.arange(truth.tracks.shape[1])]).sum())
         for scaling in tapvid3d.SCALINGS:
             found = tapvid3d.scores(clip, scaling)
-            row |= {f"{scaling}.{name}": _number(found[key]) for key, name in METRICS.items()}
+            row |= {f"{scaling}.{name}": number(found[key]) for key, name in METRICS.items()}
         if "tracks_world" in prediction and truth.cam_from_world is not None:
             in_world = require_shape(prediction, "tracks_world", truth.tracks.shape, truth.where)
             row |= world_scores(truth, in_world, clip.focal)
@@ -128,13 +133,13 @@ def against_splits(clips: list[ClipName]) -> Found:
         if not best or len(names & there) > len(listed & there):
             best, listed = split, names
     shared = len(listed & there)
-    told = {subset: f"{sum(clip.subset == subset for clip in clips)} clips" for subset in sorted(subsets)}
+    told = {subset: counted(sum(clip.subset == subset for clip in clips), "clip") for subset in sorted(subsets)}
     if not shared:
         return Found(clips, [], "clips of no published list", told)
     title = f"{best}, {', '.join(sorted(subsets))}"
     if shared < len(listed) or len(there) > shared:
-        others = f" and {len(there) - shared} others" if len(there) > shared else ""
-        title += f": {shared} of its {len(listed)} clips{others}, NOT the published subset"
+        others = f" and {counted(len(there) - shared, 'other')}" if len(there) > shared else ""
+        title += f": {shared} of its {len(listed)} clips{others}{NOT_PUBLISHED}"
     return Found(clips, sorted(listed - there), title, told)
 
 
@@ -147,7 +152,7 @@ def world_scores(truth: TrackClip, predicted: np.ndarray, focal: float) -> Score
     for name, depth in depths.items():
         counted = np.ones_like(seen) if name == "world_all" else seen
         found = tapvid3d.world_hits(g, predicted, counted, depth, focal)
-        row[f"{name}.apd"] = _number(found["average_pts_within_thresh"])
+        row[f"{name}.apd"] = number(found["average_pts_within_thresh"])
     finite = seen & np.isfinite(predicted).all(axis=-1)
     if finite.any():
         middle = float(np.median(np.linalg.norm(g[finite], axis=-1)))
@@ -158,7 +163,3 @@ def world_scores(truth: TrackClip, predicted: np.ndarray, focal: float) -> Score
     if steps.size and np.isfinite(steps).any():
         row["world.still_half_moves"] = float(np.median(np.sort(steps[np.isfinite(steps)])[: max(1, len(steps) // 2)]))
     return row
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

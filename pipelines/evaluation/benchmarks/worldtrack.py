@@ -11,9 +11,9 @@ their origin at the centre of the first one, so ours are half a pixel more.
 | `opend4rt`  | x / (W - 1)                                     | is left out                 | clipped              |
 | `st4rtrack` | the pixel of its 512-pixel image, cut off       | NaN spoils the scale        | dropped              |
 
-Scores are PROTOCOL.ALIGNMENT.TRACKS.METRIC: every alignment of `evaluation/worldtrack.py`, over `all` tracks, those that
-are `dynamic`, aligned by themselves, and `visible` entries alone; `dynamic_of_all` has the scale of all tracks. Beside
-the mean over clips, `METRIC_pooled` is that of `ours` over tracks: a clip with three of them weighs as much as three.
+Scores are PROTOCOL.ALIGNMENT.TRACKS.METRIC: every alignment of `evaluation/worldtrack.py`, over `all` tracks, those
+that are `dynamic`, aligned by themselves, and `visible` entries alone; `dynamic_of_all` has the scale of all tracks.
+Beside the mean over clips, `METRIC_pooled` is that of `ours` over tracks, of which a clip may have three.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,14 @@ from jaxtyping import Bool, Float64
 
 from pipelines.evaluation import worldtrack
 from pipelines.evaluation.benchmarks.benchmark import (
+    NOT_PUBLISHED,
     Benchmark,
     ClipName,
     Found,
     Prediction,
     Scores,
     npz_clips,
+    require_clips,
     require_shape,
 )
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
@@ -59,12 +61,12 @@ class WorldTrack(Benchmark):
     )
 
     def find(self, data: Sequence[str]) -> Found:
-        clips = npz_clips(data, SUBSETS, self.title)
+        clips = require_clips(npz_clips(data, SUBSETS), data, self.title, f"{'|'.join(SUBSETS)}/NAME.npz")
         counts = {subset: sum(clip.subset == subset for clip in clips) for subset in SUBSETS}
         told = {subset: f"{count} of {SUBSETS[subset]} clips" for subset, count in counts.items()}
         # One of ADT's 50 is scored by neither evaluator.
         whole = all(count >= SUBSETS[subset] - (subset == "adt_mini") for subset, count in counts.items())
-        title = f"{len(clips)} of {sum(SUBSETS.values())} clips" + ("" if whole else ", NOT the published set")
+        title = f"{len(clips)} of {sum(SUBSETS.values())} clips" + ("" if whole else NOT_PUBLISHED)
         return Found(clips, [], title, told)
 
     def open(self, clip: ClipName) -> TrackClip:
