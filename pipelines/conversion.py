@@ -35,7 +35,13 @@ class Conversion:
 
     def open(self, name: str) -> Sequence:
         """The sequence, through a `RawFolder` of its own, which then knows every file that was read for it."""
-        return DATASETS[self.settings.dataset].open(RawFolder(self.raw), name)
+        sequence = DATASETS[self.settings.dataset].open(RawFolder(self.raw), name)
+        if sequence.lacks:
+            raise ValueError(
+                f"{name} in {self.raw} was prepared to evaluate on, without {' and '.join(sorted(sequence.lacks))}: "
+                "convert the dataset as it is shipped"
+            )
+        return sequence
 
     def groups(self, sequence: Sequence) -> list[list[Span]]:
         """Its clips, without their crops, by the group they are written in."""

@@ -82,6 +82,12 @@ class Tracks:
     """The dataset's own flag: not occluded."""
 
 
+NEEDS = {
+    "images": "a model cannot be asked about it, stored predictions can be scored",
+    "depth": "it cannot be scored by depth",
+}
+"""What cannot be done without."""
+
 Motion = Static | Unknown | RigidInstances | Tracks
 
 
@@ -100,6 +106,11 @@ class Sequence(ABC):
     """What the raw files call each frame."""
     image_size: tuple[int, int]
     """(H, W) of every frame."""
+    prepared: bool = False
+    """Whether the files are only those frames that the field's benchmarks take."""
+    lacks: frozenset[str] = frozenset()
+    """Of "images", "intrinsics", "depth": what is not among the files of a sequence to evaluate on. Intrinsics are then
+    made up, the others raise ValueError where they are asked for."""
     notes: tuple[str, ...] = ()
     """What the reader mended or left out, in words: conversion prints it and keeps it in the store."""
 
@@ -118,6 +129,10 @@ class Sequence(ABC):
                 f"{self.image_size}: images and maps of a sequence must have one size; were only some of them resized?"
             )
         return pixels
+
+    def _missing(self, what: str, where: str) -> ValueError:
+        """For what `lacks` names."""
+        return ValueError(f"{self.name} in {self.raw.uri} has no {what} ({where}): {NEEDS[what]}")
 
     @abstractmethod
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -44,14 +44,13 @@ def test_readers_give_what_the_scene_is(recording) -> None:
     key, scene, _, sequence = recording
     frames = range(kitti.FIRST, FRAMES) if key == "kitti" else range(FRAMES)
     assert len(sequence) == len(frames)
-    metre = bonn.SCALE if key == "bonn" else 1.0
     np.testing.assert_allclose(sequence.cameras.intrinsics, scene.cameras.intrinsics[frames], rtol=1e-6)
     if key == "kitti":
         assert not sequence.cameras.known.any()
     else:
         tolerance = 1e-4 if key == "bonn" else 1e-6  # T_M is rounded
         np.testing.assert_allclose(sequence.cameras.world_from_cam, scene.cameras.world_from_cam, atol=tolerance)
-    step = {"sintel": 1e-5, "kitti": 1 / 512, "bonn": metre / 1e4, "tum": 1 / 1e4}[key] * 1.01
+    step = {"sintel": 1e-5, "kitti": 1 / 512, "bonn": 1 / 1e4, "tum": 1 / 1e4}[key] * 1.01
     for place, t in enumerate(frames):
         frame, depth = scene.render(t), sequence.depth(place)
         np.testing.assert_array_equal(sequence.image(place), frame.image)

@@ -4,6 +4,10 @@
     <date>/<drive>_sync/image_02/data/0000000005.png                                        8-bit RGB
     <date>/calib_cam_to_cam.txt                                                             P_rect_02, S_rect_02
 
+or, as evaluation codes gather the 110 frames of a drive (not cropped, in spite of the name):
+
+    depth_selection/val_selection_cropped/{image_gathered,groundtruth_depth_gathered}/<drive>_sync_02/0000000005.png
+
 Sizes differ from drive to drive, and truth begins at frame 5. There are no poses here: they are unknown (NaN), so
 `audit` has nothing to compare. Without the calibration, intrinsics are those of most drives, as wide as the image.
 """
@@ -18,8 +22,10 @@ from pipelines.sequence import Cameras, Dataset, Sequence, Unknown
 
 LAYOUT = (
     "KITTI: data_depth_annotated/val/<drive>_sync/proj_depth/groundtruth/image_02/*.png and "
-    "<date>/<drive>_sync/image_02/data/*.png"
+    "<date>/<drive>_sync/image_02/data/*.png, or val_selection_cropped/ with both gathered"
 )
+GATHERED = "groundtruth_depth_gathered"
+CALIBRATION = "calib_cam_to_cam.txt"
 TRUTH = "proj_depth/groundtruth/image_02"
 PER_METRE = 256
 USUAL_FOCAL, USUAL_WIDTH = 721.5377, 1242
@@ -30,28 +36,54 @@ class Kitti(Sequence):
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
-        depths = f"{_depth_root(raw)}/{name}/{TRUTH}"
+        gathered = next(raw.find_folders(GATHERED), None)
+        depths = f"{gathered}/{GATHERED}/{name}_02" if gathered else f"{_depth_root(raw)}/{name}/{TRUTH}"
         files = sorted(file for file in raw.listdir(depths)[1] if re.fullmatch(r"\d{10}\.png", file))
-        found = [folder for folder in raw.find_folders("image_02", max_depth=4) if folder.split("/")[-1] == name]
-        if not found:
-            raise ValueError(f"{raw.uri} has no {name[:10]}/{name}/image_02/data: download this drive's raw data too")
+        if not files:
+            raise ValueError(f"{depths} in {raw.uri} has no 0000000005.png and so on: download the drive again")
         self.frame_numbers = np.array([int(file.removesuffix(".png")) for file in files])
         self._depths = [f"{depths}/{file}" for file in files]
-        where = f"{found[0]}/image_02/data"
-        self._images = [f"{where}/{file}" for file in files]
-        if missing := sorted(set(files) - set(raw.listdir(where)[1])):
+        where = f"{gathered}/image_gathered/{name}_02" if gathered else self._raw_images()
+        there = set(raw.listdir(where)[1])
+        if gathered and not there:
+            self.lacks |= {"images"}
+        elif missing := sorted(set(files) - there):
             raise ValueError(f"{where} in {raw.uri} lacks {missing[0]}, which has depth: download the drive again")
-        self.image_size = height, width = raw.image_size(self._images[0])
-        focal = USUAL_FOCAL * width / USUAL_WIDTH
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        calibration = f"{found[0].rpartition('/')[0]}/calib_cam_to_cam.txt"
-        if raw.holds(found[0].rpartition("/")[0] or ".", "calib_cam_to_cam.txt"):
+        self._images = [f"{where}/{file}" for file in files]
+        self.image_size = height, width = raw.image_size((self._depths if "images" in self.lacks else self._images)[0])
+        calibration = next(
+            (
+                f"{folder}/{CALIBRATION}"
+                for folder in raw.find_folders(CALIBRATION, max_depth=4)
+                if folder.split("/")[-1] == name[:10]
+            ),
+            None,
+        )
+        if calibration is None:
+            self.lacks |= {"intrinsics"}
+            focal = USUAL_FOCAL * width / USUAL_WIDTH
+            matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        else:
             matrix = _projection(raw, calibration)
+        self.prepared = gathered is not None
         self.cameras = Cameras(
             intrinsics=np.tile(matrix, (len(files), 1, 1)), world_from_cam=np.full((len(files), 4, 4), np.nan)
         )
 
+    def _raw_images(self) -> str:
+        """The folder of the drive's images."""
+        found = [
+            folder for folder in self.raw.find_folders("image_02", max_depth=4) if folder.endswith(f"/{self.name}")
+        ]
+        if not found:
+            raise ValueError(
+                f"{self.raw.uri} has no {self.name[:10]}/{self.name}/image_02/data: download this drive's raw data too"
+            )
+        return f"{found[0]}/image_02/data"
+
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        if "images" in self.lacks:
+            raise self._missing("images", f"image_gathered/{self.name}_02/")
         return self._sized(self.raw.rgb(self._images[t]), self._images[t])
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
@@ -82,6 +114,10 @@ def _depth_root(raw: RawFolder) -> str:
 
 def sequence_names(raw: RawFolder) -> list[str]:
     """Like "2011_09_26_drive_0002_sync"."""
+    if (gathered := next(raw.find_folders(GATHERED), None)) is not None:
+        return [
+            name.removesuffix("_02") for name in raw.listdir(f"{gathered}/{GATHERED}")[0] if name.endswith("_sync_02")
+        ]
     if next(raw.find_folders("data_depth_annotated", max_depth=2), None) is None:
         return []
     return [name for name in raw.listdir(_depth_root(raw))[0] if name.endswith("_sync")]

@@ -24,7 +24,7 @@ from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = (
     "ScanNet v2: sceneSSSS_RR/ with a .sens file or its exported frames (color/, depth/, pose/ and intrinsic/, or "
-    "_info.txt), or ScanNet++: <scene>/iphone/"
+    "_info.txt, or color_90/ and depth_90/), or ScanNet++: <scene>/iphone/"
 )
 READERS = LAYOUTS | {MARKER: iphone}
 SAME_PLACE = 1e-5  # entries of an extrinsic matrix, metres and rotation, that count as the identity's
@@ -39,6 +39,7 @@ class ScanNet(Sequence):
         folder = raw.folder_of(name, *READERS)
         self._scan = scan = next(READERS[marker] for marker in READERS if raw.holds(folder, marker))(raw, folder)
         self.frame_numbers, self.image_size = scan.numbers, scan.depth_size
+        self.prepared, self.lacks = scan.prepared, scan.lacks
         height, width = self.image_size
         check_fit(scan.colour_intrinsics, scan.colour_size, f"colour of {scan.where}")
         check_fit(scan.depth_intrinsics, scan.depth_size, f"depth of {scan.where}")
@@ -55,6 +56,8 @@ class ScanNet(Sequence):
             self.cameras = Cameras(intrinsics=self._colour_intrinsics, world_from_cam=poses)
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        if "images" in self.lacks:
+            raise self._missing("images", "color_90/")
         colour = self._of_size(self._scan.colour(t), self._scan.colour_size, "colour", t)
         height, width = self.image_size
         shrinks = width < colour.shape[1]
@@ -68,6 +71,8 @@ class ScanNet(Sequence):
         return cv2.warpAffine(image, affine, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE)
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
+        if "depth" in self.lacks:
+            raise self._missing("depth", "depth_90/")
         metres = self._of_size(self._scan.depth(t), self.image_size, "depth", t)
         depth = np.where(metres > 0, metres, np.float32(np.nan))
         return depth if self._aligned else self._seen_by_colour(depth, t)

@@ -11,6 +11,9 @@
     color/000000.jpg depth/000000.png pose/000000.txt    the download scannet_frames_25k: every 100th frame
     intrinsics_color.txt intrinsics_depth.txt
 
+    color_90/frame_0000.jpg depth_90/frame_0000.png      as evaluation codes prepare a scan: 90 frames of it alone
+    pose_90.txt                                          16 (or 12) numbers a line
+
 Depth is u16, 1000 per metre (the stream and _info.txt say so themselves), 0 where unknown; poses are world_from_depth.
 Intrinsics are in pixels of which the centre of the top-left one is (0, 0).
 """
@@ -27,6 +30,7 @@ from pipelines.raw.folder import RawFolder
 from pipelines.raw.sens import SensFile
 
 DEPTH_SHIFT = 1000  # units per metre
+USUAL_SIZE, USUAL_FOCAL = (480, 640), 577.87  # of the depth camera
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,9 @@ class Recording:
     """RGB of the t-th frame."""
     depth: Callable[[int], Float32[np.ndarray, "h w"]]
     """Metres of the t-th frame, 0 where unknown."""
+    prepared: bool = False
+    lacks: frozenset[str] = frozenset()
+    """As of `Sequence`."""
 
 
 def sens_stream(raw: RawFolder, folder: str) -> Recording:
@@ -99,11 +106,69 @@ def tool_export(raw: RawFolder, folder: str) -> Recording:
     return _export(raw, folder, *names, matrices, shift=float(shift))
 
 
+def prepared(raw: RawFolder, folder: str) -> Recording:
+    """Intrinsics are not among these files: those of most scans. Without images or poses: for stored predictions."""
+    colours, depths = (_in_order(raw, f"{folder}/{kind}_90") for kind in ("color", "depth"))
+    poses = _rows_of_poses(raw, f"{folder}/pose_90.txt") if raw.holds(folder, "pose_90.txt") else np.zeros((0, 4, 4))
+    counts = {"color_90": len(colours), "depth_90": len(depths), "pose_90.txt": len(poses)}
+    count = max(counts.values())
+    if wrong := [f"{part} has {there}" for part, there in counts.items() if there not in (0, count)]:
+        raise ValueError(f"{folder} in {raw.uri} has {count} frames, but {' and '.join(wrong)}: prepare it again")
+    if not count:
+        raise ValueError(f"{folder} in {raw.uri} has neither color_90/frame_0000.jpg nor depth_90/frame_0000.png")
+    if not len(poses):
+        poses = np.full((count, 4, 4), np.nan)
+    depth_size = raw.image_size(depths[0]) if depths else USUAL_SIZE
+    colour_size = raw.image_size(colours[0]) if colours else depth_size
+    lacks = {"images": not colours, "depth": not depths, "intrinsics": True}
+    return Recording(
+        where=f"{folder} in {raw.uri}",
+        numbers=np.arange(count),
+        world_from_depth=poses,
+        colour_from_depth=np.eye(4),
+        colour_intrinsics=_usual(colour_size, count),
+        depth_intrinsics=_usual(depth_size, count),
+        colour_size=colour_size,
+        depth_size=depth_size,
+        colour=lambda t: raw.rgb(colours[t]),
+        depth=lambda t: raw.grey16(depths[t]) / np.float32(DEPTH_SHIFT),
+        prepared=True,
+        lacks=frozenset(what for what, missing in lacks.items() if missing),
+    )
+
+
+def _in_order(raw: RawFolder, folder: str) -> list[str]:
+    """Files called by a number at their end, by it."""
+    found = {int(match[1]): file for file in raw.listdir(folder)[1] if (match := re.fullmatch(r".*?(\d+)\.\w+", file))}
+    return [f"{folder}/{found[number]}" for number in sorted(found)]
+
+
+def _rows_of_poses(raw: RawFolder, path: str) -> Float64[np.ndarray, "T 4 4"]:
+    try:
+        rows = np.array([line.split() for line in raw.text(path).splitlines() if line.strip()], np.float64)
+        rows = rows.reshape(len(rows), -1, 4)
+        poses = np.tile(np.eye(4), (len(rows), 1, 1))
+        poses[:, : rows.shape[1]] = rows
+    except ValueError:
+        raise ValueError(f"{path} in {raw.uri} must have 16 or 12 numbers a line: prepare it again") from None
+    return poses
+
+
+def _usual(size: tuple[int, int], count: int) -> Float64[np.ndarray, "T 3 3"]:
+    """As wide as the usual depth camera's."""
+    height, width = size
+    focal = USUAL_FOCAL / USUAL_SIZE[1] * width
+    return np.tile([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]], (count, 1, 1))
+
+
 LAYOUTS = {
     "*.sens": sens_stream,
     "intrinsic": python_export,
     "_info.txt": tool_export,
     "intrinsics_depth.txt": frames_25k,
+    "color_90": prepared,
+    "depth_90": prepared,
+    "pose_90.txt": prepared,
 }
 """By a file or folder that only this layout has. The first counts where a scan was exported into its own folder: the
 exporters encode colour once more."""

@@ -4,10 +4,11 @@
     training/depth/<sequence>/frame_0001.dpt           float32 metres along z; sky is finite, 1e3 and far more
     training/camdata_left/<sequence>/frame_0001.cam    K and cam_from_world, both float64; K changes in zoom shots
 
-Pixels of K have their origin at the centre of the first one. Things move and are not annotated here.
+Pixels of K have their origin at the centre of the first one. Things move and are not annotated here. Whoever scores
+stored predictions of depth, or of poses, needs that part alone.
 """
 
-import posixpath
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -18,7 +19,9 @@ from pipelines.raw.sintel import read_camera, read_depth
 from pipelines.sequence import Cameras, Dataset, Sequence, Unknown
 
 LAYOUT = "MPI Sintel: training/final, training/depth and training/camdata_left, each with <sequence>/frame_0001.*"
-PARTS = ("final", "depth", "camdata_left")
+FILES = {"final": "frame_%04d.png", "depth": "frame_%04d.dpt", "camdata_left": "frame_%04d.cam"}
+LACKED = {"final": "images", "depth": "depth", "camdata_left": "intrinsics"}
+SIZE = 436, 1024
 FARTHEST = 1000.0  # metres; beyond it lies only sky
 
 
@@ -27,27 +30,46 @@ class Sintel(Sequence):
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
-        root = posixpath.normpath(posixpath.join(raw.folder_of("training", *PARTS), "."))
-        images, depths, cameras = (f"{root}/{part}/{name}" for part in PARTS)
-        files = sorted(file for file in raw.listdir(images)[1] if file.startswith("frame_") and file.endswith(".png"))
-        numbers = [file.removeprefix("frame_").removesuffix(".png") for file in files]
-        if not numbers or not all(map(str.isdecimal, numbers)):
-            raise ValueError(f"{images} in {raw.uri} has no images frame_0001.png and so on")
-        self.frame_numbers = np.array([int(number) for number in numbers])
-        self._images = [f"{images}/{file}" for file in files]
-        self._depths = raw.frame_files(depths, "frame_%04d.dpt", self.frame_numbers, images)
-        paths = raw.frame_files(cameras, "frame_%04d.cam", self.frame_numbers, images)
-        self.image_size = raw.image_size(self._images[0])
-        read = [read_camera(raw, path) for path in paths]
-        intrinsics = np.stack([matrix for matrix, _ in read])
-        intrinsics[:, :2, 2] += 0.5
-        self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=inverse(np.stack([pose for _, pose in read])))
+        root = next(_roots(raw), "training")
+        folders = {part: f"{root}/{part}/{name}" for part in FILES}
+        there = {part: raw.frame_numbers(folder, FILES[part]) for part, folder in folders.items()}
+        there = {part: numbers for part, numbers in there.items() if len(numbers)}
+        if not there:
+            raise ValueError(f"{name} in {raw.uri} has no files frame_0001.png and so on: download it again")
+        first = next(iter(there))
+        self.lacks = frozenset(LACKED[part] for part in FILES if part not in there)
+        self.frame_numbers = there[first]
+        self._files = {
+            part: raw.frame_files(folders[part], FILES[part], self.frame_numbers, folders[first]) for part in there
+        }
+        if "final" in there:
+            self.image_size = raw.image_size(self._files["final"][0])
+        elif "depth" in there:
+            self.image_size = read_depth(raw, self._files["depth"][0]).shape
+        else:
+            self.image_size = SIZE
+        if "camdata_left" not in there:
+            height, width = self.image_size
+            matrix = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+            intrinsics, poses = np.tile(matrix, (len(self), 1, 1)), np.full((len(self), 4, 4), np.nan)
+        else:
+            read = [read_camera(raw, path) for path in self._files["camdata_left"]]
+            intrinsics = np.stack([matrix for matrix, _ in read])
+            intrinsics[:, :2, 2] += 0.5
+            poses = inverse(np.stack([pose for _, pose in read]))
+        self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=poses)
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
-        return self._sized(self.raw.rgb(self._images[t]), self._images[t])
+        if "images" in self.lacks:
+            raise self._missing("images", "training/final/")
+        path = self._files["final"][t]
+        return self._sized(self.raw.rgb(path), path)
 
     def depth(self, t: int) -> Float32[np.ndarray, "H W"]:
-        depth = self._sized(read_depth(self.raw, self._depths[t]), self._depths[t])
+        if "depth" in self.lacks:
+            raise self._missing("depth", "training/depth/")
+        path = self._files["depth"][t]
+        depth = self._sized(read_depth(self.raw, path), path)
         return np.where((depth > 0) & (depth < FARTHEST), depth, np.float32(np.nan))
 
     def motion(self, frames: Int64[np.ndarray, "t"]) -> Unknown:
@@ -55,12 +77,19 @@ class Sintel(Sequence):
 
 
 def sequence_names(raw: RawFolder) -> list[str]:
-    """Like "alley_2": those with images, depth and cameras."""
+    """Like "alley_2": those that all parts have which are there."""
     found = []
-    for root in raw.find_folders("camdata_left", max_depth=3):
-        folders = [set(raw.listdir(f"{root}/{part}")[0]) if raw.holds(root, part) else set() for part in PARTS]
-        found += set.intersection(*folders)
+    for root in _roots(raw):
+        folders = [set(raw.listdir(f"{root}/{part}")[0]) for part in FILES]
+        found += set.intersection(*filter(None, folders)) if any(folders) else []
     return found
+
+
+def _roots(raw: RawFolder) -> Iterator[str]:
+    """Folders with parts of it."""
+    for folder in raw.find_folders(*FILES, max_depth=3):
+        if raw.holds(folder, "camdata_left") or raw.name_of(folder, parts=1).rpartition("/")[2] == "training":
+            yield folder
 
 
 DATASET = Dataset(key="sintel", layout=LAYOUT, names=sequence_names, scene_of=str, open=Sintel)

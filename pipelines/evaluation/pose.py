@@ -74,8 +74,9 @@ def path_scores(predicted: Poses, truth: Poses) -> dict[str, float | int | str |
         ValueError: a predicted pose is not finite.
     """
     if not np.isfinite(predicted).all():
-        bad = int((~np.isfinite(predicted).all(axis=(1, 2))).sum())
-        raise ValueError(f"{bad} of {len(predicted)} predicted poses are not finite")
+        bad = np.flatnonzero(~np.isfinite(predicted).all(axis=(1, 2))).tolist()
+        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        raise ValueError(f"{len(bad)} of {len(predicted)} predicted poses are missing or not finite: frames {which}")
     known = np.isfinite(truth).all(axis=(1, 2))
     pairs = known[:-1] & known[1:]
     left_out = {"frames": int(known.sum()), "frames_without_truth": int((~known).sum())}

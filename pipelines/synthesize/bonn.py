@@ -30,8 +30,8 @@ def folder(index: int) -> str:
 def write(scene: Scene, folder: Path) -> None:
     """Write a recording into a new folder."""
     scaled = scene.cameras.world_from_cam.copy()
-    scaled[:, :3, :3] *= SCALE
+    scaled[:, :3] *= SCALE
     body = T_ROS @ scaled @ np.linalg.inv(T_M) @ T_ROS
     u, _, vh = np.linalg.svd(body[:, :3, :3])
     body[:, :3, :3] = u @ vh
-    write_recording(scene, folder, body, metres=SCALE)
+    write_recording(scene, folder, body)

@@ -42,11 +42,11 @@ def folder(index: int) -> str:
 
 def write(scene: Scene, folder: Path) -> None:
     """Write a recording into a new folder."""
-    write_recording(scene, folder, scene.cameras.world_from_cam, metres=1.0)
+    write_recording(scene, folder, scene.cameras.world_from_cam)
 
 
-def write_recording(scene: Scene, folder: Path, poses: Float64[np.ndarray, "T 4 4"], *, metres: float) -> None:
-    """With these poses in groundtruth.txt; `metres`: of the scene in a metre of stored depth."""
+def write_recording(scene: Scene, folder: Path, poses: Float64[np.ndarray, "T 4 4"]) -> None:
+    """With these poses in groundtruth.txt."""
     for name in ("rgb", "depth"):
         (folder / name).mkdir(parents=True)
     lists = {"rgb": [], "depth": []}
@@ -57,7 +57,7 @@ def write_recording(scene: Scene, folder: Path, poses: Float64[np.ndarray, "T 4 
         Image.fromarray(frame.image).save(folder / image, compress_level=1)
         lists["rgb"].append(f"{time:.6f} {image}")
         if t != len(scene) // 2:
-            steps = np.round(PER_METRE * np.where(np.isfinite(frame.depth), frame.depth, 0) / metres)
+            steps = np.round(PER_METRE * np.where(np.isfinite(frame.depth), frame.depth, 0))
             Image.fromarray(steps.astype(np.uint16)).save(folder / depth, compress_level=1)
             lists["depth"].append(f"{time + 0.004:.6f} {depth}")
         numbers = [*poses[t, :3, 3], *xyzw_from_rotation(poses[t, :3, :3])]

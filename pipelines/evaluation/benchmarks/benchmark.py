@@ -37,6 +37,14 @@ class ClipName:
         """What its prediction is called: SUBSET/NAME.npz, without folders in NAME."""
         return f"{self.subset}/{self.name.replace('/', '__')}.npz"
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What others call it, its own name first: without the folder above it, as evaluation codes call Bonn's and
+        KITTI's sequences."""
+        last = self.name.rpartition("/")[2]
+        others = [last, last.removeprefix("rgbd_bonn_"), *([f"{last}_02"] if last.endswith("_sync") else [])]
+        return tuple(dict.fromkeys([self.name.replace("/", "__"), *others]))
+
     def __str__(self) -> str:
         return f"{self.subset}/{self.name}"
 

@@ -2,7 +2,8 @@
 
 The model is asked at the centres of the truth's own pixels, so nothing is resized; stored predictions of another size
 are, as the official code does it (bicubic). A dataset's score is the mean over sequences weighted by valid pixels, as
-in the tables of the field; `METRIC_plain` is the plain mean.
+in the tables of the field; `METRIC_plain` is the plain mean. `disparity_lstsq` has rules of its own
+(`evaluation/disparity.py`).
 """
 
 import hashlib
@@ -10,13 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.evaluation import depth
+from pipelines.evaluation import depth, disparity
 from pipelines.evaluation.benchmarks.benchmark import (
     Benchmark,
     ClipName,
     Found,
     Prediction,
     Scores,
+    number,
     plain_means,
     require_clips,
 )
@@ -67,13 +69,14 @@ class VideoDepth(Benchmark):
         for alignment in depth.FITS:
             found = depth.depth_scores(right, said, alignment, cap=rule.get("cap"), clip=rule.get("clip"))
             row |= {"valid_pixels": found["valid_pixels"], "not_finite": found["not_finite"]}
-            for metric in (*depth.METRICS, "scale", "shift"):
-                value = found[metric]
-                row[f"{alignment}.{NAMES.get(metric, metric)}"] = float(value) if np.isfinite(value) else None
-        return row
+            row |= _named(alignment, found)
+        return row | _named(
+            disparity.NAME, disparity.disparity_scores(right, said, disparity.Rule(**rule["disparity"]))
+        )
 
     def summary(self, rows: Sequence[Scores]) -> Scores:
-        """Weighted by valid pixels, and plain; a score that a sequence lacks is lacking in the weighted mean too."""
+        """Weighted by valid pixels, and plain (of `disparity_lstsq` plain alone); a score that a sequence lacks is
+        lacking in the weighted mean too."""
         means = plain_means(rows)
         weights = np.array([row["valid_pixels"] for row in rows], np.float64)
         for alignment in depth.FITS:
@@ -83,6 +86,9 @@ class VideoDepth(Benchmark):
                 values = [row[key] for row in rows]
                 known = weights.sum() > 0 and None not in values
                 means[key] = float(np.average(values, weights=weights)) if known else None
+        for metric in depth.METRICS:
+            key = f"{disparity.NAME}.{NAMES.get(metric, metric)}"
+            means[f"{key}_plain"] = means[key]
         return means | {"clips": len(rows), "valid_pixels": int(weights.sum())}
 
     def picture(self, truth: SequenceClip, prediction: Prediction, title: str) -> np.ndarray:
@@ -103,8 +109,14 @@ class VideoDepth(Benchmark):
 BENCHMARK = VideoDepth()
 
 
+def _named(alignment: str, found: dict[str, float]) -> Scores:
+    return {f"{alignment}.{NAMES.get(key, key)}": number(found[key]) for key in (*depth.METRICS, "scale", "shift")}
+
+
 def first_intrinsics(truth: SequenceClip) -> Intrinsics:
-    """Of the first frame. ValueError if they change, which is more than can be told."""
+    """Of the first frame. ValueError if there are none, or if they change, which is more than can be told."""
+    if isinstance(truth, SequenceClip) and "intrinsics" in truth.sequence.lacks:
+        raise ValueError(f"{truth.where} came without intrinsics: evaluate it without --known-intrinsics")
     matrices = truth.corner_intrinsics
     if np.abs(matrices - matrices[:1]).max() > 1e-3 * matrices[0, 0, 0]:
         raise ValueError(f"intrinsics of {truth.where} change: --known-intrinsics can tell only those that do not")

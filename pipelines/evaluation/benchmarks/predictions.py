@@ -19,9 +19,12 @@ too, by what they are:
 | NAME/result.json                         | a folder of results that `infer` wrote                                    |
 | SUBSET/NAME/pts3d1_p*.npy                | St4RTrack: where the pixels of frame 0 are at each time, in its camera    |
 | SUBSET/NAME/pts3d2_p*.npy                | St4RTrack: where the pixels of each frame are, in the camera of frame 0   |
+| SUBSET/NAME/frame_0000.npy               | depth of each frame, as CUT3R's evaluation has it                         |
+| SUBSET/NAME/pred_traj.txt                | its poses, a line "i x y z qw qx qy qz" per frame from 0                  |
 | SUBSET/NAME.json                         | OpenD4RT: {"tracks_world": [T][N][3]}, and the other keys likewise        |
 
-Nothing in them is executed. They are found by exact name, never by order.
+SUBSET may be left out. NAME is that of the truth, or what evaluation codes call it ("balloon2"); found by exact name,
+never by order. Nothing in them is executed.
 """
 
 import io
@@ -31,13 +34,16 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluation.benchmarks.benchmark import ClipName, Prediction
+from pipelines.geometry import rotation_from_xyzw
 from pipelines.results.footage import natural
 from pipelines.results.reading import read_result
 from pipelines.whole import listed, read_file, written
 
 KEYS = ("tracks_XYZ", "visibility", "tracks_world", "tracks_world_opend4rt", "tracks_world_st4rtrack", "depth")
 KEYS = (*KEYS, "world_from_cam", "points_world")
-ST4RTRACK = {"pts3d1_p": "dense_world", "pts3d2_p": "points_world"}
+DENSE = {"dense_world": "pts3d1_p", "points_world": "pts3d2_p", "depth": "frame_"}
+"""Key -> how its files begin, of each frame one."""
+TRAJECTORY = "pred_traj.txt"
 
 
 def write_prediction(folder: str, clip: ClipName, prediction: Prediction, about: dict[str, Any]) -> None:
@@ -51,25 +57,69 @@ def write_prediction(folder: str, clip: ClipName, prediction: Prediction, about:
 
 def read_prediction(folder: str, clip: ClipName) -> tuple[Prediction, dict[str, Any]] | None:
     """With what is told of it; None if there is none. ValueError naming the file if it is damaged."""
-    for uri in (f"{folder}/{clip.file}", f"{folder}/{clip.file.partition('/')[2]}"):
-        if (content := read_file(uri)) is not None:
-            return _arrays(content, uri)
-    stem = clip.file.removesuffix(".npz")
-    name = stem.partition("/")[2]
-    for uri in (f"{folder}/{stem}.json", f"{folder}/{name}.json"):
-        if (content := read_file(uri)) is not None:
-            return _opend4rt(content, uri), {"from": uri}
-    for uri in (f"{folder}/{stem}", f"{folder}/{name}"):
-        names = listed(uri)
-        if "result.json" in names:
-            return _of_infer(uri), {"from": uri}
-        found = {}
-        for start, key in ST4RTRACK.items():
-            if files := sorted((n for n in names if n.startswith(start) and n.endswith(".npy")), key=natural):
-                found[key] = np.stack([_npy(f"{uri}/{n}") for n in files])
-        if found:
-            return found, {"from": uri}
+    stems = [f"{folder}/{name}" for called in clip.called for name in (f"{clip.subset}/{called}", called)]
+    for stem in stems:
+        if (content := read_file(f"{stem}.npz")) is not None:
+            return _arrays(content, f"{stem}.npz")
+    for stem in stems:
+        if (content := read_file(f"{stem}.json")) is not None:
+            return _opend4rt(content, f"{stem}.json"), {"from": f"{stem}.json"}
+    for stem in stems:
+        if found := _of_folder(stem, listed(stem)):
+            return found, {"from": stem}
     return None
+
+
+def _of_folder(uri: str, names: list[str]) -> Prediction:
+    """Empty if nothing in it is a prediction."""
+    if "result.json" in names:
+        return _of_infer(uri)
+    found = {}
+    for key, start in DENSE.items():
+        files = sorted((name for name in names if name.startswith(start) and name.endswith(".npy")), key=natural)
+        if not files:
+            continue
+        _require_all(files, start, uri)
+        found[key] = _stacked([_npy(f"{uri}/{name}") for name in files], uri)
+        if key != "depth":
+            found[key] = found[key][..., :3]
+    if TRAJECTORY in names:
+        found["world_from_cam"] = _trajectory(f"{uri}/{TRAJECTORY}")
+    return _checked(found, uri) if found else {}
+
+
+def _require_all(files: list[str], start: str, uri: str) -> None:
+    """ValueError naming the frame that is not there: what follows would be scored against another one's truth."""
+    numbers = [name.removeprefix(start).removesuffix(".npy") for name in files]
+    for number, place in zip(numbers, range(len(files)), strict=True):
+        if not number.isdecimal() or int(number) != place:
+            raise ValueError(
+                f"prediction {uri} has {start}{number}.npy where frame {place} is due: one file per frame, from 0"
+            )
+
+
+def _stacked(arrays: list[np.ndarray], uri: str) -> np.ndarray:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"frames of prediction {uri} have different shapes: {', '.join(map(str, sorted(shapes)))}")
+    return np.stack(arrays)
+
+
+def _trajectory(uri: str) -> np.ndarray:
+    """Lines "i x y z qw qx qy qz": world_from_cam of frame i. NaN for frames that have no line."""
+    try:
+        text = (read_file(uri) or b"").decode()
+        rows = np.array([line.split() for line in text.splitlines() if line.strip() and line[0] != "#"], np.float64)
+        frames = rows[:, 0].astype(int)
+        if rows.shape[1] != 8 or (frames != rows[:, 0]).any() or (frames < 0).any() or len(set(frames)) != len(frames):
+            raise ValueError("frames in the first column, each once")
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"prediction {uri} must have lines i x y z qw qx qy qz ({error}): write it again") from None
+    poses = np.full((frames.max() + 1, 4, 4), np.nan)
+    poses[frames] = np.eye(4)
+    poses[frames, :3, :3] = rotation_from_xyzw(rows[:, [5, 6, 7, 4]])
+    poses[frames, :3, 3] = rows[:, 1:4]
+    return poses
 
 
 def _arrays(content: bytes, uri: str) -> tuple[Prediction, dict[str, Any]]:
@@ -107,9 +157,9 @@ def _of_infer(uri: str) -> Prediction:
 def _npy(uri: str) -> np.ndarray:
     content = read_file(uri)
     try:
-        return np.load(io.BytesIO(content), allow_pickle=False)[..., :3]
+        return np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy raises anything on damage
-        raise ValueError(f"prediction {uri} is no array of points ({error}): write it again") from None
+        raise ValueError(f"prediction {uri} is no array ({error}): write it again") from None
 
 
 def _checked(found: Prediction, uri: str) -> Prediction:

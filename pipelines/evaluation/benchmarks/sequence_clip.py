@@ -47,6 +47,9 @@ class SequenceClip:
         return self.sequence.image_size
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Grey where there are none."""
+        if "images" in self.sequence.lacks:
+            return np.full((*self.size, 3), 128, np.uint8)
         return self.sequence.image(self.frames[t])
 
     @property
@@ -64,7 +67,8 @@ class SequenceClip:
     @cached_property
     def digest(self) -> str:
         """Of the frames and the poses; depth is part of the scores alone."""
-        digest = hashlib.blake2b(video_digest(self.source, self.selection).encode(), digest_size=16)
+        images = "" if "images" in self.sequence.lacks else video_digest(self.source, self.selection)
+        digest = hashlib.blake2b(images.encode(), digest_size=16)
         digest.update(np.ascontiguousarray(self.world_from_cam))
         return digest.hexdigest()
 
@@ -124,6 +128,8 @@ def open_clip(key: str, clip: ClipName) -> SequenceClip:
     last = len(sequence)
     if rule.get("by_number") and rule.get("beyond"):
         last = int(np.searchsorted(sequence.frame_numbers, rule["beyond"]))
+    if sequence.prepared:  # what is there was chosen already
+        start, last, step = 0, len(sequence), 1
     if last - start < 2:  # a shorter recording than the published ones: all of it
         start, last = 0, len(sequence)
     count = len(range(start, last, step))
