@@ -1,28 +1,41 @@
 """Depth and poses on analytic recordings in their official layouts: the readers give what the scene is, exact answers
 score perfectly, and each planted fault costs what it must."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipelines.conversion import Conversion
 from pipelines.datasets import reader
 from pipelines.evaluation.benchmarks import load_benchmark
 from pipelines.geometry import inverse
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Sequence
-from pipelines.synthesize import bonn, kitti, sintel, tum
+from pipelines.synthesize import (
+    bonn,
+    bonn_prepared,
+    kitti,
+    kitti_prepared,
+    scannet_prepared,
+    sintel,
+    tum,
+    tum_prepared,
+)
 from pipelines.synthesize.scene import Scene
 from pipelines.truth.verdict import judge
 from tests.benchmark_clips import Asked, only_clip
 
 LAYOUTS = {"sintel": sintel, "bonn": bonn, "tum": tum, "kitti": kitti}
+PREPARED = {"bonn": bonn_prepared, "tum": tum_prepared, "kitti": kitti_prepared, "scannet": scannet_prepared}
 FRAMES = 12
 
 
-def written(key: str, root: Path, seed: int = 5) -> Scene:
-    layout = LAYOUTS[key]
+def written(key: str, root: Path, seed: int = 5, layouts: dict = LAYOUTS) -> Scene:
+    layout = layouts[key]
     scene = layout.scene(seed, num_frames=FRAMES, size="small")
     if hasattr(layout, "write_tree"):
         layout.write_tree(scene, root, 0)
@@ -163,3 +176,46 @@ def test_audit_finds_that_depth_and_cameras_fit(recording) -> None:
         assert judge(sequence).outcome == "misfit"
     finally:
         sequence.cameras = cameras
+
+
+@pytest.mark.parametrize("key", PREPARED)
+def test_what_evaluation_codes_prepare_is_read_and_scores_perfectly(key: str, tmp_path: Path) -> None:
+    """Frames are chosen already: none is left out again. Without images, stored predictions are scored all the same."""
+    scene = written(key, tmp_path, layouts=PREPARED)
+    frames = range(kitti.FIRST, FRAMES) if key == "kitti" else range(FRAMES)
+    with_depth = key != "tum"
+    exact = {"depth": np.stack([scene.render(t).depth for t in frames])}
+    bench = load_benchmark("depth" if with_depth else "pose")
+    asked = Asked(bench.key, only_clip(bench.key, tmp_path), scene)
+    assert len(asked.truth) == len(frames)
+    if with_depth:
+        assert asked.scores(exact)["metric.abs_rel"] < 1e-3
+        assert asked.scores({"depth": 2 * exact["depth"]})["scale_exact.abs_rel"] < 1e-3
+    if key in ("tum", "scannet"):
+        poses = Asked("pose", only_clip("pose", tmp_path), scene)
+        row = poses.scores({"world_from_cam": scene.cameras.world_from_cam})
+        assert row["sim3.ate"] < 1e-6
+        assert row["frames_without_truth"] == (key == "scannet" and 1)
+    if key in ("kitti", "scannet"):
+        with pytest.raises(ValueError, match="came without intrinsics"):
+            asked.benchmark.asked(asked.truth, known_intrinsics=True)
+
+    if with_depth:
+        for path in [*tmp_path.rglob("rgb_110"), *tmp_path.rglob("image_gathered"), *tmp_path.rglob("color_90")]:
+            shutil.rmtree(path)
+        alone = Asked("depth", replace(only_clip("depth", tmp_path), data=f"{tmp_path}/."), scene)
+        if key == "bonn":  # has one image without depth, whose place nothing tells now
+            exact["depth"] = np.delete(exact["depth"], FRAMES // 2, axis=0)
+        assert alone.scores(exact)["metric.abs_rel"] < 1e-3
+        assert alone.benchmark.picture(alone.truth, exact, "without images").ndim == 3
+        with pytest.raises(ValueError, match=r"has no images .* stored predictions can be scored"):
+            alone.truth.video("clip", 8)
+
+
+def test_what_was_prepared_to_evaluate_on_is_not_converted(tmp_path: Path) -> None:
+    written("scannet", tmp_path, layouts=PREPARED)
+    (name,) = reader("scannet").find(RawFolder(str(tmp_path)))
+    settings = SimpleNamespace(dataset="scannet")
+    conversion = SimpleNamespace(settings=settings, raw=str(tmp_path))
+    with pytest.raises(ValueError, match="prepared to evaluate on, without intrinsics"):
+        Conversion.open(conversion, name)

@@ -30,6 +30,7 @@ SCALE = float(np.linalg.det(T_M[:3, :3]) ** (1 / 3))
 class Bonn(Tum):
     within = 0.04  # times have gaps in some sequences
     chosen = "110"
+    markers = ("rgb_110", "depth_110")
 
     def published(self, name: str) -> tuple[float, float, float, float]:
         return 542.822841, 542.576870, 315.593520, 237.756098
@@ -46,7 +47,7 @@ class Bonn(Tum):
 
 def sequence_names(raw: RawFolder) -> list[str]:
     """Like "rgbd_bonn_balloon2"."""
-    return [name for name in recordings(raw, Bonn.chosen) if "rgbd_bonn_" in name.rpartition("/")[2]]
+    return [name for name in recordings(raw, Bonn.markers) if "rgbd_bonn_" in name.rpartition("/")[2]]
 
 
 DATASET = Dataset(key="bonn", layout=LAYOUT, names=sequence_names, scene_of=str, open=Bonn)

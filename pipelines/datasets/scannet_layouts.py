@@ -167,7 +167,6 @@ LAYOUTS = {
     "_info.txt": tool_export,
     "intrinsics_depth.txt": frames_25k,
     "color_90": prepared,
-    "depth_90": prepared,
     "pose_90.txt": prepared,
 }
 """By a file or folder that only this layout has. The first counts where a scan was exported into its own folder: the

@@ -24,6 +24,7 @@ from pipelines.sequence import Cameras, Dataset, Sequence, Unknown
 
 LAYOUT = "TUM RGB-D: rgbd_dataset_*/ with rgb.txt, depth.txt, groundtruth.txt, rgb/ and depth/, or rgb_90/"
 PER_METRE = 5000
+SHIPPED = "groundtruth.txt"  # by which the folder of a recording is known
 WITHIN = 0.02  # seconds
 INTRINSICS = {  # as published, the centre of the first pixel at 0; images of freiburg1 and 2 are distorted
     "freiburg1": (517.3, 516.5, 318.6, 255.3),
@@ -40,10 +41,12 @@ class Tum(Sequence):
     within = WITHIN
     chosen = "90"
     """How the folders of a prepared recording end."""
+    markers = ("rgb_90", "groundtruth_90.txt")
+    """By one of which it is known; depth_90 is ScanNet's too."""
 
     def __init__(self, raw: RawFolder, name: str) -> None:
         super().__init__(raw, name)
-        folder = raw.folder_of(name, *markers(self.chosen))
+        folder = raw.folder_of(name, SHIPPED, *self.markers)
         if raw.holds(folder, "rgb.txt"):
             matrices = self._recorded(folder)
         else:
@@ -123,15 +126,10 @@ class Tum(Sequence):
         return Unknown()
 
 
-def markers(chosen: str) -> tuple[str, ...]:
-    """By which the folder of a recording is known: as shipped, or prepared."""
-    return "groundtruth.txt", f"rgb_{chosen}", f"depth_{chosen}"
-
-
-def recordings(raw: RawFolder, chosen: str) -> list[str]:
-    """Names of all folders that are such recordings."""
-    folders = raw.find_folders(*markers(chosen))
-    return [raw.name_of(folder, parts=1) for folder in folders if raw.holds(folder, "rgb.txt", *markers(chosen)[1:])]
+def recordings(raw: RawFolder, markers: tuple[str, ...]) -> list[str]:
+    """Names of all recordings, as shipped or prepared."""
+    folders = raw.find_folders(SHIPPED, *markers)
+    return [raw.name_of(folder, parts=1) for folder in folders if raw.holds(folder, "rgb.txt", *markers)]
 
 
 def _by_time(raw: RawFolder, folder: str) -> tuple[Float64[np.ndarray, "n"], list[str]]:
@@ -149,7 +147,7 @@ def _by_time(raw: RawFolder, folder: str) -> tuple[Float64[np.ndarray, "n"], lis
 
 def sequence_names(raw: RawFolder) -> list[str]:
     """Like "rgbd_dataset_freiburg3_walking_xyz"."""
-    return [name for name in recordings(raw, Tum.chosen) if "rgbd_bonn_" not in name.rpartition("/")[2]]
+    return [name for name in recordings(raw, Tum.markers) if "rgbd_bonn_" not in name.rpartition("/")[2]]
 
 
 DATASET = Dataset(key="tum", layout=LAYOUT, names=sequence_names, scene_of=str, open=Tum)

@@ -7,6 +7,7 @@ The scores of a sequence are means over its frames, those of a dataset the plain
 those of `depth.py` and in no column with them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,8 @@ class Rule:
     """Metres."""
     frames: int | None = None
     """The first ones, alone."""
-    border: tuple[int, int] = (0, 0)
-    """Rows and columns that are cut off on each side."""
+    border: Sequence[int] = (0, 0)
+    """Rows, columns that are cut off on each side."""
 
 
 def disparity_scores(

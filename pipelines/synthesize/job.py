@@ -18,7 +18,19 @@ from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
 
 # Benchmarks, in their own layouts: `python -m pipelines evaluate`.
-Twin = Literal["tapvid3d", "worldtrack", "hidden", "sintel", "bonn", "tum", "kitti"]
+Twin = Literal[
+    "tapvid3d",
+    "worldtrack",
+    "hidden",
+    "sintel",
+    "bonn",
+    "tum",
+    "kitti",
+    "bonn_prepared",
+    "tum_prepared",
+    "kitti_prepared",
+    "scannet_prepared",
+]
 # Other official layouts of a dataset; its key, then what tells them apart.
 Variant = Literal["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
 LAYOUTS: dict[str, ModuleType] = {  # a dataset that a user added need have none
@@ -32,6 +44,10 @@ BENCHMARKS_OF = {
     "bonn": ["depth"],
     "kitti": ["depth"],
     "tum": ["pose"],
+    "bonn_prepared": ["depth"],
+    "tum_prepared": ["pose"],
+    "kitti_prepared": ["depth"],
+    "scannet_prepared": ["depth", "pose"],
     "worldtrack": ["worldtrack", "cloud"],
 }
 Row = dict[str, Any]
@@ -85,7 +101,8 @@ def synthesize(
 
     Args:
         dataset: Whose official layout (tartanair_v2 is another one of tartanair; tapvid3d, worldtrack, hidden, sintel,
-            bonn, tum and kitti are benchmarks); with "all", each to train on gets a folder of its name below OUT.
+            bonn, tum and kitti are benchmarks, ..._prepared as evaluation codes lay them out); with "all", each to
+            train on gets a folder of its name below OUT.
         out: A folder that is new or empty, on a disk that all workers share.
         scenes: Number of scenes per dataset.
         frames: Frames per scene.

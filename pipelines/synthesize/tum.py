@@ -66,3 +66,14 @@ def write_recording(scene: Scene, folder: Path, poses: Float64[np.ndarray, "T 4 
     for name, lines in lists.items():
         (folder / f"{name}.txt").write_text(COMMENT.format(folder.name) + "\n".join(lines) + "\n")
     (folder / "groundtruth.txt").write_text(COMMENT.format(folder.name) + "\n".join(truth) + "\n")
+
+
+def prepare(folder: Path, chosen: str) -> None:
+    """Make of a recording what evaluation codes make of it: images and depth alone, in folders that end with `chosen`,
+    and of the poses the one nearest to each image."""
+    for kind in ("rgb", "depth"):
+        (folder / kind).rename(folder / f"{kind}_{chosen}")
+        (folder / f"{kind}.txt").unlink()
+    rows = (folder / "groundtruth.txt").read_text().splitlines()[COMMENT.count("\n") :]
+    (folder / f"groundtruth_{chosen}.txt").write_text("\n".join(rows[1::3]) + "\n")
+    (folder / "groundtruth.txt").unlink()

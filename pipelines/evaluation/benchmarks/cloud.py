@@ -71,6 +71,10 @@ class PointClouds(Benchmark):
         if clip.subset in WORLDTRACK:
             return read_depth_clip(clip.data, f"{clip.subset}/{clip.name}.npz", frames=FRAMES)
         truth = open_clip(self.key, clip)
+        if lacks := truth.sequence.lacks:
+            raise ValueError(
+                f"{truth.where} came without {' and '.join(sorted(lacks))}: give the dataset as it is shipped"
+            )
         if not np.isfinite(truth.world_from_cam[0]).all():
             raise ValueError(f"the first pose of {truth.where} is not known: its points have no camera to be told in")
         return truth
