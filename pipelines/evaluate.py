@@ -21,7 +21,9 @@ from typing import Any, Literal
 
 from model.command_line import loading
 from pipelines.evaluation.benchmarks import BenchmarkKey
+from pipelines.problems import counted
 from pipelines.raw.place import absolute, lasting
+from pipelines.status import CHECKPOINT, POSITION
 from pipelines.store.reader import ClipStore, evenly, open_different
 from pipelines.whole import listed, require_new, result_folder
 
@@ -55,7 +57,8 @@ def evaluate(
             the model was not trained on.
         out: Folder or s3:// URI to write, which must be new; it may have predictions/ of a job that was interrupted.
         model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a checkpoint folder; models:/NAME/* for all
-            versions, each into a folder of its number, with a leaderboard beside them.
+            versions, or RUN/* for all checkpoints of a run's folder, each into a folder of its name, with a leaderboard
+            beside them.
         predictions: Or a folder of stored predictions, scored without a model.
         clips: Of clips, how many to score per store, spread evenly over it; by default all.
         known_intrinsics: The model is told the true intrinsics.
@@ -76,25 +79,49 @@ def evaluate(
     out = lasting(out, "--out")
 
     loading("PyTorch", "MLflow", "Ray")
-    from pipelines.compare import write_leaderboard
     from pipelines.evaluation.benchmarks.job import run_benchmark
-    from pipelines.models import model_versions
 
     options = {"data": data, "known_intrinsics": known_intrinsics, "window": window, "common": common}
     options |= {"allow_missing": allow_missing}
     if model is None:
         return run_benchmark(benchmark, model=None, predictions=absolute(predictions), out=out, **options)
-    versions = model_versions(model)
-    if versions == [model]:
-        return run_benchmark(benchmark, model=model, predictions=None, out=out, **options)
+    if model.endswith("/*"):
+        return evaluate_all(benchmark, model, out, options)
+    return run_benchmark(benchmark, model=model, predictions=None, out=out, **options)
+
+
+def evaluate_all(benchmark: BenchmarkKey, pattern: str, out: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All models that `pattern` names, each into a folder of its name, and a leaderboard. What is there is not done
+    again. ValueError, before anything is asked, for an evaluation that was made otherwise."""
+    from pipelines.compare import write_leaderboard
+    from pipelines.evaluation.benchmarks.job import require_same_request, run_benchmark
+    from pipelines.models import model_versions
+
+    versions = model_versions(pattern) if pattern.startswith("models:/") else checkpoints_of(absolute(pattern[:-2]))
     places = {version: f"{out}/{version.rpartition('/')[2]}" for version in versions}
+    done = {version for version, place in places.items() if METRICS in listed(place)}
+    for version in sorted(done):
+        require_same_request(places[version], benchmark, version, options)
     for version, place in places.items():
-        if METRICS not in listed(place):
+        if version not in done:
+            print(f"{version}: {len(done)} of {len(places)} are done")
             run_benchmark(benchmark, model=version, predictions=None, out=place, **options)
-    best = write_leaderboard(list(places.values()), out)[0]
-    name, _, number = best["name"].removeprefix("models:/").rpartition("/")
-    print(f"to make the best one the champion: python -m train promote --name {name} --version {number} --because ...")
+            done.add(version)
+    best = write_leaderboard(list(places.values()), out)[0]["name"]
+    if pattern.startswith("models:/"):
+        name, _, number = best.removeprefix("models:/").rpartition("/")
+        print(f"make the best one the champion: python -m train promote --name {name} --version {number} --because ...")
+    else:
+        print(f"register the best one: python -m train register --checkpoint {best}")
     return {"leaderboard": places}
+
+
+def checkpoints_of(run: str) -> list[str]:
+    """The whole ones in a run's folder, the oldest first. ValueError if there are none."""
+    found = [name for name in listed(run) if CHECKPOINT.fullmatch(name) and POSITION in listed(f"{run}/{name}")]
+    if not found:
+        raise ValueError(f"{run} has no whole checkpoints step_N: give the folder of a run, RUN/*")
+    return [f"{run}/{name}" for name in found]
 
 
 def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) -> dict[str, Any]:
@@ -130,7 +157,9 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
     pictures: dict[str, bytes] = {}
     scorer = {"model": version, "registry": tracking_uri()}
     rows = list(parts(stores, clips))
-    for outcome in jobs.run_models(ClipScorer, scorer, rows, label="evaluate clips", unit=f"{CLIPS_PER_ROW} clips"):
+    for outcome in jobs.run_models(
+        ClipScorer, scorer, rows, label=f"evaluate clips, {CLIPS_PER_ROW} at a time", unit="part"
+    ):
         if outcome.failed:
             raise ValueError(outcome.reason)  # a damaged store
         for method, tally in outcome.result["tallies"].items():
@@ -157,7 +186,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
         for name, png in pictures.items():
             (folder / name).write_bytes(png)
         (folder / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    print(f"{score_table(metrics['scores'])}\n{out}: {METRICS} and {len(pictures)} pictures")
+    print(f"{score_table(metrics['scores'])}\n{out}: {METRICS} and {counted(len(pictures), 'picture')}")
     return metrics
 
 

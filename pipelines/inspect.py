@@ -101,7 +101,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
     rows = [{"first": first, "last": min(first + CLIPS_PER_ROW, len(opened))} for first in firsts]
     work = partial(count_clips, store=opened.uri)
     totals: Counter[str] = Counter()
-    for outcome in jobs.run_tasks(work, rows, label="inspect", unit=f"{CLIPS_PER_ROW} clips"):
+    for outcome in jobs.run_tasks(work, rows, label=f"inspect, {CLIPS_PER_ROW} clips at a time", unit="part"):
         if outcome.failed:
             raise ValueError(outcome.reason)  # a damaged store
         for name, count in outcome.result.items():

@@ -52,3 +52,8 @@ def alike(reasons: dict[str, str]) -> list[str]:
         more = f" (and {len(names) - 1} like it)" if len(names) > 1 else ""
         lines.append(f"{names[0]}: {reasons[names[0]]}{more}")
     return lines
+
+
+def counted(count: int, thing: str) -> str:
+    """1 clip, 2 clips."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

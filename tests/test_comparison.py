@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from pipelines.compare import compare
+from pipelines.evaluate import checkpoints_of
 from pipelines.evaluation.benchmarks.comparison import difference
+from pipelines.evaluation.benchmarks.job import require_same_request
 from pipelines.store.reader import ClipStore
 from tests.plane_store import write_plane_store
 from train.stores import refuse_benchmarks
@@ -93,3 +96,44 @@ def test_what_benchmarks_are_made_of_is_not_trained_on(tmp_path: Path, dataset: 
         return
     with pytest.raises(ValueError, match=rf"holds {sequence} of {dataset}, which the benchmark {benchmark} is made of"):
         refuse_benchmarks(store)
+
+
+def test_all_checkpoints_of_a_run_are_found_and_none_that_is_half_written(tmp_path: Path) -> None:
+    for name, whole in (
+        ("step_0000100", True),
+        ("step_0000200", True),
+        ("step_0000200-2", True),
+        ("step_0000300", False),
+    ):
+        (tmp_path / name).mkdir()
+        if whole:
+            (tmp_path / name / "position.json").touch()
+    (tmp_path / "runs.json").touch()
+    found = checkpoints_of(str(tmp_path))
+    assert [Path(uri).name for uri in found] == ["step_0000100", "step_0000200", "step_0000200-2"]
+    with pytest.raises(ValueError, match="has no whole checkpoints"):
+        checkpoints_of(str(tmp_path / "step_0000100"))
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        ({}, None),
+        ({"known_intrinsics": True}, "another known_intrinsics"),
+        ({"window": 8}, "another window"),
+        ({"data": ["/other"]}, "another data"),
+    ],
+)
+def test_an_evaluation_that_is_there_is_taken_only_if_it_was_made_the_same_way(
+    other: dict, differs: str | None, tmp_path: Path
+) -> None:
+    asked = {"data": ["/data"], "window": None, "common": None}
+    model = {"version": "models:/rooms/1"}
+    evaluation(tmp_path / "1", {"tum": [0.1]}, "a", model=model, asked=asked)
+    options = {"known_intrinsics": False, **asked} | other
+    with pytest.raises(ValueError, match=differs) if differs else nullcontext():
+        require_same_request(str(tmp_path / "1"), "pose", "models:/rooms/1", options)
+    with pytest.raises(ValueError, match="another model"):
+        require_same_request(
+            str(tmp_path / "1"), "pose", "models:/rooms/2", options | asked | {"known_intrinsics": False}
+        )

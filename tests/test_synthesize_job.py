@@ -145,7 +145,8 @@ def test_a_benchmark_is_written_as_evaluate_finds_it(name: str, tmp_path: Path) 
         assert write_sequence(row, frames=7, size="small", seed=0) > 0
     for benchmark in BENCHMARKS_OF.get(name, [name]):
         found = load_benchmark(benchmark).find([str(tmp_path)])
-        assert len(found.clips) == 2
+        depth_too = name != "worldtrack" or benchmark != "cloud"  # of WorldTrack, every clip
+        assert len(found.clips) == (2 if depth_too else 1)
         assert not found.missing
         assert all(len(load_benchmark(benchmark).open(clip)) >= 2 for clip in found.clips)
     assert not list(tmp_path.rglob("*.partial"))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from model import ModelConfig
 from model.command_line import loading
 from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.problems import counted
 from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
 from pipelines.synthesize.scene import Scene
@@ -127,13 +128,14 @@ def synthesize(
     written = write_scenes({name: (root, scenes) for name, root in roots.items()}, frames=frames, size=size, seed=seed)
 
     if dataset in TWINS:
-        print(f"{out}: {scenes} clips of {frames} frames, {written[dataset] / 1e6:.1f} MB. Next:")
+        print(f"{out}: {counted(scenes, 'clip')} of {counted(frames, 'frame')}, {written[dataset] / 1e6:.1f} MB. Next:")
         for benchmark in BENCHMARKS_OF.get(dataset, [dataset]):
             print(f"  python -m pipelines evaluate {benchmark} --model MODEL --data {out} --out scores/{benchmark}")
         return
     for name, root in roots.items():
         key = name if name in LAYOUTS else name.rpartition("_")[0]
-        print(f"{root}: {scenes} scenes of {frames} frames, {written[name] / 1e6:.1f} MB. Next, for the preset tiny:")
+        made = f"{counted(scenes, 'scene')} of {counted(frames, 'frame')}, {written[name] / 1e6:.1f} MB"
+        print(f"{root}: {made}. Next, for the preset tiny:")
         print(
             f"  python -m pipelines convert {key} --raw {root} --store clips/{Path(root).name} --split all "
             f"{for_tiny(frames)}"

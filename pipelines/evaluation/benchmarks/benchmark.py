@@ -169,8 +169,3 @@ def require_shape(prediction: Prediction, key: str, shape: tuple[int, ...], wher
 def number(value: float) -> float | None:
     """None if it is not finite."""
     return float(value) if np.isfinite(value) else None
-
-
-def counted(count: int, thing: str) -> str:
-    """ "1 clip", "2 clips"."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

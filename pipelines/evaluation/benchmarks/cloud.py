@@ -23,7 +23,6 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Found,
     Prediction,
     Scores,
-    counted,
     npz_clips,
     number,
     require_clips,
@@ -34,6 +33,7 @@ from pipelines.evaluation.depth import valid_pixels
 from pipelines.evaluation.depth_clip import DepthClip, read_depth_clip
 from pipelines.geometry import image_grid, inverse, transform, unproject
 from pipelines.pictures.drawing import below, beside, caption, depth_colours, depth_range, fitted, titled
+from pipelines.problems import counted
 from pipelines.results.asked import Asked
 
 METRICS = {"l1_sum": "l1_sum", "l1_mean_axis": "l1_mean_axis", "l2": "epe", "apd": "apd"}

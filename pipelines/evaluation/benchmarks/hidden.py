@@ -28,13 +28,13 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Found,
     Prediction,
     Scores,
-    counted,
     require_shape,
 )
 from pipelines.evaluation.benchmarks.tapvid3d import BENCHMARK as TAPVID3D
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
 from pipelines.evaluation.track_clip import TrackClip, read_track_clip
 from pipelines.geometry import project
+from pipelines.problems import counted
 from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 

@@ -15,8 +15,9 @@ from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Score
 from pipelines.evaluation.benchmarks.predictions import read_prediction
 from pipelines.evaluation.benchmarks.report import FILES, METRICS, write_report
 from pipelines.models import load_model, model_digest, model_version, tag_version, tracking_uri
+from pipelines.problems import counted
 from pipelines.raw.place import absolute
-from pipelines.whole import ExistsAlready, listed
+from pipelines.whole import ExistsAlready, listed, read_file
 
 PREDICTIONS = "predictions"
 SOURCES = ("pipelines/evaluation", "pipelines/results", "model")  # by which numbers are made
@@ -39,10 +40,12 @@ def run_benchmark(
     there = set(listed(out))
     if METRICS in there or there - {PREDICTIONS, *FILES}:  # what was left half done is gone on with
         raise ExistsAlready(out)
-    found = bench.find([absolute(place) for place in data])
-    print(f"{bench.title}: {len(found.clips)} clips; {found.title}")
+    given = [absolute(place) for place in data]
+    found = bench.find(given)
+    print(f"{bench.title}: {counted(len(found.clips), 'clip')}; {found.title}")
     if found.missing:
-        print(f"{len(found.missing)} clips of it are missing: {', '.join(found.missing[:5])} ...")
+        more = ", ..." if len(found.missing) > 5 else ""
+        print(f"missing of it: {counted(len(found.missing), 'clip')}, {', '.join(found.missing[:5])}{more}")
 
     about: dict[str, Any] = {"predictions": predictions} if model is None else {}
     failed: dict[str, str] = {}
@@ -59,10 +62,31 @@ def run_benchmark(
     refuse_failed(failed, allow_missing, len(found.clips))
 
     about |= {"benchmark": key, "known_intrinsics": known_intrinsics, "code": code_version()}
+    about["asked"] = {"data": sorted(given), "window": window, "common": common}
     metrics = write_report(bench, found, scored, failed, about, predictions or f"{out}/{PREDICTIONS}", out)
     if model is not None:
         tag_version(about["model"]["version"], version_tags(bench, metrics, out))
     return metrics
+
+
+def require_same_request(out: str, key: BenchmarkKey, model: str, options: dict[str, Any]) -> None:
+    """ValueError if the evaluation at `out` is of another benchmark, model or data, or was asked otherwise."""
+    there = json.loads(read_file(f"{out}/{METRICS}") or b"{}")
+    wanted = {
+        "benchmark": key,
+        "model": model,
+        "known_intrinsics": options["known_intrinsics"],
+        "data": sorted(absolute(place) for place in options["data"]),
+        "window": options["window"],
+        "common": options["common"],
+    }
+    found = {name: there.get(name, there.get("asked", {}).get(name)) for name in wanted}
+    found |= {"model": there.get("model", {}).get("version"), "data": there.get("asked", {}).get("data")}
+    if differ := [name for name in wanted if found[name] != wanted[name]]:
+        raise ValueError(
+            f"{out} has an evaluation with another {' and '.join(differ)} "
+            f"({found[differ[0]]}, now {wanted[differ[0]]}): choose another --out"
+        )
 
 
 def version_tags(bench: Benchmark, metrics: dict[str, Any], out: str) -> dict[str, str]:
@@ -137,10 +161,10 @@ def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
     lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
     if not allowed or len(failed) == total:
         raise ValueError(
-            f"{len(failed)} of {total} clips have no scores; mend them and run again, it goes on where it was, or give "
-            f"--allow-missing, which lists them in the report\n{lines}"
+            f"{len(failed)} of {counted(total, 'clip')} have no scores; mend them and run again, it goes on where "
+            f"it was, or give --allow-missing, which lists them in the report\n{lines}"
         )
-    print(f"{len(failed)} of {total} clips have no scores:\n{lines}")
+    print(f"{len(failed)} of {counted(total, 'clip')} have no scores:\n{lines}")
 
 
 def code_version() -> dict[str, str]:

@@ -12,8 +12,9 @@ from jaxtyping import Float32, Float64, UInt8
 
 from pipelines.catalog import FOLDER
 from pipelines.datasets import open_sequence, reader
-from pipelines.evaluation.benchmarks.benchmark import NOT_PUBLISHED, ClipName, Found, counted
+from pipelines.evaluation.benchmarks.benchmark import NOT_PUBLISHED, ClipName, Found
 from pipelines.geometry import inverse
+from pipelines.problems import counted
 from pipelines.raw.folder import RawFolder
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, read_video, video_digest

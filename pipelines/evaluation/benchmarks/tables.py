@@ -19,6 +19,7 @@ import yaml
 
 from pipelines.catalog import FOLDER
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, Scores
+from pipelines.problems import counted
 
 NOT_RUN, NOTHING = "not run", "none"
 """None: there was nothing to count, or all of it was spoiled by what is not finite."""
@@ -70,18 +71,20 @@ def published(given: dict[str, Any], metrics: dict[str, Any]) -> Table:
 
 
 def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
-    """Of each subset: a row for every alignment or protocol, a column for every metric."""
+    """Of each subset: a row for every alignment or protocol, a column for every metric. Variants that have other
+    metrics than the first are in a table of their own."""
     tables = []
     groups = dict(metrics["scores"]) | ({"overall": metrics["overall"]} if metrics["overall"] else {})
     for subset, scores in groups.items():
-        names = dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key))
-        rows = []
-        for name in names:
-            values = [scores.get(f"{name}.{metric}", NOT_RUN) for metric in bench.shown]
-            rows.append([name, *(_cell(value, 4) for value in values)])
+        of_metrics: dict[tuple[str, ...], list[str]] = {}
+        for name in dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key)):
+            there = tuple(metric for metric in bench.shown if f"{name}.{metric}" in scores)
+            of_metrics.setdefault(there, []).append(name)
         told = metrics["subsets"].get(subset, "mean over subsets")
-        title = f"{bench.title}, {subset} ({told}): every variant of {ours_name(metrics)}"
-        tables.append(Table(title, "", ["variant", *bench.shown], rows))
+        for shown, names in of_metrics.items():
+            rows = [[name, *(_cell(scores[f"{name}.{metric}"], 4) for metric in shown)] for name in names]
+            title = f"{bench.title}, {subset} ({told}): every variant of {ours_name(metrics)}"
+            tables.append(Table(title, "", ["variant", *shown], rows))
     return tables
 
 
@@ -128,7 +131,7 @@ def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, st
     told = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
     gone = [*metrics["missing"], *(f"{name}: {reason}" for name, reason in metrics["clips"]["failed"].items())]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in gone)
-    missing = f"<h2>{len(gone)} clips are missing</h2><ul>{lines}</ul>" if gone else ""
+    missing = f"<h2>Missing: {counted(len(gone), 'clip')}</h2><ul>{lines}</ul>" if gone else ""
     shown = "".join(f'<h3>{html.escape(text)}</h3><img src="{name}" alt="">' for name, text in pictures.items())
     title = html.escape(metrics["title"])
     return (

@@ -22,7 +22,6 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Found,
     Prediction,
     Scores,
-    counted,
     npz_clips,
     number,
     plain_means,
@@ -31,6 +30,7 @@ from pipelines.evaluation.benchmarks.benchmark import (
 )
 from pipelines.evaluation.benchmarks.track_sheet import track_sheet
 from pipelines.evaluation.track_clip import TrackClip, read_track_clip
+from pipelines.problems import counted
 from pipelines.results.asked import Asked
 from pipelines.results.given import Intrinsics, Points
 
