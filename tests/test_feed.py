@@ -17,7 +17,7 @@ from plane_store import cut_chunks, write_plane_store
 
 from model import ModelConfig
 from pipelines.query_table import FLAG_BITS, VALID_BITS
-from train.clips import read_clip
+from train.clips import find_clip, read_clip
 from train.config import DataConfig
 from train.feed import AHEAD, IN_USE, TRIES, Feed
 from train.loop import largest_share
@@ -74,7 +74,7 @@ def test_batches_follow_the_plan(stores):
             for slot in range(3):
                 index = (step * 2 + rank) * 3 + slot
                 number, clip_number, _ = plan.clip(index)
-                clip, expected = opened[number][clip_number], read_clip(plan, index, 100, augment=True)
+                clip, expected = opened[number][clip_number], read_clip(find_clip(plan, index), 100, augment=True)
                 assert batch.datasets[batch.dataset[slot]] == clip.dataset
                 for name in ("video", "aspect", "uv_norm", "t_src", "t_tgt", "t_cam", "xyz", "uv_tgt", "visible"):
                     np.testing.assert_array_equal(getattr(batch, name)[slot], expected[name], err_msg=name)
@@ -91,6 +91,18 @@ def test_batches_follow_the_plan(stores):
     # Alone from there on, a worker gets what both would have got, one after the other.
     for number, batch in enumerate(read(config, range(4, 7), first_clip=24)):
         assert_equal(batch, found[number % 2][4 + number // 2])
+
+
+def test_who_reads_clips_needs_no_index(tmp_path):
+    """It may have gigabytes, and each machine has many readers."""
+    store = write_plane_store(tmp_path / "planes", clips=6, queries=100, video="zstd")
+    expected = read(data({store: 1.0}), range(4))
+    with open_feed(data({store: 1.0}), readers=2) as feed:
+        for name in ("store.json", "clips.parquet"):
+            (tmp_path / "planes" / name).unlink()
+        batches = feed.batches(steps=range(4), first_clip=0, rank=0, world=1)
+        for batch, same in zip(batches, expected, strict=True):
+            assert_equal(batch, same)
 
 
 def test_a_batch_is_not_written_over_while_it_is_used(stores):

@@ -12,7 +12,7 @@ from model import ModelConfig
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import open_different
 from train.augment import Look
-from train.clips import TIMES, batch_dtype, check_asked, check_target, read_clip
+from train.clips import TIMES, batch_dtype, check_asked, check_target, find_clip, read_clip
 from train.config import DataConfig, LossConfig
 from train.mixture import CYCLE, MixturePlan, permuted
 from train.stores import check_labels, open_mixture
@@ -118,7 +118,7 @@ def test_a_clip_arrives_as_stored(stores):
     plan, opened = open_mixture(data(stores), MODEL, 0)
     number, clip_number, sample = plan.clip(7)
     clip = opened[number][clip_number]
-    got, stored = read_clip(plan, 7, 128), clip.queries(sample)
+    got, stored = read_clip(find_clip(plan, 7), 128), clip.queries(sample)
     np.testing.assert_array_equal(got["video"], clip.video)
     assert (got["store"], got["aspect"]) == (number, 1.5)
     for name, values in stored.items():
@@ -133,7 +133,7 @@ def test_a_subset_of_the_queries_is_drawn_at_random_and_repeatably(stores):
     plan, opened = open_mixture(data(stores), MODEL, 0)
     number, clip_number, sample = plan.clip(7)
     stored = {tuple(uv) for uv in opened[number][clip_number].queries(sample)["uv_norm"]}
-    first, again = (read_clip(plan, 7, 100) for _ in range(2))
+    first, again = (read_clip(find_clip(plan, 7), 100) for _ in range(2))
     np.testing.assert_array_equal(first["uv_norm"], again["uv_norm"])
     drawn = {tuple(uv) for uv in first["uv_norm"]}
     assert len(drawn) == 100 and drawn < stored
@@ -143,8 +143,8 @@ def test_augmented_pixels_and_drawn_queries_follow_from_seed_and_clip_number_alo
     plan, opened = open_mixture(data(stores), MODEL, 0)
     looks = set()
     for index in (7, 8, 3):
-        got, again = (read_clip(plan, index, 100, augment=True) for _ in range(2))
-        plain = read_clip(plan, index, 100)
+        got, again = (read_clip(find_clip(plan, index), 100, augment=True) for _ in range(2))
+        plain = read_clip(find_clip(plan, index), 100)
         number, clip_number, _ = plan.clip(index)
         rng = np.random.default_rng([plan.seed, index])
         rng.choice(128, 100, replace=False)
@@ -235,7 +235,7 @@ def test_a_batch_in_memory_has_room_for_what_a_clip_is(tmp_path, frames):
     store = write_plane_store(tmp_path / "planes", clips=1, frames=frames, size=16, queries=16, samples=1)
     long = dataclasses.replace(MODEL, image_size=16, patch_size=8, clip_frames=frames)
     plan, (opened,) = open_mixture(data({store: 1.0}, queries=16), long, 0)
-    clip = read_clip(plan, 0, 16)
+    clip = read_clip(find_clip(plan, 0), 16)
     (place,) = np.zeros(1, batch_dtype(1, 16, opened.settings))
     assert set(place.dtype.names) == set(clip)
     for name, values in clip.items():

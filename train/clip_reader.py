@@ -2,7 +2,7 @@
 
     python -m train.clip_reader CONNECTION MEMORY      two file descriptors
 
-It hears a `Task`, then orders: (slot, place, number of the clip). It answers each, in order, with None once the clip
+It hears a `Task`, then orders: (slot, place, clip). It answers each, in order, with None once the clip
 lies there, or with the exception that kept it from that. It ends as soon as the worker does, whatever it is reading.
 """
 
@@ -19,17 +19,15 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from train.clips import read_clip
-from train.mixture import MixturePlan
+from train.clips import Planned, read_clip
 
-Order = tuple[int, int, int]
+Order = tuple[int, int, Planned]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Which clips there are, and how they lie in the memory: so many batches of `dtype`."""
+    """What is wanted of every clip, and how clips lie in the memory: so many batches of `dtype`."""
 
-    plan: MixturePlan
     num_queries: int
     augment: bool
     dtype: np.dtype
@@ -52,19 +50,19 @@ def main(connection: Connection, memory: int) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        slot, place, index = orders.get()
-        connection.send(read_into(slots[slot], place, index, task))
+        slot, place, planned = orders.get()
+        connection.send(read_into(slots[slot], place, planned, task))
 
 
-def read_into(batch: np.void, place: int, index: int, task: Task) -> Exception | None:
-    """Put clip number `index` of the run into a place of the batch; what went wrong."""
+def read_into(batch: np.void, place: int, planned: Planned, task: Task) -> Exception | None:
+    """Put a clip into a place of the batch; what went wrong."""
     try:
-        for name, values in read_clip(task.plan, index, task.num_queries, task.augment).items():
+        for name, values in read_clip(planned, task.num_queries, task.augment).items():
             batch[name][place] = values
     except ValueError as error:
         return ValueError(str(error))
     except Exception:
-        return RuntimeError(f"clip {index} of the run: {traceback.format_exc()}")
+        return RuntimeError(f"clip {planned.index} of the run: {traceback.format_exc()}")
     return None
 
 

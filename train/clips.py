@@ -3,13 +3,14 @@
 NumPy only: the processes that do this start in half a second.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines.query_table import VALID_BITS, query_dtype
 from pipelines.store.layout import StoreSettings
-from pipelines.store.reader import open_store
+from pipelines.store.reader import Clip, open_store
 from train.augment import Look
 from train.mixture import MixturePlan
 
@@ -18,29 +19,47 @@ TIMES = ("t_src", "t_tgt", "t_cam")
 UV_SLACK = 1e-3  # rounding of a projection on the border; pixels instead of [0, 1] are far beyond
 
 
-def read_clip(plan: MixturePlan, index: int, num_queries: int, augment: bool = False) -> dict[str, Any]:
-    """Clip number `index` of the run with its queries, by name: a clip of `batch_dtype`.
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A clip of a run, and all that is needed to read it: not the index of its store, which may be large."""
+
+    index: int
+    """Number of the clip in the run."""
+    seed: int
+    store: int
+    """Number of the store in the mixture."""
+    clip: Clip
+    sample: int
+    """Of its samples of queries."""
+
+
+def find_clip(plan: MixturePlan, index: int) -> Planned:
+    """Clip number `index` of the run."""
+    store, clip, sample = plan.clip(index)
+    return Planned(index=index, seed=plan.seed, store=store, clip=open_store(plan.stores[store])[clip], sample=sample)
+
+
+def read_clip(planned: Planned, num_queries: int, augment: bool = False) -> dict[str, Any]:
+    """The clip with its queries, by name: a clip of `batch_dtype`.
 
     What is drawn, queries and augmentation, depends on (seed, index) alone. ValueError, naming clip and store, if it
     cannot be read, or asks or answers what cannot be.
     """
-    number, clip_number, sample = plan.clip(index)
-    store = open_store(plan.stores[number])
-    clip = store[clip_number]
-    queries, video = clip.queries(sample), clip.video
-    rng = np.random.default_rng([plan.seed, index])
+    clip = planned.clip
+    queries, video = clip.queries(planned.sample), clip.video
+    rng = np.random.default_rng([planned.seed, planned.index])
     if num_queries < len(queries["valid"]):
         chosen = rng.choice(len(queries["valid"]), num_queries, replace=False)
         queries = {name: values[chosen] for name, values in queries.items()}
     if augment:
         video = Look.random(rng).apply(video)
-    where = f"dataset {clip.dataset}, clip {clip.id}, store {plan.stores[number]}"
-    check_asked(queries, store.settings.frames, where)
+    where = f"dataset {clip.dataset}, clip {clip.id}, store {clip.store}"
+    check_asked(queries, clip.num_frames, where)
     for name in TARGETS:
         known = queries["valid"] & VALID_BITS[name] > 0
         check_target(name, queries[name][known], where)
         queries[name][~known] = 0
-    return {"video": video, "aspect": np.float32(clip.aspect), "store": number, **queries}
+    return {"video": video, "aspect": np.float32(clip.aspect), "store": planned.store, **queries}
 
 
 def check_asked(queries: dict[str, np.ndarray], num_frames: int, where: str) -> None:

@@ -33,7 +33,7 @@ from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import Clip, open_different, open_store
 from train import losses
 from train.averages import LOW_CONFIDENCE, LOW_Z_RATIO
-from train.clips import read_clip
+from train.clips import find_clip, read_clip
 from train.config import DataConfig, LossConfig
 from train.query_batch import QueryBatch
 from train.stores import open_mixture
@@ -68,7 +68,7 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
     """By name: error/TERM, trivial/TERM, masked/TERM, gradient/PART, and the monitors. NaN if undefined."""
     config = DataConfig(mixture={uri: 1.0}, queries=min(open_store(uri).settings.queries, MAX_QUERIES))
     plan, (store,) = open_mixture(config, model.config, seed=0)
-    read = [read_clip(plan, i, config.queries) for i in range(count)]
+    read = [read_clip(find_clip(plan, i), config.queries) for i in range(count)]
     seen = np.concatenate([row["visible"][row["valid"] & VALID_BITS["visible"] > 0] for row in read])
     sums, counts, tally, watched = Counter(), Counter(), Tally(), torch.zeros(len(losses.MONITORS))
     model.zero_grad()

@@ -20,7 +20,7 @@ import torch
 
 from pipelines.store.reader import ClipStore
 from train.clip_reader import Order, Task
-from train.clips import batch_dtype
+from train.clips import batch_dtype, find_clip
 from train.config import DataConfig
 from train.mixture import MixturePlan
 from train.query_batch import QueryBatch
@@ -54,7 +54,8 @@ class Feed:
         self.ahead = max(AHEAD, -(-readers // self.clips))
         num_slots = self.ahead + IN_USE
         dtype = batch_dtype(self.clips, config.queries, stores[0].settings)
-        self.task = Task(plan=plan, num_queries=config.queries, augment=config.augment, dtype=dtype, slots=num_slots)
+        self.plan = plan
+        self.task = Task(num_queries=config.queries, augment=config.augment, dtype=dtype, slots=num_slots)
         self.memory = os.memfd_create("clips")  # of no file system: containers often have a small /dev/shm
         os.ftruncate(self.memory, num_slots * dtype.itemsize)
         self.mapped = np.frombuffer(mmap.mmap(self.memory, 0), np.uint8)
@@ -103,7 +104,8 @@ class Feed:
             self.copied[slot].synchronize()
         self.missing[slot] = self.clips
         for place in range(self.clips):
-            min(self.readers, key=lambda reader: len(reader.orders)).order((slot, place, first + place))
+            planned = find_clip(self.plan, first + place)
+            min(self.readers, key=lambda reader: len(reader.orders)).order((slot, place, planned))
 
     def _listen(self, timeout: float | None = None) -> None:
         """Wait until a reader says something, and take down all that has been said."""
@@ -121,7 +123,7 @@ class Feed:
     def _replaced(self, dead: "Reader") -> "Reader":
         """Another process for the same orders."""
         current = dead.orders[0] if dead.orders else None
-        what = "nothing" if current is None else f"clip {current[2]} of the run"
+        what = "nothing" if current is None else f"clip {current[2].index} of the run"
         words = f"a process that reads clips was ended ({dead.end()}) at {what}"
         self.deaths[current] += 1
         if self.deaths[current] == TRIES:

@@ -22,7 +22,7 @@ import torch
 from pipelines import cluster
 from pipelines.raw.place import absolute
 from train import lease, run_folder, tracking
-from train.clips import read_clip
+from train.clips import find_clip, read_clip
 from train.config import MIN_POINTS, TrainConfig
 from train.errors import OutOfMemory, TrainingDiverged
 from train.memory import explained, memory_here, memory_of, require_fit, step_bytes
@@ -81,7 +81,7 @@ def check_shapes(config: TrainConfig) -> str:
             data=replace(config.data, queries=MIN_POINTS, clips_per_worker=1),
             accumulate=1,
         )
-    clips = [read_clip(plan, index, config.data.queries) for index in range(config.data.clips_per_worker)]
+    clips = [read_clip(find_clip(plan, index), config.data.queries) for index in range(config.data.clips_per_worker)]
     columns = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
     columns["dataset"] = columns.pop("store")
     batch = QueryBatch.from_columns(columns, tuple(store.settings.dataset for store in stores))

@@ -17,7 +17,7 @@ from pipelines.query_table import unpack_queries
 from pipelines.raw.place import absolute, open_place, reachable
 from pipelines.store.document import REMEDY, STORE, read_document
 from pipelines.store.groups import Group, open_group
-from pipelines.store.layout import clip_id
+from pipelines.store.layout import StoreSettings, clip_id
 
 UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError, OverflowError)  # a group's file
 OFFSET = np.dtype("<i8")  # of a frame in its clip's JPEG files
@@ -55,25 +55,30 @@ def decode_jpeg(blob: UInt8[np.ndarray, "bytes"], num_frames: int) -> UInt8[np.n
 
 
 class Clip:
-    """One clip of a store. Arrays are read when asked for; ValueError if what is stored is damaged."""
+    """One clip of a store. Arrays are read when asked for; ValueError if what is stored is damaged.
 
-    def __init__(self, store: "ClipStore", row: dict[str, Any]) -> None:
-        self._store, self._row = store, row["row"]
+    Cheap to send to another process, which then reads it without the index of the store.
+    """
+
+    def __init__(self, store: str, settings: StoreSettings, row: dict[str, Any]) -> None:
+        self.store, self._settings = store, settings
         self._group: str = row["group"]
+        self._row: int = row["row"]
         self.id = clip_id(row["sequence"], row["start"], row["stride"], row["crop_number"])
-        self.dataset = store.settings.dataset
+        self.dataset = settings.dataset
         self.sequence: str = row["sequence"]
         self.aspect: float = row["aspect"]
         self.is_metric: bool = row["is_metric"]
-        self.num_samples = store.settings.samples
+        self.num_samples = settings.samples
+        self.num_frames = settings.frames
 
     def _open(self) -> Group:
-        return open_group(f"{self._store.uri}/data/{self._group}.zarr")
+        return open_group(f"{self.store}/data/{self._group}.zarr")
 
     def _damaged(self, name: str, error: Exception) -> ValueError:
         mark = f"groups/{self._group.rpartition('-')[0]}.json"
         return ValueError(
-            f"{name} of clip {self.id} in {self._store.uri}/data/{self._group}.zarr cannot be read ({error}): the "
+            f"{name} of clip {self.id} in {self.store}/data/{self._group}.zarr cannot be read ({error}): the "
             f"store is damaged; delete {mark} and store.json in it and run convert again, which makes only that anew"
         )
 
@@ -93,10 +98,10 @@ class Clip:
     def video(self) -> UInt8[np.ndarray, "T S S 3"]:
         """RGB frames."""
         stored = self._chunk("video")
-        if self._store.settings.video == "zstd":
+        if self._settings.video == "zstd":
             return stored
         try:
-            return decode_jpeg(stored, self._store.settings.frames)
+            return decode_jpeg(stored, self.num_frames)
         except (ValueError, cv2.error) as error:
             raise self._damaged("video", error) from error
 
@@ -118,7 +123,7 @@ class Clip:
         """One query sample: field -> array with Q rows, as in the table of `pipelines/query_table.py`."""
         if not 0 <= sample < self.num_samples:
             raise ValueError(f"query sample {sample} asked of a store with {self.num_samples} samples per clip")
-        return unpack_queries(self._chunk("queries", sample), self._store.settings.frames)
+        return unpack_queries(self._chunk("queries", sample), self.num_frames)
 
     def all_queries(self) -> dict[str, np.ndarray]:
         """All query samples of the clip, end to end."""
@@ -194,7 +199,7 @@ class ClipStore:
     def __getitem__(self, i: int) -> Clip:
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of a store with {len(self)} clips")
-        return Clip(self, self._kept.slice(i, 1).to_pylist()[0])
+        return Clip(self.uri, self.settings, self._kept.slice(i, 1).to_pylist()[0])
 
     def __reduce__(self) -> tuple:
         return open_store, (self.uri,)
