@@ -23,7 +23,7 @@ from pipelines.results.finding import find_sources
 from pipelines.results.given import read_intrinsics, read_points, read_poses
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, check_video, video_digest
-from pipelines.whole import listed, read_file, require_folder, require_new
+from pipelines.whole import listed, require_folder, require_new
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -112,12 +112,11 @@ def infer(
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
-        least = 2 if num_frames is None else num_frames
-        selection = Selection(start=start, step=step, fps=fps, num_frames=least)
+        selection = Selection(start=start, step=step, fps=fps, num_frames=num_frames)
         unread, looked_at = Problems(), sources[:READERS]
         for source in looked_at:
             with unread.noted():
-                check_video(source, selection)
+                check_video(source, selection, least=2)
         if len(unread.reasons) == len(looked_at):  # else it is no reason to leave the others
             problems.reasons += unread.reasons
     problems.refuse()
@@ -132,7 +131,6 @@ def infer(
     version = model_version(model)
     loaded = load_model(version)
     options = {"start": start, "step": step, "fps": fps, "num_frames": num_frames}
-    selection = Selection(**options)
     plan_windows(2, loaded.config.clip_frames, length=window, common=common)  # refuses what is no plan
 
     digest = model_digest(loaded)
@@ -197,10 +195,13 @@ def _undone(
 
     def is_done(source: Source) -> bool:
         uri = f"{out}/{source.name}"
-        done = read_file(f"{uri}/{RESULT}") is not None
+        there = listed(uri)
+        done = RESULT in there
         try:
             if not done:
-                asked.check(*check_video(source, selection), str(source))
+                asked.check(*check_video(source, selection, asked.least), str(source))
+            if not there:
+                return False
             claim = request | {"video": video_digest(source, selection)}
         except ValueError as error:
             failed[source.name] = str(error)
@@ -208,7 +209,7 @@ def _undone(
         with problems.noted():
             if done:
                 is_answered(uri, claim)
-            elif listed(uri):
+            else:
                 require_new(uri, claim_of(claim))
         return done
 

@@ -9,10 +9,11 @@ from oracle import Faults, Oracle
 
 from model import recipes
 from model.recipes.identity import MEMORY_FRAMES
-from pipelines.results.across import Across
+from pipelines.results.across import Across, ask_across
 from pipelines.results.arrays import Rows, mapped, write_npz
 from pipelines.results.asked import Asked
 from pipelines.results.files import TASKS
+from pipelines.results.given import Points
 from pipelines.results.kept import KINDS, Kept
 from pipelines.results.nearby import Nearby
 from pipelines.results.questions import Questions
@@ -23,6 +24,7 @@ from pipelines.synthesize.staged import hidden_balls
 
 FRAMES, WINDOW, GRID = 40, 16, 4
 NOTHING = Across({}, {}, [])
+LOOKS = torch.eye(4)[[0, 1, 2, 0]]  # of the windows: the last is like the first
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,10 @@ def whole(results) -> dict:
         for task, arrays in results.items()
         for key, x in arrays.items()
     }
+
+
+def arrays_of(said) -> dict:
+    return {name: np.asarray(value) for name, value in vars(said).items()}
 
 
 def require_equal(some: dict, others: dict) -> None:
@@ -98,6 +104,32 @@ def test_going_on_from_disk_is_as_if_nothing_had_happened(oracle, video, asked, 
         whole(in_one_world(plan, [*answers[:2], *rest], questions, NOTHING)[0]),
         whole(in_one_world(plan, answers, questions, NOTHING)[0]),
     )
+
+
+def test_what_is_asked_when_all_windows_are_done_is_kept_too(oracle, video, asked, tmp_path):
+    plan, _, answers = asked
+    late = Points(recipes.pixel_centres(2, 2).numpy(), np.array([33, 0, 17, 33]))
+    questions = Questions.of(
+        video, oracle.config.image_size, Asked(tasks=("tracks", "uncertainty"), points=late, loops=True)
+    )
+    alike = [
+        replace(said, geometry=replace(said.geometry, appearance=looks))
+        for said, looks in zip(answers, LOOKS, strict=True)
+    ]
+    kept = Kept(str(tmp_path), "v", {})
+    expected = ask_across(oracle, video, plan, questions, alike)
+    first = ask_across(oracle, video, plan, questions, alike, kept.once)
+    encoded = oracle.encoded
+    again = ask_across(oracle, video, plan, questions, alike, kept.once)
+    assert oracle.encoded == encoded and encoded > 0
+    assert len(expected.loops) == 1 and sorted(expected.backwards) == sorted(expected.jitter) == list(range(len(plan)))
+    for found in (first, again):
+        for kind in ("backwards", "jitter"):
+            for number, said in getattr(expected, kind).items():
+                require_equal(arrays_of(said), arrays_of(getattr(found, kind)[number]))
+        require_equal(arrays_of(expected.loops[0]), arrays_of(found.loops[0]))
+    kept.sweep()
+    assert not list(tmp_path.iterdir())
 
 
 class OnDisk:

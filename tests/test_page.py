@@ -220,14 +220,14 @@ def test_a_million_points_fit_and_more_are_thinned():
     }
     video = VideoFacts("wave", list(range(frames)), 10.0, 160, 125, [])
     document = Document({}, video, "model units", "first camera", [], windows=[WindowFacts(0, 47, None)])
-    page = video_page(document, {"points": points}, None)
+    page = video_page(document, {"points": points}, ())
     assert len(page) <= LARGEST and "one of" not in page, f"{len(page)} bytes"
 
     wild = points | {
         "xyz": rng.random((frames * count, 3), np.float32),
         "rgb": rng.integers(0, 256, (frames * count, 3), np.uint8),
     }
-    page = video_page(document, {"points": wild}, None)
+    page = video_page(document, {"points": wild}, ())
     assert len(page) <= LARGEST and "one of 2 points is shown" in page
 
 
@@ -244,7 +244,7 @@ def test_of_very_many_tracks_some_are_shown():
         "status": np.ones((count, frames), np.int8),
     }
     video = VideoFacts("many", list(range(frames)), 10.0, 64, 48, [])
-    page = video_page(Document({}, video, "u", "w", []), {"tracks": tracks}, None)
+    page = video_page(Document({}, video, "u", "w", []), {"tracks": tracks}, ())
     assert len(page) <= LARGEST and "5208 of 20000 tracks are shown" in page
 
 
@@ -254,7 +254,7 @@ def test_a_long_video_shows_some_of_its_frames():
     cameras = {"world_from_cam": poses, "intrinsics": np.tile(np.eye(3, dtype=np.float32), (frames, 1, 1))}
     video = VideoFacts("long", list(range(frames)), 30.0, 64, 48, [])
     windows = [WindowFacts(0, 800, None), WindowFacts(700, 1499, {})]
-    page = video_page(Document({}, video, "u", "w", [], windows=windows), {"cameras": cameras}, None)
+    page = video_page(Document({}, video, "u", "w", [], windows=windows), {"cameras": cameras}, ())
     about = json.loads(re.search(r'id="about">(.*?)</script>', page)[1])
     assert about["frames"] == list(range(0, frames, 3)) and about["fps"] == 10.0
     assert about["frames"][about["seams"][0]] in (699, 702) and "one of 3 frames is shown" in about["notes"][0]
@@ -263,7 +263,7 @@ def test_a_long_video_shows_some_of_its_frames():
 def test_names_cannot_break_the_page():
     name, note = "</script><script>alert(1)</script>{{data}}", "<img src=x onerror=alert(1)>"
     document = Document({}, VideoFacts(name, [0, 1], 10.0, 8, 8, [note]), "u", "w", [])
-    page = video_page(document, {}, None)
+    page = video_page(document, {}, ())
     assert page.count("<script") == 3 and "<img" not in page
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pipelines.pictures.drawing import (
     DARK,
     TEXT,
+    Colour,
     Picture,
     below,
     beside,
@@ -36,10 +37,30 @@ DEPTH_SIDE = 590  # of the frame and its depth, which lie side by side
 CLOUD_SIDE = 420  # of each view
 TEXT_WIDTH = 520  # of a picture with text, at least
 TRAIL = 8  # frames
+TRAIL_SHARE = 204  # of 255, by which the newest part of a trail hides what is below it
 CROSSED = 12  # frames for which it is shown where a point was lost
 LOST = (255, 60, 60)
 VIEWS = {"from the first camera": (0, 0), "from further left": (35, 0), "from further above": (0, 35)}
 """What is written above a view -> degrees to the left and up, around the middle of the points."""
+
+
+class Trails:
+    """Where points came from, fading from frame to frame: each part of a trail is drawn once."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        """`size` of the frames, (H, W)."""
+        self._colours, self._share = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+
+    def fade(self) -> None:
+        self._share = cv2.subtract(self._share, -(-TRAIL_SHARE // TRAIL))
+
+    def add(self, start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], colour: Colour, width: int) -> None:
+        line(self._colours, start, end, colour, width + 1)  # also below the soft edge of its share
+        line(self._share, start, end, (TRAIL_SHARE,), width)
+
+    def over(self, image: Picture) -> Picture:
+        share = self._share.astype(np.float32) / 255
+        return cv2.blendLinear(self._colours, image, share, 1 - share)
 
 
 def track_frames(
@@ -49,29 +70,33 @@ def track_frames(
     hidden: Bool[np.ndarray, "N T"],
     lost: Bool[np.ndarray, "N T"],
     colours: UInt8[np.ndarray, "N 3"],
+    *,
+    among: int | None = None,
 ) -> Iterator[Picture]:
     """Each frame with its points: discs where visible, rings where hidden, and where they were, fading. Where one was
-    lost there is a cross for some frames. How many there are of each is written above."""
+    lost there is a cross for some frames. How many there are of each is written above, and `among` how many tracks
+    these are."""
     known = visible | hidden
     last = np.maximum.accumulate(np.where(known, np.arange(known.shape[1]), -1), axis=1)
+    some = f"{len(uv_norm)} of {among} tracks:   " if among not in (None, len(uv_norm)) else ""
+    colour, trails = [colour_of(row) for row in colours], None
     for t, frame in enumerate(frames):
-        image = fitted(frame, max(TRACKS_SIDE, *frame.shape[:2])).copy()
+        image = fitted(frame, max(TRACKS_SIDE, *frame.shape[:2]))
         radius = max(3.0, max(image.shape) / 320)
-        for age in range(min(TRAIL, t), 0, -1):
-            layer = image.copy()
-            for n in np.flatnonzero(visible[:, t - age] & visible[:, t - age + 1]):
-                line(layer, uv_norm[n, t - age], uv_norm[n, t - age + 1], colour_of(colours[n]), round(radius * 0.7))
-            fade = 0.8 * (1 - (age - 1) / TRAIL)
-            image = cv2.addWeighted(layer, fade, image, 1 - fade, 0)
+        trails = trails or Trails(image.shape[:2])
+        trails.fade()
+        for n in np.flatnonzero(visible[:, t - 1] & visible[:, t]) if t else ():
+            trails.add(uv_norm[n, t - 1], uv_norm[n, t], colour[n], round(radius * 0.7))
+        image = trails.over(image)
         for n in np.flatnonzero(lost[:, t] & (last[:, t] >= max(0, t - CROSSED))):
             cross(image, uv_norm[n, last[n, t]], LOST, radius)
         for n in np.flatnonzero(hidden[:, t]):
-            dot(image, uv_norm[n, t], colour_of(colours[n]), radius, hollow=True)
+            dot(image, uv_norm[n, t], colour[n], radius, hollow=True)
         for n in np.flatnonzero(visible[:, t]):
-            dot(image, uv_norm[n, t], colour_of(colours[n]), radius)
+            dot(image, uv_norm[n, t], colour[n], radius)
         counts = (mask[:, t].sum() for mask in (visible, hidden, lost))
         text = "{} seen: discs   {} hidden: rings   {} lost: crosses".format(*counts)
-        yield titled(image, text, max(TEXT, max(image.shape) // 55))
+        yield titled(image, some + text, max(TEXT, max(image.shape) // 55))
 
 
 def depth_frames(
@@ -97,11 +122,15 @@ def _beside_maps(
     high: float,
     scale: str,
 ) -> Iterator[Picture]:
+    bar = None
     for frame, z in zip(frames, maps, strict=True):
         image = fitted(frame, DEPTH_SIDE)
         size = image.shape[1::-1]
+        bar = colour_bar(size[1], low, high) if bar is None else bar
+        if z.size > size[0] * size[1]:  # what is not shown needs no colour
+            z = cv2.resize(np.asarray(z), size, interpolation=cv2.INTER_NEAREST)
         colours = cv2.resize(depth_colours(z, low, high), size, interpolation=cv2.INTER_NEAREST)
-        row = beside([image, colours, colour_bar(size[1], low, high)])
+        row = beside([image, colours, bar])
         yield below([caption(max(row.shape[1], TEXT_WIDTH), scale), row], gap=0)
 
 

@@ -106,6 +106,14 @@ def lasting(uri: str, what: str) -> str:
     return place
 
 
+def version_of(uri: str) -> str:
+    """What becomes another when a file is written anew. ValueError if it is not there."""
+    fs, path = open_place(uri)
+    with reachable(uri):
+        info = fs.info(path)
+    return " ".join(str(info.get(key)) for key in ("size", "mtime", "ino", "ETag", "LastModified"))
+
+
 def is_local(fs: AbstractFileSystem) -> bool:
     return "file" in fs.protocol
 

@@ -64,10 +64,13 @@ class Index(NamedTuple):
 class VideoFrames:
     """A video file. ValueError that names it for what is no video, of a refused kind or size, damaged or too short."""
 
-    def __init__(self, file: io.IOBase, where: str, *, first: int | None = None) -> None:
+    def __init__(self, file: io.IOBase, where: str, *, first: int | None = None, index: Index | None = None) -> None:
         """`file` is binary and can seek, `where` names it in errors. `first`: how many of its first frames will be
-        asked for at most; what comes after them is not even looked for."""
+        asked for at most; what comes after them is not even looked for. `index`: of this file, if it was made before.
+        """
         self._file, self._where, self._first = file, where, first
+        if index is not None:
+            self.index = index
         if file.seek(0, io.SEEK_END) == 0:
             raise ValueError(f"{where} is empty: copy or download it again")
         file.seek(0)
@@ -84,6 +87,28 @@ class VideoFrames:
         return self._stream.height, self._stream.width
 
     @property
+    def shown_size(self) -> tuple[int, int]:
+        """(H, W) of the frames as they are `shown`. Of the file, no more is read than its first frame."""
+        self._open()
+        frame = next(self._decode(), None)
+        self._open()
+        if frame is None:
+            raise unreadable(self._where, "a video", "frame 0 does not decode")
+        return self._display.rgb(frame, _pixel_aspect(self._stream)).shape[:2]
+
+    @property
+    def told(self) -> int:
+        """How many frames there are, as `len`, but where the head of the file lists them this is believed, and they are
+        not counted."""
+        listed = sum(not entry.is_discard for entry in self._stream.index_entries) if self._has_list else 0
+        return self._first if self._first is not None and listed >= self._first else len(self)
+
+    @property
+    def _has_list(self) -> bool:
+        """Whether all frames are listed in the head, as in an .mp4; others are listed as far as one has read."""
+        return "mp4" in self._container.format.name.split(",")
+
+    @property
     def fps(self) -> float | None:
         """Frames per second, None if the file does not say."""
         return float(self._stream.average_rate or 0) or None
@@ -91,7 +116,7 @@ class VideoFrames:
     @property
     def seconds(self) -> Float64[np.ndarray, "T"] | None:
         """(T,) when each frame is shown, from the first on; None if the file does not say."""
-        times = self._index.times
+        times = self.index.times
         if times is None:
             return None if self.fps is None else np.arange(len(self)) / self.fps  # as an AVI has it
         return (np.array(times[: len(self)]) - times[0]) * float(self._stream.time_base)
@@ -99,12 +124,12 @@ class VideoFrames:
     @property
     def digest(self) -> str:
         """Of the frames that are counted and how they are to be shown: another content, another digest."""
-        shown = f"{self._index.digest} {display_matrix(self._decoded(0))}"
+        shown = f"{self.index.digest} {display_matrix(self._decoded(0))}"
         return hashlib.blake2b(shown.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """How many frames there are, or `first` if there are more. Nothing is decoded for it."""
-        return self._index.count if self._first is None else min(self._index.count, self._first)
+        return self.index.count if self._first is None else min(self.index.count, self._first)
 
     def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """RGB as it is stored: neither turned, nor with square pixels."""
@@ -113,7 +138,7 @@ class VideoFrames:
     def shown(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """RGB as it is meant to be seen: upright, and with square pixels."""
         frame = self._decoded(t)
-        if left_out := self._index.left_out:
+        if left_out := self.index.left_out:
             self._note(f"its first {left_out} frames are made of others, which are not in it: frame 0 comes after them")
         for note in display_notes(frame):
             self._note(note)
@@ -145,7 +170,8 @@ class VideoFrames:
             )
 
     @cached_property
-    def _index(self) -> Index:
+    def index(self) -> Index:
+        """Made by one pass over the file, when it is first asked for."""
         self._open()
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.size, self.fps, _pixel_aspect(self._stream))).encode())
@@ -202,7 +228,7 @@ class VideoFrames:
             with self._reading() as said:
                 frames = packet.decode()
             if said or any(frame.is_corrupt for frame in frames):
-                times = self._index.times
+                times = self.index.times
                 known = times is not None and packet.pts is not None
                 number = bisect_left(times, packet.pts) if known else self._next
                 raise unreadable(
@@ -217,7 +243,7 @@ class VideoFrames:
                 "video; download it again"
             )
         try:
-            frame = self._counted(t) if self._index.times is None else self._timed(t)
+            frame = self._counted(t) if self.index.times is None else self._timed(t)
         except ValueError:
             self._decoder = None  # it has ended
             raise
@@ -237,7 +263,7 @@ class VideoFrames:
         return None
 
     def _timed(self, t: int) -> av.VideoFrame | None:
-        times, key_times = self._index.times, self._index.key_times
+        times, key_times = self.index.times, self.index.key_times
         key_time = key_times[bisect_right(key_times, times[t]) - 1]
         if self._decoder is None or t < self._next or bisect_left(times, key_time) > self._next:
             with self._reading():

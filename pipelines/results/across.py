@@ -1,7 +1,9 @@
 """What is asked of a video when all its windows have answered: the way back of tracks, and loops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 import torch
 
@@ -25,29 +27,53 @@ class Across:
     """That were looked at, closed or not."""
 
 
+def anew(number: int, name: str, ask: Callable[[], Any]) -> Any:
+    """Asks, each time. `Kept.once` is one that remembers."""
+    return ask()
+
+
 @torch.inference_mode()
 def ask_across(
-    model: AnsweringModel, video: Video, plan: WindowPlan, questions: Questions, answers: Sequence[WindowAnswers]
+    model: AnsweringModel,
+    video: Video,
+    plan: WindowPlan,
+    questions: Questions,
+    answers: Sequence[WindowAnswers],
+    once: Callable[[int, str, Callable[[], Any]], Any] = anew,
 ) -> Across:
-    """Encodes again the windows before the last one in which a track begins, and whatever looks like a loop."""
+    """Encodes again the windows before the last one in which a track begins, and whatever looks like a loop.
+
+    `once`: called with a window, what is asked of it and how, gives the answer.
+    """
     model, aspect = questions.model(model), video.size[1] / video.size[0]
     backwards: dict[int, Followed] = {}
     jitter: dict[int, Jitter] = {}
     latest = int(plan.owner[questions.t_src].max()) if "tracks" in questions.tasks else 0
-    for number in reversed(range(latest + 1) if latest else []):
+
+    def look_back(number: int) -> None:
         origin = {}
         if number < latest:
             origin = {"before": backwards[number + 1], "seam": answers[number + 1].seam}
-        memory = View.of(model, video.clip, plan.windows[number], aspect=aspect).memory
-        asked = (questions.points, questions.t_src)
-        options = {"backwards": True, "aspect": aspect, "memory": memory}
-        backwards[number] = follow(model, video.clip, plan, number, *asked, **origin, **options)
+        encoded = cache(lambda: View.of(model, video.clip, plan.windows[number], aspect=aspect).memory)
+
+        def ask() -> Followed:
+            options = {"backwards": True, "aspect": aspect, "memory": encoded()}
+            return follow(model, video.clip, plan, number, questions.points, questions.t_src, **origin, **options)
+
+        backwards[number] = once(number, "backwards", ask)
         if "uncertainty" in questions.tasks:
-            jitter[number] = jitter_of(model, memory, plan.windows[number], backwards[number], questions)
+            window, followed = plan.windows[number], backwards[number]
+            jitter[number] = once(
+                number, "backwards_jitter", lambda: jitter_of(model, encoded(), window, followed, questions)
+            )
+
+    for number in reversed(range(latest + 1) if latest else []):
+        look_back(number)
 
     loops = []
     if questions.loops:
         geometry = [said.geometry for said in answers]
         for proposal in propose_loops(geometry):
-            loops.append(look_for_loop(model, video.clip, plan, geometry, *proposal, aspect=aspect))
+            ask = partial(look_for_loop, model, video.clip, plan, geometry, *proposal, aspect=aspect)
+            loops.append(once(proposal[1], "loop", ask))
     return Across(backwards, jitter, loops)

@@ -71,13 +71,23 @@ class Asked:
         intrinsics = None if self.intrinsics is None else list(vars(self.intrinsics).values())
         return vars(self) | {"tasks": list(self.tasks), "intrinsics": intrinsics} | digests
 
+    @property
+    def least(self) -> int | None:
+        """Of how many of its frames a video has to be known, to be checked; None: of all."""
+        return None if self.poses is not None else self.latest + 1
+
+    @property
+    def latest(self) -> int:
+        """The last frame in which a point to be tracked is."""
+        return self.query_frame if self.points is None else int(self.points.t_src.max())
+
     def check(self, frame_numbers: np.ndarray, size: tuple[int, int], where: str) -> None:
-        """ValueError, naming the video, for what cannot be asked of one with these frames and (H, W)."""
+        """ValueError, naming the video, for what cannot be asked of one with (H, W) and these frames: all, or the first
+        ones, `least` at the least."""
         problems, count = Problems(), len(frame_numbers)
-        latest = self.query_frame if self.points is None else int(self.points.t_src.max())
-        if latest >= count:
+        if self.latest >= count:
             option = "--query-frame" if self.points is None else "--points"
-            problems.reasons.append(f"{option} has frame {latest}; {where} has {count}, counted from 0")
+            problems.reasons.append(f"{option} has frame {self.latest}; {where} has {count}, counted from 0")
         if self.intrinsics is not None:
             with problems.noted():
                 check_fit(self.intrinsics.matrix, size, f"--intrinsics, of {where},")

@@ -5,7 +5,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -14,8 +14,8 @@ from pipelines.datasets import open_sequence
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.images import decode_shown
 from pipelines.raw.npz import Npz
-from pipelines.raw.place import open_place, reachable
-from pipelines.raw.video import VideoFrames
+from pipelines.raw.place import open_place, reachable, version_of
+from pipelines.raw.video import Index, VideoFrames
 from pipelines.whole import read_file
 
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -26,7 +26,15 @@ VIDEOS = (
 )
 """How a file in a folder ends that is a video. One that is named by itself may be called as it likes."""
 VIDEO_KEY = "video"
+BLOCK = 4 << 20  # bytes of a remote file that are asked for together, where only its first frames are wanted
 IMAGE_FPS = 10.0  # images do not say how fast they were taken; only the speed of the pictures depends on it
+
+
+class Known(NamedTuple):
+    """What a pass over a video file told: another one is not needed as long as it is the same file."""
+
+    version: str
+    index: Index
 
 
 class Footage(Protocol):
@@ -39,6 +47,18 @@ class Footage(Protocol):
     """What is not as one would expect in the frames that were asked for."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def known(self) -> Known | None:
+        """Of a file; None for all else, whose frames are found without a pass over them."""
+
+    @property
+    def told(self) -> int:
+        """As `len`, but of a file as its head tells it, if it does."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame."""
 
     def frame(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """RGB, upright, with square pixels."""
@@ -58,9 +78,10 @@ def open_footage(
     images: tuple[str, ...] = (),
     *,
     first: int | None,
+    known: Known | None = None,
 ) -> Iterator[Footage]:
     """Of a `Source`. `first`: how many of its first frames may be asked for; a file is not read further, and its length
-    is at most that."""
+    is at most that. `known`: of the file, when it was opened before; ValueError if it is another one now."""
     if dataset is not None:
         yield SequenceFootage(dataset, uri, sequence)
         return
@@ -76,21 +97,36 @@ def open_footage(
     if uri.lower().endswith(NPZ):
         yield ArrayFootage(uri)
         return
+    current = version_of(uri)
+    if known is not None and known.version != current:
+        raise ValueError(f"{uri} has changed since its first frame was read: run it again")
     with reachable(uri):
-        file = fs.open(path, "rb")
+        file = fs.open(path, "rb", block_size=None if first is None else BLOCK)
     with file:
-        yield FileFootage(VideoFrames(file, uri, first=first))
+        yield FileFootage(VideoFrames(file, uri, first=first, index=known and known.index), current)
 
 
 class FileFootage:
     """A video file."""
 
-    def __init__(self, video: VideoFrames) -> None:
-        self._video = video
+    def __init__(self, video: VideoFrames, version: str) -> None:
+        self._video, self._version = video, version
         self.fps, self.notes = video.fps or IMAGE_FPS, video.notes
 
     def __len__(self) -> int:
         return len(self._video)
+
+    @property
+    def known(self) -> Known:
+        return Known(self._version, self._video.index)
+
+    @property
+    def told(self) -> int:
+        return self._video.told
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._video.shown_size
 
     @property
     def seconds(self) -> Float64[np.ndarray, "T"] | None:
@@ -106,6 +142,23 @@ class FileFootage:
         return self._video.digest
 
 
+class Apart:
+    """What all have in common whose frames lie apart, so that none is looked for in others."""
+
+    fps, seconds, known = IMAGE_FPS, None, None
+
+    @property
+    def told(self) -> int:
+        return len(self)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.frame(0).shape[:2]
+
+    def number(self, t: int) -> int:
+        return t
+
+
 def images_in(folder: str) -> list[str]:
     """In the order of the numbers in their names. ValueError if there are none."""
     names = [name for name in RawFolder(folder).listdir()[1] if name.lower().endswith(IMAGES)]
@@ -116,10 +169,8 @@ def images_in(folder: str) -> list[str]:
     return [posixpath.join(folder, name) for name in sorted(names, key=natural)]
 
 
-class ImagesFootage:
+class ImagesFootage(Apart):
     """Images, one after the other."""
-
-    fps, seconds = IMAGE_FPS, None
 
     def __init__(self, images: Sequence[str]) -> None:
         self._images, self.notes = images, []
@@ -139,17 +190,12 @@ class ImagesFootage:
         self.notes += [note for note in notes if note not in self.notes]
         return pixels
 
-    def number(self, t: int) -> int:
-        return t
-
     def digest(self, chosen: Sequence[int]) -> str:
         return _digest(self._read(t) for t in chosen)
 
 
-class ArrayFootage:
+class ArrayFootage(Apart):
     """An array of frames in an .npz file: (T, H, W, 3) or (T, H, W) uint8, called `video`, or the only array."""
-
-    fps, seconds = IMAGE_FPS, None
 
     def __init__(self, uri: str) -> None:
         folder, name = posixpath.split(uri)
@@ -172,17 +218,12 @@ class ArrayFootage:
         (frame,) = self._arrays.rows(self._key, np.array([t]))
         return np.repeat(frame[..., None], 3, axis=-1) if frame.ndim == 2 else frame
 
-    def number(self, t: int) -> int:
-        return t
-
     def digest(self, chosen: Sequence[int]) -> str:
         return _digest(np.ascontiguousarray(self.frame(t)).data for t in chosen)
 
 
-class SequenceFootage:
+class SequenceFootage(Apart):
     """A sequence of a raw dataset."""
-
-    fps, seconds = IMAGE_FPS, None
 
     def __init__(self, dataset: str, raw: str, name: str) -> None:
         self._sequence, self.notes = open_sequence(dataset, raw, name), []

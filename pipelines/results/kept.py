@@ -2,7 +2,8 @@
 
 OUT/.DIGEST.windows/ has a file for each thing that is kept of a window, NNNNN.FIELD.npz, where FIELD is one of
 `WindowAnswers` and the keys of the file are the names of what it is made of. Each file appears whole, `LAST` after the
-others of its window: where it is, the window is done. DIGEST is made from the name of the video and from all that the
+others of its window: where it is, the window is done. What is asked when all windows are done (`across.py`) lies beside
+it, under names of its own. DIGEST is made from the name of the video and from all that the
 answers depend on: the frames, the model, what is asked, and how. So a job that was killed goes on behind its last
 window, and joining windows can be repeated without the model. When the results are there, the folder is deleted; it may
 be deleted at any time.
@@ -11,6 +12,7 @@ be deleted at any time.
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import fields
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -18,8 +20,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import numpy as np
 import torch
 
+from model.recipes.following import Followed
+from model.recipes.loops import Loop
 from pipelines.results.files import WINDOWS, claim_of
-from pipelines.results.windowed import WindowAnswers
+from pipelines.results.windowed import Jitter, WindowAnswers
 from pipelines.whole import delete_folder, listed, read_file, written
 
 SCHEMA = 1
@@ -35,6 +39,8 @@ def _kind(hint: Any) -> type:
 
 
 KINDS = {name: _kind(hint) for name, hint in get_type_hints(WindowAnswers).items()}
+ACROSS = {"backwards": Followed, "backwards_jitter": Jitter, "loop": Loop}
+"""Asked of a window when all are done; a loop is kept with the later one of its windows."""
 
 
 class KeptWindow(WindowAnswers):
@@ -47,7 +53,12 @@ class KeptWindow(WindowAnswers):
         if name not in KINDS:
             raise AttributeError(name)
         file = _file(self._number, name)
-        return _load(f"{self._folder}/{file}", KINDS[name]) if file in self._names else None
+        if file not in self._names:
+            return None
+        found = _load(f"{self._folder}/{file}", KINDS[name])
+        if found is None:
+            raise ValueError(f"{self._folder}/{file} is gone: run it again, its window is asked again")
+        return found
 
 
 class Kept:
@@ -80,8 +91,17 @@ class Kept:
         """ValueError if the place refuses."""
         names = [name for name in KINDS if name != LAST and getattr(answers, name) is not None]
         for name in (*names, LAST):
-            with written(f"{self.uri}/{_file(number, name)}") as file:
-                np.savez(file, **{key: np.asarray(value) for key, value in vars(getattr(answers, name)).items()})
+            _save(f"{self.uri}/{_file(number, name)}", getattr(answers, name))
+
+    def once(self, number: int, name: str, ask: Callable[[], Any]) -> Any:
+        """The answer that is kept of a window under a name of `ACROSS`; if there is none, what `ask` gives, kept from
+        now on."""
+        uri = f"{self.uri}/{_file(number, name)}"
+        found = _load(uri, ACROSS[name])
+        if found is None:
+            found = ask()
+            _save(uri, found)
+        return found
 
     def sweep(self) -> None:
         delete_folder(self.uri)
@@ -91,11 +111,17 @@ def _file(number: int, name: str) -> str:
     return f"{number:05d}.{name}.npz"
 
 
-def _load(uri: str, kind: type[Kind]) -> Kind:
+def _save(uri: str, said: Any) -> None:
+    with written(uri) as file:
+        np.savez(file, **{key: np.asarray(value) for key, value in vars(said).items()})
+
+
+def _load(uri: str, kind: type[Kind]) -> Kind | None:
+    """None if there is nothing. ValueError if it is damaged."""
     content = read_file(uri)
+    if content is None:
+        return None
     try:
-        if content is None:
-            raise ValueError("it is gone")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = {field.name: arrays[field.name] for field in fields(kind)}
     except DAMAGED as error:

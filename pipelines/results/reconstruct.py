@@ -124,7 +124,7 @@ class Reconstruct:
         try:
             video = replace(video, notes=self._ask(video, plan, questions, kept))
             with self._answering, half_on_gpu(self.device):
-                across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)))
+                across = ask_across(self.model, video, plan, questions, kept.windows(len(plan)), kept.once)
             self.progress[video.name] = f"{video.name}: joining windows, drawing"
             return jobs.aside(publish, self.out, video, plan, questions, across, about)()
         except Exception:

@@ -39,16 +39,22 @@ class Selection:
     @property
     def first(self) -> int | None:
         """How many of a video's first frames have to be known; None: all."""
-        if self.num_frames is None or self.fps is not None:
-            return None
-        return self.start + (self.num_frames - 1) * self.step + 1
+        return None if self.num_frames is None or self.fps is not None else self.first_of(self.num_frames)
+
+    def first_of(self, count: int) -> int:
+        """How many of a video's first frames have to be known for `count` to be chosen; more, perhaps, with `fps`."""
+        return self.start + (count - 1) * self.step + 1
+
+    def among(self, total: int, seconds: Float64[np.ndarray, "T"] | None, video: str) -> Sequence[int]:
+        """All that may be chosen of a video with `total` frames, shown at `seconds`."""
+        return range(self.start, total, self.step) if self.fps is None else self._by_time(total, seconds, video)
 
     def of(self, total: int, seconds: Float64[np.ndarray, "T"] | None, video: str) -> Sequence[int]:
         """The frames chosen of a video with `total`, shown at `seconds`; ValueError naming the video if that cannot be
         done."""
         if total < 2:
             raise ValueError(f"{video} has {total} frame(s): a video needs at least 2")
-        there = range(self.start, total, self.step) if self.fps is None else self._by_time(total, seconds, video)
+        there = self.among(total, seconds, video)
         by = f"--step {self.step}" if self.fps is None else f"--fps {self.fps:g}"
         left = "" if len(there) == total else f", --start {self.start} {by} leave {len(there)}"
         wanted = self.num_frames or len(there)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from pipelines.results.footage import IMAGES, VIDEOS, Footage, open_footage
+from pipelines.results.footage import IMAGES, VIDEOS, Footage, Known, open_footage
 from pipelines.results.selection import Selection
 from pipelines.truth.clips import resize
 
@@ -41,6 +41,11 @@ class Source:
             return _stem(self.uri)
         folder, _, last = self.uri.removeprefix(f"{self.within.rstrip('/')}/").rpartition("/")
         return "__".join([*folder.split("/"), _stem(last)] if folder else [_stem(last)])
+
+    @property
+    def place(self) -> tuple[str, str | None, str | None, tuple[str, ...]]:
+        """As `open_footage` has it."""
+        return self.uri, self.dataset, self.sequence, self.images
 
     def __str__(self) -> str:
         return self.uri if self.sequence is None else f"{self.sequence} in {self.uri}"
@@ -98,10 +103,11 @@ class Video:
 
 
 @contextmanager
-def _opened(source: Source, selection: Selection) -> Iterator[tuple[Footage, Sequence[int]]]:
+def _opened(
+    source: Source, selection: Selection, known: Known | None = None
+) -> Iterator[tuple[Footage, Sequence[int]]]:
     """A source and the numbers of the chosen frames. ValueError, naming the source, if they cannot be chosen."""
-    where = (source.uri, source.dataset, source.sequence, source.images)
-    with open_footage(*where, first=selection.first) as footage:
+    with open_footage(*source.place, first=selection.first, known=known) as footage:
         seconds = None if selection.fps is None else footage.seconds
         yield footage, selection.of(len(footage), seconds, str(source))
 
@@ -113,6 +119,7 @@ class ReadAgain:
     source: Source
     selection: Selection
     count: int
+    known: Known | None = None
     longest: int | None = SHOWN_SIDE
     """Pixels of the longer side, at most; None: native."""
 
@@ -120,7 +127,7 @@ class ReadAgain:
         return self.count
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        with _opened(self.source, self.selection) as (footage, chosen):
+        with _opened(self.source, self.selection, self.known) as (footage, chosen):
             for t in chosen:
                 frame = footage.frame(t)
                 yield frame if self.longest is None else _shrunk(frame, self.longest)
@@ -137,6 +144,7 @@ class ClipAgain:
     """(H, W) of the source."""
     digest: str
     count: int
+    known: Known | None
 
     def __len__(self) -> int:
         return self.count
@@ -150,7 +158,7 @@ class ClipAgain:
 
         ValueError, naming the source, for what is damaged, changes its size, or is another video by now.
         """
-        with _opened(self.source, self.selection) as (footage, chosen):
+        with _opened(self.source, self.selection, self.known) as (footage, chosen):
             if footage.digest(chosen) != self.digest:
                 raise ValueError(f"{self.source} has changed since its first frame was read: run it again")
             for part in parts:
@@ -166,19 +174,36 @@ class ClipAgain:
                 yield np.stack(frames), tuple(footage.notes)
 
 
-def native_frames(source: Source, selection: Selection, places: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+def native_frames(
+    source: Source, selection: Selection, known: Known | None, places: Sequence[int]
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Frames as the source has them, by their places among those chosen, one in memory at a time."""
-    with _opened(source, selection) as (footage, chosen):
+    with _opened(source, selection, known) as (footage, chosen):
         for place in places:
             yield footage.frame(chosen[place])
 
 
-def check_video(source: Source, selection: Selection) -> tuple[Int64[np.ndarray, "T"], tuple[int, int]]:
+def check_video(
+    source: Source, selection: Selection, least: int | None = None
+) -> tuple[Int64[np.ndarray, "T"], tuple[int, int]]:
     """`Video.frame_numbers` and `size`. ValueError, naming the source, for all that can be known of it without decoding
-    more than a frame."""
-    with _opened(source, selection) as (footage, chosen):
-        size = footage.frame(chosen[0]).shape[:2]
-        return np.array([footage.number(t) for t in chosen], np.int64), size
+    more than a frame.
+
+    `least`: of the chosen frames it is enough to know so many, if there are more. A file is then read no further than
+    they are, and not even so far if its head lists them.
+    """
+    count = None if least is None else max(least, 2, selection.num_frames or 0)
+    first = None if count is None else selection.first_of(count)
+    while True:
+        with open_footage(*source.place, first=first) as footage:
+            size, total = footage.size, footage.told
+            seconds = None if selection.fps is None else footage.seconds
+            there = selection.among(total, seconds, str(source))
+            if total == first and len(there) < count:  # frames are not even, and there may be more
+                first *= 2
+                continue
+            chosen = selection.of(total, seconds, str(source))
+            return np.array([footage.number(t) for t in chosen], np.int64), size
 
 
 def video_digest(source: Source, selection: Selection) -> str:
@@ -192,17 +217,17 @@ def look_at(source: Source, selection: Selection, image_size: int) -> Video:
     or too short."""
     with _opened(source, selection) as (footage, chosen):
         size, digest, count = footage.frame(chosen[0]).shape[:2], footage.digest(chosen), len(chosen)
-        seconds = footage.seconds
+        seconds, known = footage.seconds, footage.known
         return Video(
             name=source.name,
-            clip=ClipAgain(source, selection, image_size, size, digest, count),
-            frames=ReadAgain(source, selection, count),
+            clip=ClipAgain(source, selection, image_size, size, digest, count, known),
+            frames=ReadAgain(source, selection, count, known),
             size=size,
             frame_numbers=np.array([footage.number(t) for t in chosen], np.int64),
             seconds=None if seconds is None else seconds[chosen],
             fps=selection.fps or footage.fps / selection.step,
             digest=digest,
-            native=partial(native_frames, source, selection),
+            native=partial(native_frames, source, selection, known),
             notes=tuple(footage.notes),
         )
 

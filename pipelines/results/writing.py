@@ -1,24 +1,29 @@
 """The files of the table at the top of `files.py`, from what the windows of a video said."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines import documents
-from pipelines.pictures.drawing import position_colours, save
+from pipelines.pictures.drawing import Picture, position_colours, save
 from pipelines.pictures.results import camera_figure, cloud_picture, confidence_frames, depth_frames, track_frames
-from pipelines.pictures.video_file import write_video
+from pipelines.pictures.video_file import video_file
 from pipelines.results.arrays import Arrays, mapped, write_npz
 from pipelines.results.exports.point_cloud import ply
 from pipelines.results.exports.trajectories import tum
 from pipelines.results.files import FIELDS, LOST, RESULT, SCHEMA, UNIT
 from pipelines.results.page.job_page import write_thumbnail
-from pipelines.results.page.video_page import PAGE, video_page
+from pipelines.results.page.video_page import PAGE, page_picture, shown_every, video_page
 from pipelines.results.reading import Document
 from pipelines.results.sources import Video
 
+MOST_DRAWN = 4096  # tracks; more would hide the frames
 SECONDS = 2.0  # that a video to look at lasts at least; a shorter one is shown more slowly
 SEPARATE = (
     "xyz, xyz_cam, depth and the cameras are separate answers of the model, not one computed from the other, and "
@@ -35,20 +40,8 @@ def write_arrays(folder: Path, results: dict[str, Arrays]) -> dict[str, dict[str
 
 def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.ndarray]], about: dict[str, Any]) -> None:
     """All other files of the table, pictures included, from the arrays; `about` goes into result.json."""
-    fps, lengths = min(video.fps, len(video.frames) / SECONDS), about.get("lengths", UNIT)
-    if "tracks" in results:
-        tracks = results["tracks"]
-        colours = position_colours(tracks["points"])
-        uv_norm = tracks["uv_norm"].copy()
-        uv_norm[np.arange(len(uv_norm)), tracks["t_src"]] = tracks["points"]  # where it was asked to begin
-        seen, status = tracks["visible"], tracks["status"]
-        hidden = ~seen & (status > 0) & (status < LOST)
-        pictures = track_frames(video.frames, uv_norm, seen, hidden, status == LOST, colours)
-        write_video(folder / "tracks.mp4", pictures, fps)
-    if "depth" in results:
-        depth = results["depth"]
-        write_video(folder / "depth.mp4", depth_frames(video.frames, depth["depth"], lengths), fps)
-        write_video(folder / "confidence.mp4", confidence_frames(video.frames, depth["confidence"]), fps)
+    lengths = about.get("lengths", UNIT)
+    pictures = _show_frames(folder, video, results, lengths)
     if "points" in results:
         points = results["points"]
         (folder / "points.ply").write_bytes(ply(points))
@@ -58,7 +51,6 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         (folder / "cameras.txt").write_text(tum(video.frame_numbers, cameras["world_from_cam"]))
         figure = camera_figure(cameras["world_from_cam"], cameras["intrinsics"], video.size, lengths)
         figure.savefig(folder / "cameras.png", dpi=110)
-    write_thumbnail(folder, video.frames)
     files = {
         f"{task}.npz": {
             key: {
@@ -92,5 +84,43 @@ def write_results(folder: Path, video: Video, results: dict[str, dict[str, np.nd
         "all_files": sorted({PAGE, *(file.name for file in folder.iterdir())}),
     }
     told = documents.parse(json.dumps(document).encode(), Document, RESULT, "", others="ignore")
-    (folder / PAGE).write_text(video_page(told, results, video.frames))
+    (folder / PAGE).write_text(video_page(told, results, pictures))
     (folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _show_frames(
+    folder: Path, video: Video, results: dict[str, dict[str, np.ndarray]], lengths: str
+) -> Sequence[bytes]:
+    """Videos and thumbnail, for all of which the frames are decoded once. Gives the pictures of the page."""
+    films: dict[str, Callable[[Iterator], Iterator[Picture]]] = {}
+    if "tracks" in results:
+        films["tracks.mp4"] = partial(_with_tracks, tracks=results["tracks"])
+    if "depth" in results:
+        depth = results["depth"]
+        films["depth.mp4"] = partial(depth_frames, depth=depth["depth"], unit=lengths)
+        films["confidence.mp4"] = partial(confidence_frames, confidence=depth["confidence"])
+
+    length, pictures = len(video.frames), []
+    fps = min(video.fps, length / SECONDS)
+    source, *copies = tee(video.frames, 1 + len(films))
+    drawn = [draw(frames) for draw, frames in zip(films.values(), copies, strict=True)]
+    with ExitStack() as files:
+        add = [files.enter_context(video_file(folder / name, fps)) for name in films]
+        for t, (frame, *shown) in enumerate(zip(source, *drawn, strict=True)):
+            for add_to, picture in zip(add, shown, strict=True):
+                add_to(picture)
+            if t % shown_every(length) == 0:
+                pictures.append(page_picture(frame, length))
+            if t == length // 2:
+                write_thumbnail(folder, frame)
+    return pictures
+
+
+def _with_tracks(frames: Iterator[Picture], tracks: dict[str, np.ndarray]) -> Iterator[Picture]:
+    count = len(tracks["points"])
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[:MOST_DRAWN])
+    points, t_src, uv_norm = (tracks[key][chosen] for key in ("points", "t_src", "uv_norm"))
+    seen, status = tracks["visible"][chosen], tracks["status"][chosen]
+    uv_norm[np.arange(len(chosen)), t_src] = points  # where it was asked to begin
+    hidden = ~seen & (status > 0) & (status < LOST)
+    return track_frames(frames, uv_norm, seen, hidden, status == LOST, position_colours(points), among=count)

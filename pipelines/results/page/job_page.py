@@ -3,14 +3,15 @@
 import html
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
 
 from pipelines.results.files import INDEX, RESULT
 from pipelines.results.page.parts import filled, small_picture
 from pipelines.results.page.video_page import PAGE
 from pipelines.results.reading import Result, read_result
-from pipelines.results.sources import Shown
 from pipelines.whole import listed, write_file
 
 THUMBNAIL = "thumbnail.jpg"
@@ -19,10 +20,9 @@ READERS = 8  # results that are looked at together
 LINKS = ("tracks.mp4", "depth.mp4", "confidence.mp4", "points.ply", "cameras.txt", RESULT)
 
 
-def write_thumbnail(folder: Path, frames: Shown) -> None:
-    """The frame in the middle, into a folder of results."""
-    middle = next(islice(frames, len(frames) // 2, None))
-    (folder / THUMBNAIL).write_bytes(small_picture(middle, THUMBNAIL_BYTES, THUMBNAIL_SIDE))
+def write_thumbnail(folder: Path, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Into a folder of results."""
+    (folder / THUMBNAIL).write_bytes(small_picture(frame, THUMBNAIL_BYTES, THUMBNAIL_SIDE))
 
 
 def write_index(out: str, failed: Mapping[str, str]) -> None:

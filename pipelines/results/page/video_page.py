@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from pipelines.pictures.drawing import position_colours
 from pipelines.results.page.numbers import LEVELS, Box, Numbers, share_bytes
 from pipelines.results.page.parts import HERE, filled, small_picture
 from pipelines.results.reading import Arrays, Document, read_result
-from pipelines.results.sources import Shown
 from pipelines.whole import write_file
 
 PAGE = "page.html"
@@ -37,21 +37,35 @@ def rewrite_page(uri: str) -> list[str]:
     result, notes = read_result(uri), []
     arrays = {task: result.arrays(task) for task in SHOWN if task in result.tasks}
     try:
-        frames = result.frames
+        length = len(result.frames)
+        frames = islice(result.frames, 0, None, shown_every(length))
+        pictures = [page_picture(frame, length) for frame in frames]
     except ValueError as error:
-        frames, notes = None, [str(error)]
-    content = video_page(result.document, arrays, frames, notes)
+        pictures, notes = [], [str(error)]
+    content = video_page(result.document, arrays, pictures, notes)
     write_file(f"{result.uri}/{PAGE}", content.encode())
     return notes
 
 
-def video_page(document: Document, arrays: dict[str, Arrays], frames: Shown | None, notes: Sequence[str] = ()) -> str:
-    """The page, at most `LARGEST` bytes. `arrays`: of each task, as in its .npz file; `notes`: what to say besides."""
-    step, notes = -(-len(document.video) // MAX_FRAMES), list(notes)
+def shown_every(length: int) -> int:
+    """Of so many frames, every how-many-th is on the page."""
+    return -(-length // MAX_FRAMES)
+
+
+def page_picture(frame: UInt8[np.ndarray, "H W 3"], length: int) -> bytes:
+    """A frame of a video of `length` frames as the page has it: a JPEG."""
+    return small_picture(frame, IMAGE_BYTES * shown_every(length) // length, IMAGE_SIDE)
+
+
+def video_page(
+    document: Document, arrays: dict[str, Arrays], pictures: Sequence[bytes], notes: Sequence[str] = ()
+) -> str:
+    """The page, at most `LARGEST` bytes. `arrays`: of each task, as in its .npz file; `pictures`: `page_picture` of
+    every `shown_every`-th frame, or none; `notes`: what to say besides."""
+    step, notes = shown_every(len(document.video)), list(notes)
     if step > 1:
         notes.append(f"one of {step} frames is shown, for the size of this page")
         document, arrays = _fewer_frames(document, arrays, step)
-    pictures = [] if frames is None else _small_pictures(frames, step)
     stride = 1
     while True:
         page = _page(document, arrays, pictures, notes, stride)
@@ -60,7 +74,9 @@ def video_page(document: Document, arrays: dict[str, Arrays], frames: Shown | No
         stride += 1
 
 
-def _page(document: Document, arrays: dict[str, Arrays], pictures: list[bytes], notes: list[str], stride: int) -> str:
+def _page(
+    document: Document, arrays: dict[str, Arrays], pictures: Sequence[bytes], notes: list[str], stride: int
+) -> str:
     video, numbers = document.video, Numbers()
     tracks, points, cameras = (arrays.get(task) for task in SHOWN)
     notes = [*video.notes, *notes]
@@ -177,8 +193,3 @@ def _add_cameras(numbers: Numbers, cameras: Arrays) -> list[str]:
     numbers.add("lenses", np.where(known[:, None, None], lens, np.eye(3)).astype(np.float32))
     missing = int((~known).sum())
     return [f"the camera of {missing} of {len(known)} frames is not known"] if missing else []
-
-
-def _small_pictures(frames: Shown, step: int) -> list[bytes]:
-    budget = IMAGE_BYTES // -(-len(frames) // step)
-    return [small_picture(frame, budget, IMAGE_SIDE) for frame in islice(frames, 0, None, step)]
