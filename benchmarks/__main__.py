@@ -4,7 +4,7 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-BENCHMARKS = ("model", "inference", "truth", "reading", "feeding", "training", "service")
+BENCHMARKS = ("model", "inference", "long_video", "truth", "reading", "feeding", "training", "service")
 
 
 def main() -> None:

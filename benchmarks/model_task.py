@@ -178,6 +178,6 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def resident_bytes(kind: Literal["VmRSS", "VmHWM"]) -> int:
-    """What this process holds in memory now, or the most it held since `reset_peak`."""
+def resident_bytes(kind: Literal["VmRSS", "VmHWM", "RssAnon"]) -> int:
+    """What this process holds in memory now, the most it held since `reset_peak`, or what it holds that is no file."""
     return 1024 * int(re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
