@@ -22,6 +22,8 @@ from model.recipes.windows import WindowPlan
 from pipelines.results.questions import Questions
 from pipelines.results.sources import Video
 
+VALUES_AT_ONCE = 1 << 22  # that are looked at together, of an array that may lie on disk
+
 
 @dataclass(frozen=True)
 class Jitter:
@@ -164,7 +166,9 @@ def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, 
 
 
 def _nameless(confidence: np.ndarray | None) -> float:
-    """Share that is NaN, which confidence is only where the model's answer is; row by row, as it may lie on disk."""
+    """Share that is NaN, which confidence is only where the model's answer is; part by part, as it may lie on disk."""
     if confidence is None or not confidence.size:
         return 0.0
-    return float(np.mean([np.isnan(row).mean() for row in confidence]))
+    rows = max(1, len(confidence) * VALUES_AT_ONCE // confidence.size)
+    parts = (confidence[start : start + rows] for start in range(0, len(confidence), rows))
+    return sum(int(np.isnan(part).sum()) for part in parts) / confidence.size
