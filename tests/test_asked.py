@@ -1,6 +1,7 @@
 """All that can be asked of a video of any length, from exact answers: one world, one unit, whatever its windows."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,9 @@ from pipelines.results.asked import Asked
 from pipelines.results.exports.trajectories import tum
 from pipelines.results.files import FIELDS
 from pipelines.results.given import Intrinsics, Points, Poses, read_intrinsics, read_points, read_poses
+from pipelines.results.questions import Questions
 from pipelines.results.reconstruct import reconstruct
+from pipelines.results.room import require_room
 from pipelines.results.sources import Video
 from pipelines.results.writing import write_arrays, write_results
 from pipelines.synthesize.scene import Scene
@@ -236,6 +239,18 @@ def test_depth_and_flow_take_their_patches_from_one_native_frame_at_a_time():
     np.testing.assert_allclose(found["depth"]["normal"][2], expected.normal[0], atol=1e-5)
     coarse, _ = reconstruct(model, video, Asked(tasks=("depth",), native=True, depth_size=10))
     assert coarse["depth"]["depth"].shape == (6, 5, 10)
+
+
+def test_maps_that_fit_into_no_memory_are_refused_with_what_helps(oracle):
+    video = replace(video_of(oracle), size=(3840, 2160))
+    plan = recipes.plan_windows(FRAMES, WINDOW)
+    for options, fits in (({"depth_size": 256}, True), ({}, False), ({"tasks": ("points", "tracks")}, True)):
+        asked = Asked(**{"tasks": ("depth",), "native": True} | options)
+        refused = pytest.raises(
+            ValueError, match=r"depth of 2160 x 3840 pixels of the 13 frames .* 6\.5 GB .* 4\.0: give"
+        )
+        with nullcontext() if fits else refused:
+            require_room(plan, Questions.of(video, 8, asked), 4_000_000_000)
 
 
 # ---- files that a user gives ----

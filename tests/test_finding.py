@@ -14,7 +14,7 @@ from pyarrow import parquet
 from pipelines.pictures.video_file import write_video
 from pipelines.results.finding import find_sources
 from pipelines.results.selection import Selection
-from pipelines.results.sources import Source, look_at, read_video
+from pipelines.results.sources import Source, check_video, look_at, read_video
 from pipelines.whole import write_file
 
 TWO = np.arange(2 * 8 * 12 * 3, dtype=np.uint8).reshape(2, 8, 12, 3)
@@ -183,6 +183,32 @@ def test_frames_have_the_times_of_the_file(uneven):
 def test_so_many_frames_a_second_are_those_shown_then(uneven, options, expected):
     video = look_at(Source(str(uneven)), Selection(**options), 16)
     assert video.frame_numbers.tolist() == expected and video.fps == options["fps"]
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "expected"),
+    [
+        ({}, 2, [0, 1]),
+        ({"start": 2, "step": 2}, 2, [2, 4]),
+        ({"num_frames": 4}, 1, [0, 1, 2, 3]),
+        ({"fps": 4.0}, 3, [0, 4, 5]),  # these are not among the first three
+        ({}, 20, list(range(8))),
+        ({}, None, list(range(8))),
+    ],
+)
+def test_a_check_tells_as_many_frames_as_it_must(uneven, options, least, expected):
+    """Perhaps more, but never others."""
+    chosen, size = check_video(Source(str(uneven)), Selection(**options), least)
+    assert chosen[: len(expected)].tolist() == expected and size == (36, 64)
+    whole = look_at(Source(str(uneven)), Selection(**options), 16).frame_numbers
+    assert chosen.tolist() == whole[: len(chosen)].tolist()
+
+
+def test_a_check_refuses_what_the_work_would(uneven):
+    for options in ({"num_frames": 9}, {"fps": 4.0, "num_frames": 6}, {"start": 7}):
+        for look in (lambda *given: check_video(*given, 2), lambda *given: look_at(*given, 16)):
+            with pytest.raises(ValueError, match=r"phone\.mp4 has 8 frames.*: fewer than"):
+                look(Source(str(uneven)), Selection(**options))
 
 
 def test_without_times_there_is_no_choice_by_them(tmp_path):

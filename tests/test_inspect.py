@@ -11,7 +11,7 @@ from plane_store import cut_chunks, write_plane_store
 
 from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
 from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot
-from pipelines.pictures.results import track_frames
+from pipelines.pictures.results import TRAIL, track_frames
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
 
@@ -118,6 +118,20 @@ def test_hidden_points_are_rings_and_trails_follow_visible_ones():
     assert last[768, 568:585].max() > 150
     assert last[480, 480].max() > 60 and last[768, 480].max() == 0  # no trail towards where it is hidden
     assert last[768, 288].max() > 60
+
+
+def test_a_trail_fades_and_ends():
+    """Each part of it is drawn once, so a picture costs what is new in it, however long trails are."""
+    length = 14
+    uv = np.full((1, length, 2), 0.5)
+    uv[0, :, 0] = np.linspace(0.1, 0.9, length)
+    visible = np.ones((1, length), bool)
+    arrays = uv, visible, ~visible, ~visible, np.full((1, 3), 255, np.uint8)
+    last = list(track_frames(np.zeros((length, 960, 960, 3), np.uint8), *arrays, among=99))[-1][-960:]
+    middles = (960 * (uv[0, 1:, 0] + uv[0, :-1, 0]) / 2).round().astype(int)  # of each part, oldest first
+    strength = last[480, middles].max(axis=-1).astype(int)
+    assert (strength[: -TRAIL - 1] == 0).all() and (np.diff(strength[-TRAIL - 1 :]) > 15).all()
+    assert 190 < strength[-1] < 215
 
 
 def test_where_a_point_was_lost_is_a_cross_for_some_frames():

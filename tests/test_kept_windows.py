@@ -1,5 +1,6 @@
 """What windows said lies on disk: as it was said, whole or not at all, and joined from there as from memory."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from oracle import Faults, Oracle
 
 from model import recipes
 from model.recipes.identity import MEMORY_FRAMES
+from pipelines.raw.place import NoRoom
 from pipelines.results.across import Across, ask_across
 from pipelines.results.arrays import Rows, mapped, write_npz
 from pipelines.results.asked import Asked
@@ -174,6 +176,20 @@ def test_a_window_counts_when_all_of_it_is_there(asked, tmp_path):
     assert files == [f"00000.{name}.npz" for name in sorted(KINDS) if getattr(asked[2][0], name) is not None]
     (next(tmp_path.glob("*/00000.geometry.npz"))).unlink()
     assert kept.done() == 0
+
+
+def test_a_disk_that_gets_full_is_named_and_keeps_what_is_whole(asked, tmp_path, monkeypatch):
+    """As it stops the job (`test_jobs.py`), which goes on behind it when there is room."""
+    kept = Kept(str(tmp_path), "v", {})
+    kept.write(0, asked[2][0])
+
+    def full(file) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipelines.whole._to_disk", full)
+    with pytest.raises(NoRoom, match=rf"{tmp_path}.*the disk is full.*free some of it"):
+        kept.write(1, asked[2][1])
+    assert kept.done() == 1 and not list(tmp_path.glob("*/*.partial"))
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])

@@ -100,22 +100,48 @@ def test_frames_are_those_that_were_written(kind, codec, pixels, options):
         video.frame(12)
 
 
-def test_only_the_frames_that_will_be_asked_for_are_looked_at():
-    class Counted(io.BytesIO):
-        taken = 0
+class Counted(io.BytesIO):
+    """How many bytes were taken from it."""
 
-        def read(self, size: int = -1) -> bytes:
-            part = super().read(size)
-            self.taken += len(part)
-            return part
+    taken = 0
 
-    content = write(count=800, frame=noise, g="10", movflags="faststart")
-    file = Counted(content)
+    def read(self, size: int = -1) -> bytes:
+        part = super().read(size)
+        self.taken += len(part)
+        return part
+
+
+@pytest.fixture(scope="module")
+def long() -> bytes:
+    return write(count=800, frame=noise, g="10", movflags="faststart")
+
+
+def test_only_the_frames_that_will_be_asked_for_are_looked_at(long):
+    file = Counted(long)
     video = VideoFrames(file, "clip", first=5)
     assert len(video) == 5
     video.shown(4)
-    assert file.taken < len(content) / 2
-    assert len(opened(content)) == 800
+    assert file.taken < len(long) / 2
+    assert len(opened(long)) == 800
+
+
+def test_a_look_before_the_work_reads_the_head_and_a_frame(long):
+    """Where the head lists the frames. As far as it goes, it says what a pass over the file says."""
+    file = Counted(turned(long, (0, 1, -1, 0)))
+    video = VideoFrames(file, "clip", first=700)
+    assert (video.shown_size, video.told) == ((128, 96), 700)
+    assert file.taken < len(long) / 4
+    assert VideoFrames(io.BytesIO(long), "clip", first=900).told == 800
+    plain = write("matroska", count=12)
+    assert (opened(plain, first=5).told, opened(plain, first=50).told) == (5, 12)
+
+
+def test_who_knows_a_file_needs_no_pass_over_it(long):
+    index = opened(long).index
+    file = Counted(long)
+    video = VideoFrames(file, "clip", index=index)
+    np.testing.assert_array_equal(video.frame(3), opened(long).frame(3))
+    assert len(video) == 800 and file.taken < len(long) / 2
 
 
 def test_another_content_has_another_digest():

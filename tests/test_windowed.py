@@ -1,7 +1,9 @@
 """Results of a video longer than the model takes, from exact answers: one world, one unit, whatever its windows."""
 
 import json
+from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,30 @@ def test_files_tell_of_the_windows(found, video, tmp_path):
     document = json.loads((tmp_path / "result.json").read_text())
     assert document["windows"] == report["windows"]
     assert document["files"]["tracks.npz"]["status"]["shape"] == [GRID**2, FRAMES]
+
+
+class Decoded:
+    """Frames that cost something each time one goes through them."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames, self.times = frames, 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self):
+        self.times += 1
+        yield from self.frames
+
+
+def test_all_pictures_are_made_of_one_pass_over_the_frames(found, video, tmp_path):
+    decoded = Decoded(video.frames)
+    write_results(tmp_path, replace(video, frames=decoded), write_arrays(tmp_path, found[0]), {"request": {}})
+    assert decoded.times == 1
+    for name in ("tracks.mp4", "depth.mp4", "confidence.mp4"):
+        with av.open(str(tmp_path / name)) as film:
+            assert sum(1 for _ in film.decode(video=0)) == FRAMES
+    assert (tmp_path / "thumbnail.jpg").exists()
 
 
 def test_other_windows_give_the_same_world(oracle, video, found):

@@ -28,6 +28,7 @@ from pipelines.results.joined import joined
 from pipelines.results.kept import Kept
 from pipelines.results.nearby import Nearby
 from pipelines.results.questions import Asked, Questions
+from pipelines.results.room import require_room
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, look_at
 from pipelines.results.windowed import WindowAnswers, ask_window, notes_on, window_report
@@ -91,8 +92,9 @@ class Reconstruct:
         self.model = load_model(model, self.device, registry=registry)
         if model_digest(self.model) != about["model"]["digest"]:  # others may write to where it lies
             raise ValueError(f"model {model} was replaced since the job began: run it again")
+        self.memory_bytes = None if memory_gb is None else int(memory_gb * 1e9)
         if memory_gb is not None:
-            self.model.memory_bytes = int(memory_gb * 1e9)
+            self.model.memory_bytes = self.memory_bytes
         self.selection, self.asked, self.out, self.about = selection, asked, out, about
         self.progress: dict[str, str] = {}
         """Of each video that is being worked on, what is done of it."""
@@ -120,6 +122,7 @@ class Reconstruct:
             len(video.clip), config.clip_frames, length=request["window"], common=request["common"]
         )
         questions = Questions.of(video, config.image_size, self.asked)
+        require_room(plan, questions, self.memory_bytes if self.device == "cpu" else None)
         kept = Kept(self.out, video.name, request)
         try:
             video = replace(video, notes=self._ask(video, plan, questions, kept))
