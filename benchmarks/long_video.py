@@ -70,7 +70,6 @@ CASES = (
     Case(150, 480, 854),
     Case(300, 480, 854),
     Case(48, 2160, 3840, native=True),
-    Case(96, 2160, 3840, native=True),
 )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
+Mask = UInt8[np.ndarray, "_ _"]
 Colour = tuple[int, ...]
 
 SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
@@ -73,7 +74,7 @@ def depth_range(depth: Float[np.ndarray, "*shape"]) -> tuple[float, float]:
 # --- marks -----------------------------------------------------------------------------------------------------------
 
 
-def _pixel(image: Picture, uv_norm: Float[np.ndarray, "2"]) -> tuple[int, int] | None:
+def _pixel(image: Picture | Mask, uv_norm: Float[np.ndarray, "2"]) -> tuple[int, int] | None:
     """OpenCV's fixed-point position, in which pixel centres are whole numbers; None if it is far outside the image."""
     u, v = float(uv_norm[0]), float(uv_norm[1])  # numbers of Python's: NumPy takes ten times as long for so few
     if not (abs(u - 0.5) < 1.5 and abs(v - 0.5) < 1.5):  # NaN is nowhere
@@ -105,9 +106,9 @@ def cross(image: Picture, uv_norm: Float[np.ndarray, "2"], colour: Colour, radiu
 
 
 def line(
-    image: Picture, start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], colour: Colour, width: int = 1
+    image: Picture | Mask, start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], colour: Colour, width: int = 1
 ) -> None:
-    """On a mask (H, W) too: then `colour` has one number."""
+    """On a mask `colour` has one number."""
     ends = _pixel(image, start), _pixel(image, end)
     if None not in ends:
         cv2.line(image, *ends, colour, width, cv2.LINE_AA, SUBPIXEL)
