@@ -202,12 +202,21 @@ def pq(nits: float) -> float:
     return ((3424 / 4096 + 2413 / 128 * y) / (1 + 2392 / 128 * y)) ** (2523 / 32)
 
 
-def test_high_range_becomes_standard_range_and_is_noted():
-    """BT.2408: 203 cd/m2 is white. Below, a display of gamma 2.4 must give as much light in that proportion."""
-    nits = [20.3, 50.75, 101.5, 203, 1000]
+def hlg(nits: float) -> float:
+    """ARIB STD-B67 of a display of 1000 cd/m2: inverse OOTF, then OETF (BT.2100)."""
+    scene = (nits / 1000) ** (1 / 1.2)
+    return (3 * scene) ** 0.5 if scene <= 1 / 12 else 0.17883277 * np.log(12 * scene - 0.28466892) + 0.55991073
+
+
+@pytest.mark.parametrize(("kind", "transfer", "signal"), [("PQ", 16, pq), ("HLG", 18, hlg)])
+def test_high_range_becomes_standard_range_and_is_noted(kind, transfer, signal):
+    """BT.2408: 203 cd/m2 are white. A display of gamma 2.4 gives as much light in that proportion, up to where the
+    curve of BT.2390 begins: 93 cd/m2 for a peak of 1000. White paper is darker, so that what is brighter differs from
+    it."""
+    nits = [20.3, 50.75, 90, 203, 400, 1000]
 
     def frame(k: int) -> av.VideoFrame:
-        luma = np.full((HEIGHT, WIDTH), round(64 + 876 * pq(nits[k])), np.uint16)
+        luma = np.full((HEIGHT, WIDTH), round(64 + 876 * signal(nits[k])), np.uint16)
         made = av.VideoFrame(WIDTH, HEIGHT, "yuv420p10le")
         for plane, values in zip(
             made.planes, (luma, *2 * [np.full((HEIGHT // 2, WIDTH // 2), 512, np.uint16)]), strict=True
@@ -221,16 +230,17 @@ def test_high_range_becomes_standard_range_and_is_noted():
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx265", rate=10)
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p10le"
-        stream.options = {"x265-params": "log-level=none:colorprim=9:transfer=16:colormatrix=9"}
+        stream.options = {"x265-params": f"log-level=none:colorprim=9:transfer={transfer}:colormatrix=9"}
         for k in range(len(nits)):
             container.mux(stream.encode(frame(k)))
         container.mux(stream.encode())
     video = opened(file.getvalue())
     shown = np.array([video.shown(k)[10, 10].astype(int) for k in range(len(nits))])
     assert (np.ptp(shown, axis=1) <= 2).all()  # grey stays grey
-    expected = 255 * np.clip(np.array(nits) / 203, 0, 1) ** (1 / 2.4)
-    np.testing.assert_allclose(shown[:, 0], expected, atol=8)
-    assert video.notes == ["its brightness has a high range (PQ): 203 cd/m2 became white, what is brighter too"]
+    np.testing.assert_allclose(shown[:3, 0], 255 * (np.array(nits[:3]) / 203) ** (1 / 2.4), atol=4)
+    paper, bright, brightest = shown[3:, 0]
+    assert 222 <= paper <= 238 and bright - paper >= 10 and brightest - bright >= 3 and brightest >= 253
+    assert video.notes == [f"its brightness has a high range ({kind}): what is bright is shown darker than it is"]
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
