@@ -103,7 +103,7 @@ def damaged(content: bytes) -> bytes:
     """A video whose header and first frame are well, and a later one is not."""
     with av.open(io.BytesIO(content)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    at = content.index(packets[3]) + len(packets[3]) // 2
+    at = content.index(packets[2]) + len(packets[2]) // 2
     return content[:at] + b"\xa5" * 40 + content[at + 40 :]
 
 
