@@ -133,6 +133,14 @@ def test_what_did_not_go_together_is_noted(found, oracle, video):
     assert len(notes) == 1 and " of its tracks are lost on the way" in notes[0]
 
 
+def test_a_unit_that_drifts_away_is_noted():
+    for scale, noted in ((0.93, True), (1.07, True), (1.01, False), (np.nan, False)):
+        seam = {"joined": True, "scale": scale, "inliers": 1.0}
+        windows = [{"first": 0, "last": 3, "seam": None}, *100 * [{"first": 2, "last": 5, "seam": seam}]]
+        notes = notes_on({}, windows)
+        assert len(notes) == noted and all("do not agree on a unit" in note for note in notes)
+
+
 def test_answers_that_are_no_numbers_are_noted_and_never_all_written(oracle, video):
     asked = Asked(tasks=("depth", "tracks"), grid=GRID)
     some, report = reconstruct(Oracle(oracle.scene, Faults(unknown=0.1), clip_frames=WINDOW), video, asked)

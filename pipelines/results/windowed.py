@@ -22,6 +22,9 @@ from model.recipes.windows import WindowPlan
 from pipelines.results.questions import Questions
 from pipelines.results.sources import Video
 
+MOST_DRIFT = 30.0
+"""By which the unit of length may change over a video: rooms and streets are in it, and what is nearer than that."""
+
 VALUES_AT_ONCE = 1 << 22  # that are looked at together, of an array that may lie on disk
 
 
@@ -156,6 +159,12 @@ def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, 
                 f"its window from frame {window['first']} could not be joined to those before: NaN from there on"
             )
             break
+    units = np.cumprod([window["seam"]["scale"] for window in windows[1:]] or [1.0])
+    if units.max() > MOST_DRIFT or units.min() * MOST_DRIFT < 1:
+        notes.append(
+            f"its windows do not agree on a unit of length: that of the last is {units[-1]:.2g} of the first. "
+            "Sizes are comparable within a window, hardly over the video; longer windows or known --poses help"
+        )
     if "tracks" in results and (lost := float((results["tracks"]["status"] == LOST).any(axis=1).mean())):
         least = min((window["seam"]["inliers"] for window in windows[1:]), default=1.0)
         notes.append(
