@@ -175,6 +175,7 @@ def _start(held: int) -> None:
                 logging_level="ERROR",
                 # Ray ends idle workers after a second; on few cores, starting them again costs more than all else.
                 _system_config={
+                    "worker_niceness": 0,  # Ray lets all else on the machine go before; but here one waits for the job
                     "idle_worker_killing_time_threshold_ms": 120_000,
                     "num_workers_soft_limit": 16,
                     # A run has many processes that hardly need a CPU. Ray warns of four times as many as this.

@@ -180,7 +180,7 @@ def test_a_recipe_may_have_another_rate():
             recipe_and_rate(word)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run_writes_its_curves_and_shows_both_sets(tmp_path, capsys):
     words = f"--only ours plain@2e-3 --steps 4 --scenes 1 1 1 --processes 1 --report --out {tmp_path}"
     benchmarks.learning.main(words.split())

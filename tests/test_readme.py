@@ -1,4 +1,7 @@
-"""README's commands, run as they stand and in their order, in a folder that has nothing yet."""
+"""README's commands, run as they stand and in their order, in a folder that has nothing yet.
+
+They join the cluster of the tests: that a command starts one of its own, other tests see, and eleven take minutes.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from shared_data import SHARED
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +23,7 @@ BY_HAND, ON_REAL_DATA = re.findall(r"^```bash run\n(.*?)^```$", README, re.MULTI
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, ray_cluster) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
@@ -27,6 +31,7 @@ def run(script: str, folder: Path) -> str:
     """The script in bash, which ends at the first command that fails; what it printed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "TMPDIR")}
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,

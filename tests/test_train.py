@@ -363,8 +363,8 @@ def test_a_registered_model_is_a_start(trained, workplace):
 def test_a_damaged_store_fails_the_run_with_the_clip(workplace, ray_cluster, capsys):
     store = write_plane_store(workplace / "broken", clips=4, queries=64, video="zstd")
     cut_chunks(store, "video")
-    words = f"tiny --data.mixture.{store} 1 --data.queries 64 --steps 60 --max-failures 0 --out {workplace}/runs"
-    assert main(words.split()) == 1
+    words = f"tiny --data.mixture.{store} 1 --data.queries 64 --steps 60 --max-failures 0 --workers 1"
+    assert main([*words.split(), "--out", f"{workplace}/runs"]) == 1
     assert "failed: video of clip plane000" in capsys.readouterr().err
 
 
