@@ -1,6 +1,7 @@
 """`evaluate BENCHMARK` as a whole, once, with a small model; its report and stored predictions without one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.evaluate import evaluate
 from pipelines.evaluation.benchmarks import load_benchmark
+from pipelines.evaluation.benchmarks.asking import Ask
 from pipelines.evaluation.benchmarks.benchmark import ClipName
 from pipelines.evaluation.benchmarks.job import refuse_failed, score_clip
 from pipelines.evaluation.benchmarks.predictions import read_prediction, write_prediction
@@ -158,3 +160,30 @@ def test_points_of_all_pixels_are_gathered_as_st4rtrack_does(tmp_path: Path) -> 
 def test_requests_that_are_wrong_are_refused_at_once(options: dict, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=complaint):
         evaluate("tapvid3d", **{"data": ["d"], "out": str(tmp_path / "out")} | options)
+
+
+def test_what_would_count_twice_or_score_nothing_is_refused_at_once(clips: Path, tmp_path: Path) -> None:
+    """Before Ray starts."""
+    twice = tmp_path / "copy"
+    shutil.copytree(clips / "adt", twice / "adt")
+    options = {"predictions": str(clips), "out": str(tmp_path / "out")}
+    with pytest.raises(ValueError, match=r"adt/Lite_000001 is there twice, in .*copy"):
+        evaluate("tapvid3d", data=[str(clips), str(twice)], **options)
+    with pytest.raises(ValueError, match=r"--predictions .*nothing is empty, or no folder"):
+        evaluate("tapvid3d", data=[str(clips)], **options | {"predictions": str(tmp_path / "nothing")})
+
+
+def test_a_prediction_that_is_damaged_is_made_again(clips: Path, tmp_path: Path) -> None:
+    clip = next(iter(load_benchmark("tapvid3d").find([str(clips)]).clips))
+    place = tmp_path / clip.file
+    place.parent.mkdir()
+    torch.manual_seed(0)
+    model = tmp_path / "model"
+    checkpoints.save(D4RT(ModelConfig.preset("tiny")), model)
+    request = {"known_intrinsics": False, "window": None, "common": None}
+    ask = Ask(str(model), f"sqlite:///{tmp_path}/mlflow.db", "tapvid3d", str(tmp_path), request)
+    ask({"clip": clip})
+    whole = place.read_bytes()
+    place.write_bytes(whole[: len(whole) // 2])
+    ask({"clip": clip})
+    assert read_prediction(str(tmp_path), clip)[0]["tracks_XYZ"].shape == exact(clip)["tracks_XYZ"].shape

@@ -112,3 +112,6 @@ def test_clips_without_what_is_needed_are_named(tmp_path: Path) -> None:
     np.savez(path, **arrays | {"depth_map": arrays["depth_map"][:, ::2]})
     with pytest.raises(ValueError, match=r"depth_map of .* its images are"):
         load_benchmark("cloud").open(only_clip("cloud", tmp_path))
+    np.savez(path, **arrays | {"depth_map": 1000 * arrays["depth_map"]})
+    with pytest.raises(ValueError, match=r"depth_map of .* m in the median: is it in millimetres"):
+        load_benchmark("cloud").open(only_clip("cloud", tmp_path))

@@ -124,7 +124,7 @@ def test_depth_and_poses_are_asked_through_the_recipes(tmp_path: Path) -> None:
 
 def test_what_is_planted_costs_what_it_must_in_poses(recording) -> None:
     key, scene, root, _ = recording
-    if key in ("bonn", "kitti"):
+    if key == "kitti":
         pytest.skip("its poses are no benchmark")
     asked = Asked("pose", only_clip("pose", root), scene)
     right = asked.truth.world_from_cam
@@ -136,6 +136,10 @@ def test_what_is_planted_costs_what_it_must_in_poses(recording) -> None:
     row = asked.scores({"world_from_cam": moved})
     assert row["sim3.ate"] < 1e-6
     assert row["sim3.rpe_t"] < 1e-6
+    assert row["pairs.auc_30"] > 0.95
+    assert row["ten_frames.auc_30"] > 0.95
+    assert row["pairs.rotation_5"] == row["ten_frames.direction_5"] == 1
+    assert len(set(row["drawn"].split())) == min(10, len(right))
     assert row["se3.ate"] > 1e-3
     assert row["none.ate"] > 0.1
     assert asked.scores({"world_from_cam": inverse(right)})["sim3.rpe_r"] > 0.05  # cam_from_world

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from pipelines.evaluation.npz_clip import NpzClip, NpzFile
+from pipelines.evaluation.track_clip import FARTHEST
 from pipelines.geometry import check_fit
 
 
@@ -50,5 +51,9 @@ def read_depth_clip(folder: str, path: str, *, frames: int) -> DepthClip:
         raise ValueError(
             f"depth_map of {file.where} is {shape[1:]} (H, W), its images are {clip.size}: download it again"
         )
+    known = depth[depth > 0]
+    if not len(known) or (far := float(np.median(known))) > FARTHEST:
+        told = "has no value above 0" if not len(known) else f"is {far:.0f} m in the median: is it in millimetres?"
+        raise ValueError(f"depth_map of {file.where} {told}")
     check_fit(clip.intrinsics, clip.size, file.where)
     return clip

@@ -42,10 +42,10 @@ TWINS: dict[str, ModuleType] = {name: import_module(f"pipelines.synthesize.{name
 ALL = LAYOUTS | VARIANTS
 BENCHMARKS_OF = {
     "sintel": ["depth", "pose", "cloud"],
-    "bonn": ["depth"],
+    "bonn": ["depth", "pose"],
     "kitti": ["depth"],
     "tum": ["pose"],
-    "bonn_prepared": ["depth"],
+    "bonn_prepared": ["depth", "pose"],
     "tum_prepared": ["pose"],
     "kitti_prepared": ["depth"],
     "scannet_prepared": ["depth", "pose"],

@@ -1,5 +1,6 @@
 """A model asked about the clips of a benchmark, in an actor; predictions are kept, so the job can go on later."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ class Ask:
         clip: ClipName = row["clip"]
         truth = self.benchmark.open(clip)
         request = self.request | {"clip": truth.digest}
-        there = read_prediction(self.out, clip)
-        if there is not None and there[1].get("request") == request:
-            return
+        with suppress(ValueError):  # of a damaged one, which is made again
+            there = read_prediction(self.out, clip)
+            if there is not None and there[1].get("request") == request:
+                return
         with half_on_gpu(self.device):
             prediction, windows = answers(self.benchmark, self.model, truth, clip, self.request)
         write_prediction(self.out, clip, prediction, {"request": request, "windows": windows})

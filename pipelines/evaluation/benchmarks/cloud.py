@@ -90,6 +90,8 @@ class PointClouds(Benchmark):
         frames = Frames.of(truth, prediction)
         found = clouds.cloud_scores(frames)
         row: Scores = {"frames": len(truth), "height": frames.depth.shape[1], "width": frames.depth.shape[2]}
+        if isinstance(truth, SequenceClip):
+            row["digest"] = truth.digest_with(frames.depth)
         row |= {key: found[key] for key in ("points_expected", "points_used")} | {"scale": number(found["s"])}
         for alignment in clouds.ALIGNMENTS:
             for metric, ours in METRICS.items():

@@ -6,7 +6,6 @@ in the tables of the field; `METRIC_plain` is the plain mean. `disparity_lstsq` 
 (`evaluation/disparity.py`).
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,8 +63,12 @@ class VideoDepth(Benchmark):
     def scores(self, truth: SequenceClip, prediction: Prediction) -> Scores:
         rule, right = protocol(self.key)[truth.name.subset], truth.depth
         said = at_size_of(right, prediction, truth.where)
-        digest = hashlib.blake2b(truth.digest.encode() + right.tobytes(), digest_size=16).hexdigest()
-        row: Scores = {"digest": digest, "frames": len(truth), "height": right.shape[1], "width": right.shape[2]}
+        row: Scores = {
+            "digest": truth.digest_with(right),
+            "frames": len(truth),
+            "height": right.shape[1],
+            "width": right.shape[2],
+        }
         for alignment in depth.FITS:
             found = depth.depth_scores(right, said, alignment, cap=rule.get("cap"), clip=rule.get("clip"))
             row |= {"valid_pixels": found["valid_pixels"], "not_finite": found["not_finite"]}

@@ -42,6 +42,11 @@ def run_benchmark(
         raise ExistsAlready(out)
     given = [absolute(place) for place in data]
     found = bench.find(given)
+    require_different(found.clips)
+    if predictions is not None and not listed(predictions):
+        raise ValueError(
+            f"--predictions {predictions} is empty, or no folder: give the folder of the predictions' files"
+        )
     print(f"{bench.title}: {counted(len(found.clips), 'clip')}; {found.title}")
     if found.missing:
         more = ", ..." if len(found.missing) > 5 else ""
@@ -67,6 +72,17 @@ def run_benchmark(
     if model is not None:
         tag_version(about["model"]["version"], version_tags(bench, metrics, out))
     return metrics
+
+
+def require_different(clips: Sequence[ClipName]) -> None:
+    """ValueError for a clip that is there twice: it would count twice, with one prediction."""
+    there: dict[str, ClipName] = {}
+    for clip in clips:
+        other = there.setdefault(clip.file, clip)
+        if other is not clip:
+            raise ValueError(
+                f"{clip} is there twice, in {other.data} and in {clip.data}: give one of them after --data"
+            )
 
 
 def require_same_request(out: str, key: BenchmarkKey, model: str, options: dict[str, Any]) -> None:

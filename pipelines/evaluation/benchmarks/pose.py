@@ -1,4 +1,4 @@
-"""Camera paths on Sintel, TUM and ScanNet, or any truth in TUM's format: ATE and RPE after Sim(3), and AUC@30.
+"""Camera paths on Sintel, Bonn, TUM and ScanNet, or any truth in TUM's format: ATE and RPE after Sim(3), and AUC@30.
 
 A path that cannot be aligned (a camera that stands still, a line) has no ATE and no RPE-T, keeps its RPE-R, and is
 counted. A path with a camera that could not be told fails: it has no scores, and is listed with its reason.
@@ -25,16 +25,19 @@ from pipelines.evaluation.similarity import Degenerate
 from pipelines.geometry import inverse
 from pipelines.results.asked import Asked
 
+DRAWN = 10  # frames of a scene, as VGGT draws them
+
 
 class CameraPose(Benchmark):
     key = "pose"
     title = "Camera pose"
     headline = "sim3.ate"
     higher_is_better = False
-    shown = ("ate", "rpe_t", "rpe_r", "auc_30", "auc_30_exact")
+    shown = ("ate", "rpe_t", "rpe_r", "auc_30", "auc_30_exact", "rotation_5", "direction_5")
     rules = (
         "Sim(3) by Umeyama over all frames; RPE of neighbouring frames, root mean squares; AUC@30 over all pairs of "
-        "frames of a sequence, VGGT's bins; plain mean over the sequences that have the score"
+        f"frames of a sequence, or of {DRAWN} drawn by generator 0, VGGT's bins; plain mean over the sequences "
+        "that have the score"
     )
 
     def find(self, data: Sequence[str]) -> Found:
@@ -57,8 +60,9 @@ class CameraPose(Benchmark):
     def scores(self, truth: SequenceClip, prediction: Prediction) -> Scores:
         right = truth.world_from_cam
         said = require_shape(prediction, "world_from_cam", right.shape, truth.where)
-        row: Scores = {"frames": len(truth), "pairs.auc_30": None, "pairs.auc_30_exact": None}
-        row |= pair_scores(said, right)
+        row: Scores = {"frames": len(truth)} | pair_scores(said, right, "pairs")
+        drawn = drawn_frames(right)
+        row |= pair_scores(said[drawn], right[drawn], "ten_frames") | {"drawn": " ".join(map(str, drawn.tolist()))}
         try:
             found = pose.path_scores(said, right)
         except ValueError as error:
@@ -81,7 +85,7 @@ class CameraPose(Benchmark):
         return row
 
     def summary(self, rows: Sequence[Scores]) -> Scores:
-        kept = [{key: value for key, value in row.items() if key != "reason"} for row in rows]
+        kept = [{key: value for key, value in row.items() if key not in ("reason", "drawn")} for row in rows]
         not_alignable = sum(row["alignable"] == 0 for row in rows)
         return plain_means(kept) | {"clips": len(rows), "not_alignable": not_alignable}
 
@@ -110,8 +114,9 @@ class CameraPose(Benchmark):
 BENCHMARK = CameraPose()
 
 
-def pair_scores(said: np.ndarray, right: np.ndarray) -> Scores:
-    """AUC@30 over all pairs with truth; pairs with a camera that is not finite are in no bin."""
+def pair_scores(said: np.ndarray, right: np.ndarray, kind: str) -> Scores:
+    """AUC@30 over all pairs with truth, and the shares of them off by less than 5 degrees; pairs with a camera that is
+    not finite are in none."""
     known = np.isfinite(right).all(axis=(1, 2))
     finite = np.isfinite(said[known]).all(axis=(1, 2))
     usable = np.where(finite[:, None, None], said[known], np.eye(4))
@@ -120,6 +125,14 @@ def pair_scores(said: np.ndarray, right: np.ndarray) -> Scores:
     lost = ~(finite[first] & finite[second])
     rotation, direction = np.where(lost, np.nan, rotation), np.where(lost, np.nan, direction)
     return {
-        "pairs.auc_30": pose.auc(rotation, direction, 30),
-        "pairs.auc_30_exact": pose.auc_exact(rotation, direction, 30.0),
+        f"{kind}.auc_30": pose.auc(rotation, direction, 30),
+        f"{kind}.auc_30_exact": pose.auc_exact(rotation, direction, 30.0),
+        f"{kind}.rotation_5": float(np.mean(rotation < 5)),
+        f"{kind}.direction_5": float(np.mean(direction < 5)),
     }
+
+
+def drawn_frames(right: np.ndarray) -> np.ndarray:
+    """`DRAWN` of those with truth, in the order drawn, by generator 0; all if there are fewer."""
+    known = np.flatnonzero(np.isfinite(right).all(axis=(1, 2)))
+    return np.random.default_rng(0).permutation(known)[:DRAWN]

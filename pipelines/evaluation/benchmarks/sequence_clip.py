@@ -73,6 +73,10 @@ class SequenceClip:
         digest.update(np.ascontiguousarray(self.world_from_cam))
         return digest.hexdigest()
 
+    def digest_with(self, depth: Float32[np.ndarray, "T H W"]) -> str:
+        """Of the true depth too."""
+        return hashlib.blake2b(self.digest.encode() + depth.tobytes(), digest_size=16).hexdigest()
+
     @property
     def depth(self) -> Float32[np.ndarray, "T H W"]:
         """Metres; NaN where there is none."""
