@@ -18,6 +18,7 @@ from pipelines.evaluation.benchmarks.benchmark import ClipName
 from pipelines.evaluation.benchmarks.job import refuse_failed, score_clip
 from pipelines.evaluation.benchmarks.predictions import read_prediction, write_prediction
 from pipelines.evaluation.benchmarks.report import write_report
+from pipelines.evaluation.benchmarks.tables import Table, tables_of
 from pipelines.synthesize import tapvid3d, worldtrack
 from tests.benchmark_clips import Asked
 
@@ -187,3 +188,25 @@ def test_a_prediction_that_is_damaged_is_made_again(clips: Path, tmp_path: Path)
     place.write_bytes(whole[: len(whole) // 2])
     ask({"clip": clip})
     assert read_prediction(str(tmp_path), clip)[0]["tracks_XYZ"].shape == exact(clip)["tracks_XYZ"].shape
+
+
+def test_a_table_reads_like_a_papers(tmp_path: Path) -> None:
+    """Metrics with their unit and direction; variants with other metrics apart; of how many clips a mean is."""
+    pose = load_benchmark("pose")
+    rows = [{"alignable": 1, "sim3.ate": 0.5, "pairs.auc_30": 0.25}, {"alignable": 0, "pairs.auc_30": 0.75}]
+    metrics = {"scores": {"tum": pose.summary(rows)}, "overall": None, "subsets": {"tum": "2 of 8 sequences"}}
+    metrics |= {"title": "Camera pose", "predictions": "ours"}
+    ate, auc = (table.markdown() for table in tables_of(pose, metrics))
+    assert "tum (2 of 8 sequences)" in ate
+    assert "| variant | ATE, m ↓ |" in ate
+    assert "| sim3 | 0.5000 (1) |" in ate
+    assert "In brackets: how many clips" in ate
+    assert "| variant | AUC@30 ↑ |" in auc
+    assert "| pairs | 0.5000 |" in auc  # none of the published tables is about TUM
+
+
+def test_ours_stands_out_in_both_kinds_of_table() -> None:
+    table = Table("title", "", ["method", "score"], [["theirs", "1"], ["<ours>", "2"]], ours="<ours>")
+    assert "| **<ours>** | 2 |" in table.markdown()
+    assert '<tr class="ours"><td>&lt;ours&gt;</td><td>2</td></tr>' in table.html()
+    assert "**" not in table.html()

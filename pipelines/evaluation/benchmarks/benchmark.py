@@ -79,8 +79,8 @@ class Benchmark(ABC):
     headline: ClassVar[str]
     """The score by which clips are compared."""
     higher_is_better: ClassVar[bool]
-    shown: ClassVar[tuple[str, ...]]
-    """Metrics of the table of all variants."""
+    shown: ClassVar[dict[str, str]]
+    """Metrics of the table of all variants, and their headings."""
     rules: ClassVar[str]
     """By which rules numbers are made, in words: part of every report."""
 

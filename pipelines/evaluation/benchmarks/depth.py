@@ -7,6 +7,7 @@ in the tables of the field; `METRIC_plain` is the plain mean. `disparity_lstsq` 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +36,12 @@ class VideoDepth(Benchmark):
     title = "Video depth"
     headline = "scale_shift.abs_rel"
     higher_is_better = False
-    shown = ("abs_rel", "abs_rel_plain", "rmse", "delta1")
+    shown: ClassVar = {
+        "abs_rel": "AbsRel ↓",
+        "abs_rel_plain": "AbsRel, plain mean ↓",
+        "rmse": "RMSE, m ↓",
+        "delta1": "delta < 1.25 ↑",
+    }
     rules = (
         "one alignment per sequence over all its frames; valid: 0 < truth < cap (Sintel, Bonn 70 m, ScanNet 10 m); "
         "Sintel cut off at 70 m after alignment; mean over sequences weighted by valid pixels; what is not finite is "

@@ -146,7 +146,7 @@ def ask_model(
             failed[str(outcome.row["clip"])] = outcome.reason
     rule = (
         f"clips up to {plan.length} frames whole; longer ones in windows of {plan.length}, each with {plan.common} "
-        "frames in common with the next, joined by a robust similarity of the points in them (`infer`)"
+        "frames in common with the next, joined by a robust similarity of the points in them, as infer does"
     )
     told = {
         "model": {"uri": model, "version": version, "digest": digest, "config": config.to_dict()},

@@ -5,6 +5,7 @@ counted. A path with a camera that could not be told fails: it has no scores, an
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,7 +34,15 @@ class CameraPose(Benchmark):
     title = "Camera pose"
     headline = "sim3.ate"
     higher_is_better = False
-    shown = ("ate", "rpe_t", "rpe_r", "auc_30", "auc_30_exact", "rotation_5", "direction_5")
+    shown: ClassVar = {
+        "ate": "ATE, m ↓",
+        "rpe_t": "RPE-T, m ↓",
+        "rpe_r": "RPE-R, ° ↓",
+        "auc_30": "AUC@30 ↑",
+        "auc_30_exact": "its exact area ↑",
+        "rotation_5": "rotation < 5° ↑",
+        "direction_5": "direction < 5° ↑",
+    }
     rules = (
         "Sim(3) by Umeyama over all frames; RPE of neighbouring frames, root mean squares; AUC@30 over all pairs of "
         f"frames of a sequence, or of {DRAWN} drawn by generator 0, VGGT's bins; plain mean over the sequences "

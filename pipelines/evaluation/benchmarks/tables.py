@@ -31,15 +31,21 @@ class Table:
     note: str
     headings: list[str]
     rows: list[list[str]]
+    ours: str = ""
+    """The first cell of a row that stands out."""
 
     def markdown(self) -> str:
         lines = [f"## {self.title}", "", f"{self.note}", ""] if self.note else [f"## {self.title}", ""]
         lines += [_line(self.headings), _line(["---", *["---:"] * (len(self.headings) - 1)])]
-        return "\n".join([*lines, *map(_line, self.rows)])
+        named = [[f"**{name}**" if name == self.ours else name, *cells] for name, *cells in self.rows]
+        return "\n".join([*lines, *map(_line, named)])
 
     def html(self) -> str:
         cells = "".join(f"<th>{html.escape(heading)}</th>" for heading in self.headings)
-        rows = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows]
+        rows = []
+        for row in self.rows:
+            kind = ' class="ours"' if row[0] == self.ours else ""
+            rows.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return f"<h2>{html.escape(self.title)}</h2>{note}<table><tr>{cells}</tr>{''.join(rows)}</table>"
 
@@ -49,8 +55,13 @@ def _line(cells: list[str]) -> str:
 
 
 def tables_of(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
-    """Those with published rows, then every variant of ours."""
-    return [*(published(each, metrics) for each in published_tables(bench.key)), *variants(bench, metrics)]
+    """Those with published rows, if a subset of theirs is here, then every variant of ours."""
+    of_others = [each for each in published_tables(bench.key) if _has_ours(each, metrics)]
+    return [*(published(each, metrics) for each in of_others), *variants(bench, metrics)]
+
+
+def _has_ours(given: dict[str, Any], metrics: dict[str, Any]) -> bool:
+    return any(score_at(metrics, path) != NOT_RUN for path in given["columns"].values())
 
 
 def published_tables(key: str) -> list[dict[str, Any]]:
@@ -65,27 +76,38 @@ def published(given: dict[str, Any], metrics: dict[str, Any]) -> Table:
     rows = [[name, *(_cell(value, digits) for value in values)] for name, *values in given["rows"]]
     ours = [score_at(metrics, path) if fits else NOT_RUN for path in columns.values()]
     cells = [_cell(factor * x if isinstance(x, float) else x, digits) for x in ours]
-    rows.append([f"**{ours_name(metrics)}**", *cells])
+    rows.append([ours_name(metrics), *cells])
     title = f"{given['title']} ({metrics['title']})"
-    return Table(title, f"Published rows: {given['source']}.", ["method", *columns], rows)
+    note = f"Published rows: {given['source']}."
+    return Table(title, note, ["method", *columns], rows, ours=ours_name(metrics))
 
 
 def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
-    """Of each subset: a row for every alignment or protocol, a column for every metric. Variants that have other
-    metrics than the first are in a table of their own."""
+    """Of each subset: a row for every alignment or protocol, a column for every metric. Variants that have metrics of
+    their own are in a table of their own."""
     tables = []
     groups = dict(metrics["scores"]) | ({"overall": metrics["overall"]} if metrics["overall"] else {})
     for subset, scores in groups.items():
         of_metrics: dict[tuple[str, ...], list[str]] = {}
         for name in dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key)):
             there = tuple(metric for metric in bench.shown if f"{name}.{metric}" in scores)
-            of_metrics.setdefault(there, []).append(name)
+            fitting = (shown for shown in reversed(of_metrics) if set(there) <= set(shown))
+            of_metrics.setdefault(next(fitting, there), []).append(name)
         told = metrics["subsets"].get(subset, "mean over subsets")
         for shown, names in of_metrics.items():
-            rows = [[name, *(_cell(scores[f"{name}.{metric}"], 4) for metric in shown)] for name in names]
+            rows = [[name, *(_with_count(scores, f"{name}.{metric}") for metric in shown)] for name in names]
             title = f"{bench.title}, {subset} ({told}): every variant of {ours_name(metrics)}"
-            tables.append(Table(title, "", ["variant", *shown], rows))
+            partial = any(f"{name}.{metric}#" in scores for name in names for metric in shown)
+            note = "In brackets: how many clips have the score, where not all do." if partial else ""
+            tables.append(Table(title, note, ["variant", *(bench.shown[metric] for metric in shown)], rows))
     return tables
+
+
+def _with_count(scores: Scores, key: str) -> str:
+    if key not in scores:
+        return "-"
+    count = scores.get(f"{key}#")
+    return _cell(scores[key], 4) + (f" ({count})" if count else "")
 
 
 def _is_shown(bench: Benchmark, key: str) -> bool:
@@ -114,7 +136,7 @@ def _cell(value: Any, digits: int) -> str:
 STYLE = (
     "body{font:15px/1.5 system-ui;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse}"
     "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}td:first-child,th:first-child"
-    "{text-align:left}img{max-width:100%}"
+    "{text-align:left}.facts td{text-align:left}.ours{font-weight:bold}img{max-width:100%}"
 )
 
 
@@ -134,7 +156,8 @@ def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, st
     missing = f"<h2>Missing: {counted(len(gone), 'clip')}</h2><ul>{lines}</ul>" if gone else ""
     shown = "".join(f'<h3>{html.escape(text)}</h3><img src="{name}" alt="">' for name, text in pictures.items())
     title = html.escape(metrics["title"])
+    all_tables = "".join(table.html() for table in tables)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><table>{told}</table>{''.join(table.html() for table in tables)}{missing}{shown}</html>\n"
+        f'<h1>{title}</h1><table class="facts">{told}</table>{all_tables}{missing}{shown}</html>\n'
     )

@@ -10,6 +10,7 @@ it is not known, and they have no scores in the world.
 import gzip
 import json
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,7 +49,13 @@ class TapVid3d(Benchmark):
     title = "TAPVid-3D"
     headline = "median.aj"
     higher_is_better = True
-    shown = ("aj", "apd", "oa", "l1_sum")
+    shown: ClassVar = {
+        "aj": "AJ ↑",
+        "apd": "APD ↑",
+        "oa": "OA ↑",
+        "l1_sum": "L1, m ↓",
+        "l1_sum_relative": "L1 / median distance ↓",
+    }
     rules = (
         "Koppula et al. 2024, official thresholds, all frames of every track; plain means over clips, then subsets; "
         "points that are not finite are misses; world: camera of frame 0, visible entries and their medians"

@@ -18,7 +18,7 @@ Beside the mean over clips, `METRIC_pooled` is that of `ours` over tracks, of wh
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -54,7 +54,12 @@ class WorldTrack(Benchmark):
     title = "WorldTrack"
     headline = "ours.global.all.apd"
     higher_is_better = True
-    shown = ("apd", "epe", "apd_pooled", "epe_pooled")
+    shown: ClassVar = {
+        "apd": "APD ↑",
+        "epe": "EPE, m ↓",
+        "apd_pooled": "APD over tracks ↑",
+        "epe_pooled": "EPE over tracks, m ↓",
+    }
     rules = (
         f"first {FRAMES} frames, tracks visible in frame 0, all times; APD: 0.1, 0.3, 0.5, 1 m, inclusive; dynamic: "
         "path over 1 cm, aligned by themselves; plain mean over the clips that have the score"
