@@ -170,8 +170,11 @@ def test_what_would_count_twice_or_score_nothing_is_refused_at_once(clips: Path,
     options = {"predictions": str(clips), "out": str(tmp_path / "out")}
     with pytest.raises(ValueError, match=r"adt/Lite_000001 is there twice, in .*copy"):
         evaluate("tapvid3d", data=[str(clips), str(twice)], **options)
-    with pytest.raises(ValueError, match=r"--predictions .*nothing is empty, or no folder"):
+    with pytest.raises(ValueError, match=r"--predictions .*nothing is no folder"):
         evaluate("tapvid3d", data=[str(clips)], **options | {"predictions": str(tmp_path / "nothing")})
+    for wrong in (tmp_path / "nothing", clips / "adt/Lite_000001.npz"):
+        with pytest.raises(ValueError, match=r"--data .* is no folder"):
+            evaluate("tapvid3d", data=[str(wrong)], **options)
 
 
 def test_a_prediction_that_is_damaged_is_made_again(clips: Path, tmp_path: Path) -> None:

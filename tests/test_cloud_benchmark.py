@@ -71,6 +71,8 @@ def test_what_is_planted_costs_what_it_must(cloud: Asked, exact: np.ndarray) -> 
     assert cloud.scores({"points_world": exact[::-1]})["sim3_closed.epe"] > 0.01
     with pytest.raises(ValueError, match=r"points_world of the prediction .* it must be \(4, h, w, 3\)"):
         cloud.scores({"points_world": exact[:-1]})
+    with pytest.raises(ValueError, match="turned, or of cropped images"):
+        cloud.scores({"points_world": exact.swapaxes(1, 2)})
     row = cloud.scores({"points_world": np.full_like(exact, np.nan)})
     assert row["points_used"] == 0
     assert row["scale_mean_shift.l1_sum"] is None

@@ -18,6 +18,8 @@ from pipelines.raw.folder import RawFolder
 from pipelines.results.asked import Asked
 from pipelines.results.sources import Video
 
+MOST_STRETCHED = 1.4  # of images that are resized to whole patches
+
 NOT_PUBLISHED = ", NOT the published subset"
 """At the end of a title."""
 
@@ -164,6 +166,15 @@ def require_shape(prediction: Prediction, key: str, shape: tuple[int, ...], wher
             f"{key} of the prediction for {where} is {array.shape}, the truth is {shape}: was it made of other frames?"
         )
     return array if array.dtype == bool else array.astype(np.float64)
+
+
+def require_aspect(said: tuple[int, ...], size: tuple[int, ...], what: str, where: str) -> None:
+    """ValueError for maps of (H, W) that cannot be of the same images, but turned or cropped ones of them."""
+    ratio = said[1] / said[0] * size[0] / size[1]
+    if not 1 / MOST_STRETCHED < ratio < MOST_STRETCHED:
+        raise ValueError(
+            f"{what} of the prediction for {where} is {said} (H, W), the truth is {size}: turned, or of cropped images?"
+        )
 
 
 def number(value: float) -> float | None:

@@ -26,6 +26,7 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Scores,
     npz_clips,
     number,
+    require_aspect,
     require_clips,
 )
 from pipelines.evaluation.benchmarks.depth import first_intrinsics
@@ -154,6 +155,7 @@ class Frames:
             raise ValueError(
                 f"points_world of the prediction for {truth.where} is {shape}: it must be ({len(truth)}, h, w, 3)"
             )
+        require_aspect(said.shape[1:3], truth.size, "points_world", truth.where)
         depth = truth.depth
         if isinstance(truth, DepthClip):
             valid = (depth > NEAREST) & (depth < FARTHEST)

@@ -20,6 +20,7 @@ from pipelines.evaluation.benchmarks.benchmark import (
     Scores,
     number,
     plain_means,
+    require_aspect,
     require_clips,
 )
 from pipelines.evaluation.benchmarks.sequence_clip import LAYOUT, SequenceClip, find_sequences, open_clip, protocol
@@ -141,4 +142,5 @@ def at_size_of(truth: np.ndarray, prediction: Prediction, where: str) -> np.ndar
         raise ValueError(f"depth of the prediction for {where} is {shape}, the truth has {len(truth)} frames")
     if said.shape == truth.shape:
         return said
+    require_aspect(said.shape[1:], truth.shape[1:], "depth", where)
     return np.stack([depth.resized(frame.astype(np.float32), truth.shape[1:]) for frame in said])

@@ -16,7 +16,7 @@ from pipelines.evaluation.benchmarks.predictions import read_prediction
 from pipelines.evaluation.benchmarks.report import FILES, METRICS, write_report
 from pipelines.models import load_model, model_digest, model_version, tag_version, tracking_uri
 from pipelines.problems import counted
-from pipelines.raw.place import absolute
+from pipelines.raw.place import absolute, open_place, reachable
 from pipelines.whole import ExistsAlready, listed, read_file
 
 PREDICTIONS = "predictions"
@@ -41,12 +41,11 @@ def run_benchmark(
     if METRICS in there or there - {PREDICTIONS, *FILES}:  # what was left half done is gone on with
         raise ExistsAlready(out)
     given = [absolute(place) for place in data]
+    require_folders("--data", given)
     found = bench.find(given)
     require_different(found.clips)
-    if predictions is not None and not listed(predictions):
-        raise ValueError(
-            f"--predictions {predictions} is empty, or no folder: give the folder of the predictions' files"
-        )
+    if predictions is not None:
+        require_folders("--predictions", [predictions])
     print(f"{bench.title}: {counted(len(found.clips), 'clip')}; {found.title}")
     if found.missing:
         more = ", ..." if len(found.missing) > 5 else ""
@@ -72,6 +71,15 @@ def run_benchmark(
     if model is not None:
         tag_version(about["model"]["version"], version_tags(bench, metrics, out))
     return metrics
+
+
+def require_folders(option: str, places: Sequence[str]) -> None:
+    """ValueError naming the one that is none."""
+    for place in places:
+        fs, path = open_place(place)
+        with reachable(place):
+            if not fs.isdir(path):
+                raise ValueError(f"{option} {place} is no folder: give the one that holds the files")
 
 
 def require_different(clips: Sequence[ClipName]) -> None:

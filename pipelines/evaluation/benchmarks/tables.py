@@ -89,8 +89,11 @@ def variants(bench: Benchmark, metrics: dict[str, Any]) -> list[Table]:
     groups = dict(metrics["scores"]) | ({"overall": metrics["overall"]} if metrics["overall"] else {})
     for subset, scores in groups.items():
         of_metrics: dict[tuple[str, ...], list[str]] = {}
-        for name in dict.fromkeys(key.rpartition(".")[0] for key in scores if _is_shown(bench, key)):
+        first = bench.headline.rpartition(".")[0]
+        for name in dict.fromkeys([first, *(key.rpartition(".")[0] for key in scores if _is_shown(bench, key))]):
             there = tuple(metric for metric in bench.shown if f"{name}.{metric}" in scores)
+            if not there:
+                continue
             fitting = (shown for shown in reversed(of_metrics) if set(there) <= set(shown))
             of_metrics.setdefault(next(fitting, there), []).append(name)
         told = metrics["subsets"].get(subset, "mean over subsets")
