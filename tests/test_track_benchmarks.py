@@ -144,7 +144,7 @@ def test_a_published_list_is_known_by_its_names(tmp_path: Path) -> None:
         (tmp_path / f"{name}.npz").parent.mkdir()
         (tmp_path / f"{name}.npz").touch()
     found = load_benchmark("tapvid3d").find([str(tmp_path)])
-    assert found.title == "minival, adt, pstudio: 1 of its 100 clips and 1 others, NOT the published subset"
+    assert found.title == "minival, adt, pstudio: 1 of its 100 clips and 1 other, NOT the published subset"
     assert len(found.missing) == 99
     assert "adt/Apartment_release_meal_seq136_8" in found.missing
 

@@ -159,10 +159,11 @@ def _scale(
         chosen = np.zeros_like(joint)
         chosen[clip.query_frames, tracks] = True
         joint = joint & chosen
-    if not joint.any():
+    far, said = _norm(g[joint]), _norm(p[joint])
+    if np.isnan(far).all() or np.isnan(said).all():
         return float("nan")
     middle = np.nanmean if scaling == "mean" else np.nanmedian
-    return float(middle(_norm(g[joint])) / middle(_norm(p[joint])))
+    return float(middle(far) / middle(said))
 
 
 def _track_scales(

@@ -148,6 +148,8 @@ def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, st
     facts = {
         "rules": metrics["rules"],
         "windows": metrics.get("window_rule", "those of the predictions"),
+        "resolution": metrics.get("resolution", "that of the predictions"),
+        "intrinsics": "given" if metrics["known_intrinsics"] else "predicted",
         "data": metrics["data"]["digest"],
         "model": (metrics.get("model") or {}).get("digest", "none: stored predictions"),
         "code": f"{metrics['code']['version']}, {metrics['code']['digest']}",
