@@ -177,7 +177,9 @@ def test_what_would_count_twice_or_score_nothing_is_refused_at_once(clips: Path,
             evaluate("tapvid3d", data=[str(wrong)], **options)
 
 
-def test_a_prediction_that_is_damaged_is_made_again(clips: Path, tmp_path: Path) -> None:
+def test_a_prediction_that_is_damaged_is_made_again_and_one_of_another_model_is_not_scored(
+    clips: Path, tmp_path: Path
+) -> None:
     clip = next(iter(load_benchmark("tapvid3d").find([str(clips)]).clips))
     place = tmp_path / clip.file
     place.parent.mkdir()
@@ -187,6 +189,10 @@ def test_a_prediction_that_is_damaged_is_made_again(clips: Path, tmp_path: Path)
     request = {"known_intrinsics": False, "window": None, "common": None}
     ask = Ask(str(model), f"sqlite:///{tmp_path}/mlflow.db", "tapvid3d", str(tmp_path), request)
     ask({"clip": clip})
+    options = {"key": "tapvid3d", "predictions": str(tmp_path)}
+    assert score_clip({"clip": clip}, request=request, **options)["frames"] == FRAMES
+    with pytest.raises(ValueError, match="is by another model now: another job writes there"):
+        score_clip({"clip": clip}, request=request | {"window": 3}, **options)
     whole = place.read_bytes()
     place.write_bytes(whole[: len(whole) // 2])
     ask({"clip": clip})

@@ -53,10 +53,13 @@ def run_benchmark(
 
     about: dict[str, Any] = {"predictions": predictions} if model is None else {}
     failed: dict[str, str] = {}
+    request = None
     if model is not None:
-        about, failed = ask_model(bench, model, found.clips, f"{out}/{PREDICTIONS}", known_intrinsics, window, common)
+        about, failed, request = ask_model(
+            bench, model, found.clips, f"{out}/{PREDICTIONS}", known_intrinsics, window, common
+        )
     rows = [{"clip": clip} for clip in found.clips if str(clip) not in failed]
-    work = partial(score_clip, key=key, predictions=predictions or f"{out}/{PREDICTIONS}")
+    work = partial(score_clip, key=key, predictions=predictions or f"{out}/{PREDICTIONS}", request=request)
     scored: dict[ClipName, Scores] = {}
     for outcome in jobs.run_tasks(work, rows, label=f"score {key}", unit="clip"):
         if outcome.failed:
@@ -131,8 +134,9 @@ def ask_model(
     known_intrinsics: bool,
     window: int | None,
     common: int | None,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """What is to be told of the model and how it was asked; and the clips for which there is no prediction, with why.
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """What is to be told of the model and how it was asked; the clips for which there is no prediction, with why; and
+    what predictions say that they are the answer to.
 
     A prediction that is there, of this model for this clip, is not made again.
     """
@@ -162,17 +166,24 @@ def ask_model(
         "resolution": f"{config.image_size} x {config.image_size}, resized without cropping, with the raw aspect told",
         "precision": "bfloat16 autocast on CUDA, float32 on a CPU; scores in float64",
     }
-    return told, failed
+    return told, failed, request
 
 
-def score_clip(row: dict[str, Any], *, key: BenchmarkKey, predictions: str) -> Scores:
-    """Its row of clips.parquet. ValueError for damaged files and for a prediction that is missing or does not fit."""
+def score_clip(
+    row: dict[str, Any], *, key: BenchmarkKey, predictions: str, request: dict[str, Any] | None = None
+) -> Scores:
+    """Its row of clips.parquet. ValueError for damaged files and for a prediction that is missing or does not fit.
+
+    `request`: what the prediction must be the answer to, if a model was asked.
+    """
     bench, clip = load_benchmark(key), row["clip"]
     found = read_prediction(predictions, clip)
     if found is None:
         raise ValueError(f"no prediction {clip.file} in {predictions}")
     truth = bench.open(clip)
     prediction, about = found
+    if request is not None and about.get("request") != request | {"clip": truth.digest}:
+        raise ValueError(f"{clip.file} in {predictions} is by another model now: another job writes there; run again")
     windows = about.get("windows") or [{}]
     unjoined = sum(not window["seam"]["joined"] for window in windows[1:])
     return {"digest": truth.digest, "windows": len(windows), "unjoined": unjoined, **bench.scores(truth, prediction)}
