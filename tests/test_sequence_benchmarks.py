@@ -107,6 +107,9 @@ def test_exact_depth_scores_perfectly_and_faults_cost(recording) -> None:
     assert row["scale_exact.abs_rel"] < 1e-3
     assert row["scale_exact.delta1"] == pytest.approx(1 - row["not_finite"])
     assert 0.3 < row["not_finite"] < 0.7
+    assert row["official.scale.abs_rel"] is None  # one NaN spoils it
+    assert row["official.scale.delta1"] == 0
+    assert asked.scores(shifted)["official.scale_shift.rmse"] == asked.scores(shifted)["scale_shift.rmse"]
     with pytest.raises(ValueError, match="turned, or of cropped images"):
         asked.scores({"depth": exact["depth"].swapaxes(1, 2)})
     with pytest.raises(ValueError, match="the truth has"):

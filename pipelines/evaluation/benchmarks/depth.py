@@ -3,7 +3,7 @@
 The model is asked at the centres of the truth's own pixels, so nothing is resized; stored predictions of another size
 are, as the official code does it (bicubic). A dataset's score is the mean over sequences weighted by valid pixels, as
 in the tables of the field; `METRIC_plain` is the plain mean. `disparity_lstsq` has rules of its own
-(`evaluation/disparity.py`).
+(`evaluation/disparity.py`). `official.ALIGNMENT` is what the official code gives, where one NaN spoils a sequence.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from pipelines.results.asked import Asked
 from pipelines.results.given import Intrinsics
 
 NAMES = {"delta_1.25": "delta1", "delta_1.25^2": "delta2", "delta_1.25^3": "delta3"}
+OFFICIAL = ("metric", "scale", "scale_shift")
 FRAMES, SIDE = 3, 420  # of the picture
 
 
@@ -76,10 +77,15 @@ class VideoDepth(Benchmark):
             "height": right.shape[1],
             "width": right.shape[2],
         }
+        rules = {"cap": rule.get("cap"), "clip": rule.get("clip")}
         for alignment in depth.FITS:
-            found = depth.depth_scores(right, said, alignment, cap=rule.get("cap"), clip=rule.get("clip"))
+            found = depth.depth_scores(right, said, alignment, **rules)
             row |= {"valid_pixels": found["valid_pixels"], "not_finite": found["not_finite"]}
             row |= _named(alignment, found)
+            if alignment in OFFICIAL:
+                if found["not_finite"]:
+                    found = depth.depth_scores(right, said, alignment, **rules, parity=True)
+                row |= _named(f"official.{alignment}", found)
         return row | _named(
             disparity.NAME, disparity.disparity_scores(right, said, disparity.Rule(**rule["disparity"]))
         )
@@ -89,7 +95,7 @@ class VideoDepth(Benchmark):
         lacking in the weighted mean too."""
         means = plain_means(rows)
         weights = np.array([row["valid_pixels"] for row in rows], np.float64)
-        for alignment in depth.FITS:
+        for alignment in (*depth.FITS, *(f"official.{name}" for name in OFFICIAL)):
             for metric in depth.METRICS:
                 key = f"{alignment}.{NAMES.get(metric, metric)}"
                 means[f"{key}_plain"] = means[key]
