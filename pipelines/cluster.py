@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -10,17 +11,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Before Ray is imported, because it reads these once. A private cluster listens on loopback for this process alone,
-# so it needs no token; on a real cluster RAY_AUTH_MODE is set by whoever runs it and is left as it is.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if "RAY_ADDRESS" not in os.environ:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
 
 import grpc
 import psutil
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray._private.grpc_utils import init_grpc_channel  # a channel with the token of this process
+from ray._raylet import Config
 from ray.exceptions import AuthenticationError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +88,7 @@ def end_with_node() -> None:
 
 def is_private() -> bool:
     """Does a job start its own cluster, on this machine?"""
-    return "RAY_ADDRESS" not in os.environ
+    return not os.environ.get("RAY_ADDRESS")
 
 
 def connect(held: int = 0) -> None:
@@ -159,6 +158,12 @@ def temporary_folder() -> str:
 def _start(held: int) -> None:
     """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
     print("starting Ray", flush=True)
+    # Whoever reaches a cluster runs what he likes on it. So this one listens on loopback, as Ray does where it believes
+    # that there can be one machine only, and asks for a token that its own processes have.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        Config.initialize("")  # Ray has read them when it was imported
     # Workers import this code from where it lies, whether or not it is installed. They have it from this process's own
     # environment: for a `runtime_env` of Ray's, each would have to be started anew, and the first ones wait already.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

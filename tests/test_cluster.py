@@ -4,16 +4,20 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
+import ray
 
 from pipelines import cluster
 from pipelines.__main__ import main as pipelines_main
 from pipelines.raw.place import RAY_JOB, absolute, lasting
 from train.__main__ import main
 
+ROOT = Path(__file__).parents[1]
 START = """
 import os, sys
 from pipelines import cluster
@@ -37,10 +41,24 @@ def test_a_cluster_that_is_gone_is_said_in_words():
                 cluster.require_answer(address, seconds=1)
 
 
+def test_a_private_cluster_is_reached_from_this_machine_alone_and_not_without_its_token(ray_cluster, tmp_path):
+    heard = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if "ray" in " ".join(process.cmdline()):
+                heard += [link.laddr.ip for link in process.net_connections() if link.status == psutil.CONN_LISTEN]
+    assert len(heard) >= 4 and set(heard) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+    address = ray.get_runtime_context().gcs_address
+    stranger = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run([sys.executable, "-c", START], env=stranger, capture_output=True, text=True)
+    assert f"ValueError: the Ray cluster at RAY_ADDRESS={address} asks for a token" in done.stderr
+
+
 def test_a_temporary_folder_with_a_long_name_is_no_hindrance(tmp_path):
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", START], env=environment, capture_output=True, text=True)
     said, node = done.stdout.split("\n", 1)
     assert done.returncode == 0 and said == "starting Ray" and len(node.strip()) == 56, done.stderr
