@@ -77,12 +77,16 @@ def test_a_model_is_scored_and_its_predictions_again_without_it(clips: Path, tmp
 def test_the_report_of_exact_predictions(clips: Path, tmp_path: Path) -> None:
     bench = load_benchmark("tapvid3d")
     found = bench.find([str(clips)])
+    seams = [None, {"joined": True, "scale": 0.5}, {"joined": True, "scale": 1.25}, {"joined": False, "scale": 9.0}]
     for clip in found.clips:
-        write_prediction(str(tmp_path), clip, exact(clip), {"request": {}})
+        windows = [{"seam": seam} for seam in seams]
+        write_prediction(str(tmp_path), clip, exact(clip), {"request": {}, "windows": windows})
     rows = {clip: score_clip({"clip": clip}, key="tapvid3d", predictions=str(tmp_path)) for clip in found.clips}
     about = {"predictions": str(tmp_path), "known_intrinsics": False, "code": {"version": "1", "digest": "2"}}
     metrics = write_report(bench, found, rows, {}, about, str(tmp_path), str(tmp_path / "out"))
     assert metrics["overall"]["median.aj"] == pytest.approx(1)
+    assert rows[found.clips[0]]["seam_scale"] == 2  # the unit of a window was twice that of the one before
+    assert (rows[found.clips[0]]["windows"], rows[found.clips[0]]["unjoined"]) == (4, 1)
     stored = json.loads((tmp_path / "out/metrics.json").read_text())
     assert stored["overall"]["median.aj"] == metrics["overall"]["median.aj"]
     table = (tmp_path / "out/table.md").read_text()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import jobs
+from pipelines.catalog import FOLDER
 from pipelines.evaluation.benchmarks import BenchmarkKey, load_benchmark
 from pipelines.evaluation.benchmarks.asking import Ask
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Scores
@@ -20,7 +21,8 @@ from pipelines.raw.place import absolute, open_place, reachable
 from pipelines.whole import ExistsAlready, listed, read_file
 
 PREDICTIONS = "predictions"
-SOURCES = ("pipelines/evaluation", "pipelines/results", "model")  # by which numbers are made
+SOURCES = ("pipelines/evaluation", "pipelines/results", "pipelines/datasets", "pipelines/raw", "model")
+"""By which numbers are made; and the catalogs of the benchmarks."""
 
 
 def run_benchmark(
@@ -185,8 +187,11 @@ def score_clip(
     if request is not None and about.get("request") != request | {"clip": truth.digest}:
         raise ValueError(f"{clip.file} in {predictions} is by another model now: another job writes there; run again")
     windows = about.get("windows") or [{}]
-    unjoined = sum(not window["seam"]["joined"] for window in windows[1:])
-    return {"digest": truth.digest, "windows": len(windows), "unjoined": unjoined, **bench.scores(truth, prediction)}
+    seams = [window["seam"] for window in windows[1:]]
+    told = {"windows": len(windows), "unjoined": sum(not seam["joined"] for seam in seams)}
+    scales = [seam["scale"] for seam in seams if seam["joined"] and seam["scale"] > 0]
+    told["seam_scale"] = max((max(scale, 1 / scale) for scale in scales), default=1.0)
+    return {"digest": truth.digest, **told, **bench.scores(truth, prediction)}
 
 
 def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
@@ -205,6 +210,7 @@ def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
 def code_version() -> dict[str, str]:
     """The version of this project, and a digest of the code by which the numbers are made."""
     root, digest = Path(__file__).parents[3], hashlib.blake2b(digest_size=16)
-    for file in sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    code = sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py"))
+    for file in (*code, *sorted((FOLDER / "benchmarks").iterdir())):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return {"version": importlib.metadata.version("d4rt"), "digest": digest.hexdigest()}
