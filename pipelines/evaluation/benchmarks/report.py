@@ -21,7 +21,8 @@ from PIL import Image
 
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Found, Scores
 from pipelines.evaluation.benchmarks.predictions import read_prediction
-from pipelines.evaluation.benchmarks.tables import page_of, tables_of
+from pipelines.evaluation.benchmarks.tables import missing_of, page_of, tables_of
+from pipelines.problems import counted
 from pipelines.whole import json_value, write_file
 
 METRICS, CLIPS, TABLE, PAGE = "metrics.json", "clips.parquet", "table.md", "index.html"
@@ -47,6 +48,8 @@ def write_report(
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), content)
     write_file(f"{out}/{CLIPS}", content.getvalue())
     text = "\n\n".join(table.markdown() for table in tables) + "\n"
+    if gone := missing_of(metrics):
+        text += "\n".join([f"\n## Missing: {counted(len(gone), 'clip')}\n", *(f"- {line}" for line in gone), ""])
     write_file(f"{out}/{TABLE}", text.encode())
     write_file(f"{out}/{PAGE}", page_of(metrics, tables, pictures).encode())
     write_file(f"{out}/{METRICS}", (json.dumps(json_value(metrics), indent=1, allow_nan=False) + "\n").encode())

@@ -124,6 +124,11 @@ def score_at(metrics: dict[str, Any], path: str) -> float | str | None:
     return (scores or {}).get(score, NOT_RUN)
 
 
+def missing_of(metrics: dict[str, Any]) -> list[str]:
+    """What is not among the scores, or is zero in them, with why."""
+    return [*metrics["missing"], *(f"{name}: {reason}" for name, reason in metrics["clips"]["failed"].items())]
+
+
 def ours_name(metrics: dict[str, Any]) -> str:
     """The model, or where predictions are from."""
     model = metrics.get("model")
@@ -156,7 +161,7 @@ def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, st
         "clips": f"{metrics['clips']['scored']} scored of {metrics['clips']['found']} found",
     }
     told = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
-    gone = [*metrics["missing"], *(f"{name}: {reason}" for name, reason in metrics["clips"]["failed"].items())]
+    gone = missing_of(metrics)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in gone)
     missing = f"<h2>Missing: {counted(len(gone), 'clip')}</h2><ul>{lines}</ul>" if gone else ""
     shown = "".join(f'<h3>{html.escape(text)}</h3><img src="{name}" alt="">' for name, text in pictures.items())
