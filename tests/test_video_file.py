@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from reader_process import ReaderProcess
 
+from benchmarks.model_task import resident_bytes
 from pipelines.raw.limits import MAX_VIDEO_PIXELS
 from pipelines.raw.video import VideoFrames
 
@@ -330,6 +331,16 @@ def test_sizes_are_refused_before_a_frame_is_decoded():
         opened(write(frame=lambda k: np.zeros((480, 1000, 3), np.uint8), count=2, aspect=Fraction(200, 1)))
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
+
+
+def test_frames_that_were_shown_are_let_go():
+    """A frame of 720p is 1.4 MB where it was decoded."""
+    video = opened(write(count=100, frame=lambda k: np.full((720, 1280, 3), k, np.uint8), preset="ultrafast"))
+    held = []
+    for t in range(100):
+        video.shown(t)
+        held.append(resident_bytes("RssAnon"))
+    assert held[-1] - held[20] < 40e6
 
 
 def test_a_long_large_video_needs_memory_for_a_few_frames(tmp_path):

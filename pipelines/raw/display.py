@@ -56,6 +56,7 @@ class Display:
     def __init__(self, where: str) -> None:
         """`where` names the video in errors."""
         self._where, self._reformatter = where, VideoReformatter()
+        self._matrix, self._rotation = None, None
 
     def rgb(self, frame: av.VideoFrame, pixel_aspect: float) -> UInt8[np.ndarray, "H W 3"]:
         """A high range of brightness is brought into the standard one by `tone_curve`.
@@ -68,7 +69,7 @@ class Display:
         pixels = self._reformatter.reformat(frame, width=width, threads=1, **options).to_ndarray()
         if high:
             pixels = tone_curve()[pixels]
-        a, b, c, d = display_matrix(frame)
+        a, b, c, d = self.matrix(frame)
         if (a or d) and (b or c):
             raise ValueError(
                 f"{self._where} is to be turned by an angle that is not a right one: turn it, and write it again"
@@ -81,10 +82,20 @@ class Display:
             pixels = pixels[::-1]
         return np.ascontiguousarray(pixels)
 
+    def matrix(self, frame: av.VideoFrame) -> tuple[int, ...]:
+        """As `display_matrix`, which is asked again only where frames begin to be turned otherwise."""
+        if self._matrix is None or frame.rotation != self._rotation:
+            self._matrix, self._rotation = display_matrix(frame), frame.rotation
+        return self._matrix
+
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    """a, b, c, d of ISO 14496-12, 6.2.2: (x, y) of the frame is shown at (a x + c y, b x + d y), in 1 / 65536."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    """a, b, c, d of ISO 14496-12, 6.2.2: (x, y) of the frame is shown at (a x + c y, b x + d y), in 1 / 65536.
+
+    PyAV never frees a frame whose side data was looked at, so what is looked at is a small copy.
+    """
+    copy = VideoReformatter().reformat(frame, width=16, height=16, format="gray8", threads=1)
+    matrix = copy.side_data.get(Type.DISPLAYMATRIX)
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (0, 0, 0, 0, 0)
     return (a, b, c, d) if a or b or c or d else (1 << 16, 0, 0, 1 << 16)
 

@@ -22,7 +22,7 @@ import av
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from pipelines.raw.display import Display, display_matrix, display_notes
+from pipelines.raw.display import Display, display_notes
 from pipelines.raw.images import format_of, unreadable
 from pipelines.raw.limits import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS
 
@@ -124,7 +124,7 @@ class VideoFrames:
     @property
     def digest(self) -> str:
         """Of the frames that are counted and how they are to be shown: another content, another digest."""
-        shown = f"{self.index.digest} {display_matrix(self._decoded(0))}"
+        shown = f"{self.index.digest} {self._display.matrix(self._decoded(0))}"
         return hashlib.blake2b(shown.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -143,6 +143,11 @@ class VideoFrames:
         for note in display_notes(frame):
             self._note(note)
         return self._display.rgb(frame, _pixel_aspect(self._stream))
+
+    def close(self) -> None:
+        """Let go of what FFmpeg holds, some frames that were decoded among it, without waiting to be collected."""
+        self._decoder = None
+        self._container.close()
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

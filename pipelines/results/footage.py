@@ -4,7 +4,7 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,8 +102,8 @@ def open_footage(
         raise ValueError(f"{uri} has changed since its first frame was read: run it again")
     with reachable(uri):
         file = fs.open(path, "rb", block_size=None if first is None else BLOCK)
-    with file:
-        yield FileFootage(VideoFrames(file, uri, first=first, index=known and known.index), current)
+    with file, closing(VideoFrames(file, uri, first=first, index=known and known.index)) as video:
+        yield FileFootage(video, current)
 
 
 class FileFootage:
