@@ -198,7 +198,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         "clips": f"{summary['clips']} of {summary['frames_per_clip']} frames, {size} x {size}",
         "sequences": _sequences(per_sequence),
         "strides": ", ".join(f"{stride}: {count}" for stride, count in summary["strides"].items()),
-        "queries": f"{summary['queries']}: {summary['samples_per_clip']} x {summary['queries_per_sample']} a clip",
+        "queries": f"{summary['queries']}, of a clip {summary['samples_per_clip']} x {summary['queries_per_sample']}",
         "known": ", ".join(f"{name} {percent(value)}" for name, value in summary["valid"].items()),
         "visible": f"{percent(summary['visible_of_known'])} of those known",
         "flags": ", ".join(f"{name} {percent(value)}" for name, value in summary["flags"].items()),
