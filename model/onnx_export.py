@@ -107,7 +107,7 @@ def export(checkpoint: Path, out: Path, num_frames: int | None = None) -> None:
         longest = model.config.clip_frames
         raise ValueError(f"--frames ({num_frames}) must be from 1 to {longest}, the clip_frames of {checkpoint}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{uuid.uuid4().hex}.partial"
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex}.writing"
     partial.mkdir()
     try:
         write_graphs(model, partial, num_frames)

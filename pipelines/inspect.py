@@ -114,7 +114,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
             save(folder / f"sheet_{number:03}.png", contact_sheet(opened[i]))
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     print(summary_text(summary))
-    print(f"{out}: {SUMMARY} and {len(chosen)} contact sheets")
+    print(f"{out}: {SUMMARY} and {counted(len(chosen), 'contact sheet')}")
 
 
 def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:

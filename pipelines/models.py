@@ -25,8 +25,8 @@ from filelock import FileLock
 from torch import device as Device
 
 from model import D4RT, checkpoints
+from pipelines.partial import scratch_folder
 from pipelines.raw.place import S3, NoRoom, open_place, reachable
-from pipelines.whole import scratch_folder
 
 # MLflow reads these when it is imported, which is done late because it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

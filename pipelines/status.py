@@ -1,6 +1,7 @@
 """`python -m pipelines status PLACE`: what is done of a clip store, a training run or a folder of results.
 
-It only lists and reads small files, so it may be asked at any time, also of what is being written.
+It only lists and reads small files, so it may be asked at any time, also of what is being written. What is damaged is
+named, and the command ends with 2.
 """
 
 import re
@@ -10,16 +11,20 @@ from typing import Annotated
 from annotated_types import Ge
 
 from pipelines import documents
-from pipelines.problems import alike
-from pipelines.results.files import ADAPTED, INDEX, RESULT, WINDOW_FILE, WINDOWS, read_answer
+from pipelines.partial import PARTIAL
+from pipelines.problems import alike, counted
+from pipelines.results.files import ADAPTED, RESULT, WINDOW_FILE, WINDOWS, read_answer
+from pipelines.results.reading import read_result
+from pipelines.store import marks
 from pipelines.store.layout import StoreSettings
 from pipelines.store.reader import ClipStore
 from pipelines.store.wholeness import require_whole
-from pipelines.whole import listed, read_file
+from pipelines.whole import listed, read_file, require_folder
 
 RECORD, POSITION = "run.json", "position.json"
 COMMAND = re.compile(r"\d+\.json")
 LAST = {RESULT: RESULT, "config.json": ADAPTED}  # the file that comes last, and the one that says what is there
+DONE, DAMAGED, UNDONE = (f"{kind:10} " for kind in ("done", "damaged", "not done"))
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 
 
@@ -61,10 +66,11 @@ def status(place: str, /) -> None:
     Args:
         place: Folder or s3:// URI: what `convert --store`, `infer --out` or `train` (OUT/NAME) writes.
     """
-    place = place.rstrip("/")
+    place = place.rstrip("/") or place
+    require_folder(place, "PLACE")
     names = listed(place)
     if not names:
-        raise ValueError(f"nothing at {place}: check its name")
+        raise ValueError(f"nothing at {place}: there is no such folder, or it is empty; check its name")
     if "groups" in names or "store.json" in names or "settings.json" in names:
         lines = store_status(place, names)
     elif RECORD in names:
@@ -72,15 +78,17 @@ def status(place: str, /) -> None:
     else:
         lines = results_status(place, names)
     print("\n".join(lines))
+    if any(line.startswith(DAMAGED) for line in lines):
+        raise ValueError(f"{place} is damaged: what to do stands above")
 
 
 def store_status(store: str, names: list[str]) -> list[str]:
     settings = documents.read(f"{store}/settings.json", dict, "convert into another --store") or {}
     told = ", ".join(f"{key} {settings[key]}" for key in StoreSettings.__dataclass_fields__ if key in settings)
-    groups = {name: len(listed(f"{store}/groups/{name}")) for name in listed(f"{store}/groups")}
+    groups = {name: len(marks.names(store, name)) for name in listed(f"{store}/groups")}
     lines = [
         f"{store}: clip store of {told}" if settings else f"{store}: clip store",
-        f"published  {sum(groups.values())} groups of {len(groups)} sequences",
+        f"published  {counted(sum(groups.values()), 'group')} of {counted(len(groups), 'sequence')}",
     ]
     if "store.json" not in names:
         return [*lines, "finished   no: run convert with the same settings to go on"]
@@ -93,7 +101,7 @@ def store_status(store: str, names: list[str]) -> list[str]:
     try:
         require_whole(store, opened.column("group"))
     except ValueError as error:
-        lines.append(f"damaged    {error}")
+        lines.append(f"{DAMAGED}{error}")
     return lines
 
 
@@ -126,26 +134,33 @@ def _holder(run: str) -> list[str]:
 
 
 def results_status(folder: str, names: list[str]) -> list[str]:
-    done, damaged, open_ones, begun = [], [], [], []
+    """Of all videos of a job, or of one alone."""
+    if any(document in names for document in LAST.values()):
+        return [f"{folder}: results of one video", *_video_status(folder, folder.rpartition("/")[2], names)]
+
+    begun, videos = [], []
     for name in names:
-        if name == INDEX:
-            continue
-        if name.startswith(".") and name.endswith(WINDOWS):
-            count = sum(WINDOW_FILE.fullmatch(file) is not None for file in listed(f"{folder}/{name}"))
-            begun.append(f"begun      {count} windows of a video, kept in {name}: the same infer goes on behind them")
-            continue
         files = listed(f"{folder}/{name}")
-        document = next((file for last, file in LAST.items() if last in files), None)
-        if document not in files:
-            open_ones.append(name)
-            continue
-        try:
-            read_answer(f"{folder}/{name}", document)
-            done.append(name)
-        except ValueError as error:
-            damaged.append(f"damaged    {name}: {error}")
+        if name.startswith(".") and name.endswith(WINDOWS):
+            count = counted(sum(WINDOW_FILE.fullmatch(file) is not None for file in files), "window")
+            begun.append(f"begun      {count} of a video, kept in {name}: the same infer goes on behind them")
+        elif PARTIAL.fullmatch(name):
+            begun.append(f"half       {name}: a job writes it, or was killed; then the next one here deletes it")
+        elif files != [name]:  # as a file is listed
+            videos += _video_status(f"{folder}/{name}", name, files)
+    done, damaged, undone = ([line for line in videos if line.startswith(kind)] for kind in (DONE, DAMAGED, UNDONE))
     if not done and not damaged and not begun:
         raise ValueError(f"{folder} holds no clip store, training run or results: check its name")
-    lines = [f"{folder}: results of {len(done)} videos"]
-    lines += [f"done       {name}" for name in done] + damaged + begun
-    return lines + [f"not done   {name}" for name in open_ones if not name.startswith(".")]
+    return [f"{folder}: results of {counted(len(done), 'video')}", *done, *damaged, *begun, *undone]
+
+
+def _video_status(uri: str, name: str, files: list[str]) -> list[str]:
+    """A line about a folder of results; none about a hidden one that is none."""
+    document = next((document for last, document in LAST.items() if last in files), None)
+    if document not in files:
+        return [] if name.startswith(".") else [f"{UNDONE}{name}"]
+    try:
+        read_result(uri) if document == RESULT else read_answer(uri, document)
+    except ValueError as error:
+        return [f"{DAMAGED}{name}: {error}"]
+    return [f"{DONE}{name}"]

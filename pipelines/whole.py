@@ -5,7 +5,6 @@ import math
 import os
 import posixpath
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from pipelines.raw.place import is_local, open_place, reachable, room_in
+from pipelines.partial import partial_file, partial_folder, scratch_folder, sweep
+from pipelines.raw.place import is_local, open_place, reachable
 
 PART_BYTES = 64 << 20  # of an upload
 CONFLICTS = 20  # of two conditional writes of one file on S3, after which it is given up
@@ -49,11 +49,10 @@ def written(uri: str) -> Iterator[IOBase]:
                 raise
             file.close()
             return
-        with _beside(path) as partial:
-            with open(partial, "wb") as file:
-                yield file
-                _to_disk(file)
-            os.replace(partial, path)
+        with partial_file(path) as file:
+            yield file
+            _to_disk(file)
+            os.replace(file.name, path)
 
 
 def create_if_absent(uri: str, content: bytes) -> bool:
@@ -66,12 +65,11 @@ def create_if_absent(uri: str, content: bytes) -> bool:
     with reachable(uri):
         if not is_local(fs):
             return _put_if_absent(fs, path, content)
-        with _beside(path) as partial:
-            with open(partial, "wb") as file:
-                file.write(content)
-                _to_disk(file)
+        with partial_file(path) as file:
+            file.write(content)
+            _to_disk(file)
             try:
-                os.link(partial, path)
+                os.link(file.name, path)
             except FileExistsError:
                 return False
     return True
@@ -91,18 +89,6 @@ def _put_if_absent(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
             if code != "ConditionalRequestConflict" or attempts_left == 0:  # another one is being written just now
                 raise
             time.sleep(0.1)
-
-
-@contextmanager
-def _beside(path: str) -> Iterator[str]:
-    """A name beside `path` for what is not whole yet; what is left of it is deleted when the block ends."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
-        yield partial
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
 
 
 def _to_disk(file: IOBase) -> None:
@@ -161,6 +147,13 @@ def delete_folder(uri: str) -> None:
                     fs.rm_file(entry["name"])
 
 
+def sweep_left(uri: str) -> None:
+    """Delete what killed processes left in a folder of files that were not whole yet. On S3 there are none."""
+    fs, path = open_place(uri)
+    if is_local(fs):
+        sweep(path)
+
+
 def _unless_gone(_call: object, _path: str, raised: tuple) -> None:
     """Another process may delete the same folder, or still write into it: then it deletes it itself."""
     if not isinstance(raised[1], FileNotFoundError) and raised[1].errno != errno.ENOTEMPTY:
@@ -212,7 +205,7 @@ def result_folder(uri: str, last: str, claim: bytes | None = None) -> Iterator[P
     """
     require_new(uri, claim)
     fs, path = open_place(uri)
-    with _partial_beside(path if is_local(fs) else os.path.join(tempfile.gettempdir(), "results")) as folder:
+    with partial_folder(path) if is_local(fs) else scratch_folder() as folder:
         yield folder
         if is_local(fs):
             _rename(folder, uri, path)
@@ -228,7 +221,7 @@ def remade_folder(uri: str) -> Iterator[Path]:
     For what can be made again at any time: on S3 it is not there, or only in part, while it is uploaded.
     """
     fs, path = open_place(uri)
-    with scratch_folder() if not is_local(fs) else _partial_beside(path) as folder:
+    with partial_folder(path) if is_local(fs) else scratch_folder() as folder:
         yield folder
         if is_local(fs):
             delete_folder(uri)
@@ -239,35 +232,6 @@ def remade_folder(uri: str) -> Iterator[Path]:
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     fs.put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
-
-
-@contextmanager
-def _partial_beside(path: str) -> Iterator[Path]:
-    """A local folder beside `path`; what is left of it is deleted when the block ends."""
-    parent = Path(path).parent
-    with reachable(str(parent)):
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f".{uuid.uuid4().hex}.partial"  # of no length of its own: `name` may be as long as it can be
-        folder.mkdir()
-    try:
-        with room_in(str(parent)):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A local folder for files on their way, gone when the block ends. ValueError, naming TMPDIR, where there is no
-    room for it."""
-    place = "the folder for temporary files (TMPDIR)"
-    with reachable(place):
-        folder = Path(tempfile.mkdtemp(prefix="d4rt-"))
-    try:
-        with room_in(f"{folder}, in {place}"):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rename(folder: Path, uri: str, path: str) -> None:

@@ -54,6 +54,19 @@ def test_a_folder_of_videos_and_of_folders_is_many_videos(many):
     assert names(many / "room v2.5") == ["room v2.5"]  # a folder of images is one
 
 
+def test_what_is_passed_over_is_said(many, tmp_path, capsys):
+    names(many)
+    assert capsys.readouterr().out.startswith(f"passed over in {many}: notes.txt, .hidden.mp4; a video may be named")
+    frames = images(tmp_path / "frames")
+    (frames / "2.webp").touch()
+    (frames / "more").mkdir()
+    (frames / "._0.png").touch()  # which macOS leaves
+    assert names(frames) == ["frames"]
+    assert capsys.readouterr().out.startswith(f"passed over in {frames}: 2.webp, more; ")
+    names(many / "room v2.5")
+    assert capsys.readouterr().out == ""
+
+
 def test_an_s3_prefix_is_a_folder(many, s3_uri):
     for place, _, files in os.walk(many):
         for file in files:

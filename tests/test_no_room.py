@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from model.command_line import exit_code
+from pipelines.partial import scratch_folder
 from pipelines.raw.place import NoRoom
-from pipelines.whole import result_folder, scratch_folder
+from pipelines.whole import result_folder
 
 
 def full(path: str | None) -> OSError:

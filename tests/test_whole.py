@@ -1,11 +1,16 @@
 """Files and folders that appear whole or not at all, whatever their names, and whoever else writes at the same time."""
 
 import os
+import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from pipelines.partial import partial_folder
 from pipelines.whole import (
     CLAIM,
     ExistsAlready,
@@ -16,7 +21,10 @@ from pipelines.whole import (
     require_new,
     result_folder,
     write_file,
+    written,
 )
+
+ROOT = Path(__file__).parent.parent
 
 ODD = "room[12] *?{a,b} #1 %41 ü"
 
@@ -65,7 +73,7 @@ def test_deleting_takes_names_literally(folder):
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """/dev/full is a disk without room."""
     full = open  # which the line below hides
-    monkeypatch.setattr("pipelines.whole.open", lambda *_: full("/dev/full", "wb", buffering=0), raising=False)
+    monkeypatch.setattr("pipelines.partial.open", lambda *_: full("/dev/full", "wb", buffering=0), raising=False)
     for write in (write_file, create_if_absent):
         with pytest.raises(ValueError, match=rf"{tmp_path}/mark: the disk is full"):
             write(f"{tmp_path}/mark", b"content")
@@ -76,6 +84,40 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/mark: .*give another place|file/mark: .*give a path of folders"):
         create_if_absent(f"{tmp_path}/file/mark", b"")
+
+
+# --- what a process that was killed leaves ---
+
+
+def test_what_was_left_half_is_swept_and_what_somebody_writes_is_not(tmp_path):
+    """As it lies there after kill -9: under such a name, held by nobody."""
+    hour_ago = time.time() - 3600
+    with result_folder(f"{tmp_path}/video", last="result.json") as folder, written(f"{tmp_path}/mark") as file:
+        fill(folder, "good")
+        left = shutil.copytree(folder, tmp_path / f".{'0' * 32}.partial")
+        left_file = Path(shutil.copy(file.name, tmp_path / f"mark.{'0' * 32}.partial"))
+        (tmp_path / "mine.partial").touch()
+        for path in (folder, Path(file.name), left, left_file):
+            os.utime(path, (hour_ago, hour_ago))
+        with result_folder(f"{tmp_path}/other", last="result.json"):
+            assert not left.exists() and not left_file.exists()
+            assert (folder / "result.json").exists() and Path(file.name).exists()
+    assert listed(str(tmp_path)) == ["mark", "mine.partial", "other", "video"]
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    """A process that is killed while it fills a folder, and what the next one in its place does."""
+    code = f"""
+import os
+from pipelines.partial import partial_folder
+with partial_folder({str(tmp_path / "video")!r}) as folder:
+    os.utime(folder, (0, 0))
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -9 and len(listed(str(tmp_path))) == 1
+    with partial_folder(str(tmp_path / "video")) as folder:
+        assert listed(str(tmp_path)) == [folder.name]
 
 
 # --- folders of results ---

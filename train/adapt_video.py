@@ -12,7 +12,7 @@ from model import D4RT, checkpoints
 from model.recipes import plan_windows
 from model.recipes.windows import WindowPlan
 from pipelines.models import load_model, model_digest
-from pipelines.results.files import ADAPTED, claim_of, is_answered
+from pipelines.results.files import ADAPTED, SCHEMA, claim_of, is_answered
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, read_video
 from pipelines.whole import ExistsAlready, json_value, read_file, require_new, result_folder
@@ -21,7 +21,6 @@ from train.label_split import Part, deal
 from train.pseudo_labels import PseudoLabels, read_labels, write_labels
 from train.teacher import ask
 
-SCHEMA = 1
 SCORES = {  # what is printed: name, factor, form
     "loss": ("loss", 1, ".4f"),
     "median_relative_error": ("position off by %", 100, ".1f"),

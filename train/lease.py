@@ -25,7 +25,7 @@ from typing import Annotated
 from annotated_types import Interval
 
 from pipelines import documents
-from pipelines.whole import create_if_absent, listed, read_file, write_file
+from pipelines.whole import create_if_absent, listed, read_file, sweep_left, write_file
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # of an owner that is taken for dead
@@ -84,6 +84,8 @@ class Lease:
 def owned(run: str) -> Iterator[Lease]:
     """Own the run of that folder while the block runs. ValueError, saying who does, if somebody else owns it."""
     lease = Lease(run, require_free(run) + 1)
+    for folder in (run, f"{run}/commands"):
+        sweep_left(folder)
     if not create_if_absent(_place(run, lease.number, "json"), json.dumps(asdict(Owner.this_process())).encode()):
         raise ValueError(f"{run} has just been taken by another command: let it finish, or choose another --name")
     over = threading.Event()

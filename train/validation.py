@@ -24,9 +24,10 @@ from pipelines import documents
 from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
+from pipelines.partial import scratch_folder
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_different, open_store
-from pipelines.whole import listed, read_file, scratch_folder, write_file
+from pipelines.whole import listed, read_file, write_file
 from train import curves, run_folder, tracking
 from train.config import ValidationConfig
 

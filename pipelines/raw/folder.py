@@ -73,6 +73,11 @@ class RawFolder(RawFiles):
                 (folders if kind == "directory" else files).append(name)
         return sorted(folders), sorted(files)
 
+    def hidden(self, path: str = ".") -> list[str]:
+        """Sorted names in a folder that begin with a dot, as far as nobody but a user can have put them there."""
+        names = [posixpath.basename(entry["name"].rstrip("/")) for entry in self._entries(path)]
+        return sorted(name for name in names if name.startswith(".") and not name.startswith("._"))
+
     def _entries(self, path: str) -> list[dict[str, Any]]:
         """Of a folder, as fsspec lists them; none if it is absent."""
         folder = self._path(path)

@@ -72,6 +72,7 @@ from pipelines import documents
 from pipelines.whole import listed
 
 SCHEMA = 1
+"""Of result.json and adapt.json."""
 USUAL_TASKS = ("tracks", "depth", "points", "cameras")
 TASKS = (*USUAL_TASKS, "dense_tracks", "flow", "uncertainty")
 UNIT = "model units"
@@ -146,6 +147,11 @@ def claim_of(request: dict[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True)
+class Schema:
+    schema: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """Of result.json, what tells whether it is the answer to a request, and whether all of it is there."""
 
@@ -154,9 +160,12 @@ class Answer:
 
 
 def read_answer(uri: str, document: str = RESULT) -> Answer | None:
-    """What the document in the folder says; None if there is none at `uri`. ValueError if it is damaged, or files it
-    lists are gone."""
+    """What the document in the folder says; None if there is none at `uri`. ValueError if it is damaged or of another
+    schema, or files it lists are gone."""
     remedy = f"remove {uri}, or use another --out"
+    found = documents.read(f"{uri}/{document}", Schema, remedy, others="ignore")
+    if found is not None and found.schema != SCHEMA:
+        raise ValueError(f"{uri} has schema {found.schema}, this program reads {SCHEMA}: {remedy}")
     answer = documents.read(f"{uri}/{document}", Answer, remedy, others="ignore")
     if answer is not None and (gone := sorted(set(answer.all_files) - set(listed(uri)))):
         raise ValueError(f"{uri} lacks {', '.join(gone)}, which its {document} lists: {remedy}")

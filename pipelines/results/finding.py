@@ -18,6 +18,7 @@ LISTS = (".txt", ".parquet")
 COLUMN = "uri"  # of a Parquet file with videos
 LOOKED_AT = 16  # together
 MAX_DEPTH = 5  # of folders of videos
+TOLD = 5  # of the names that are passed over
 
 
 def find_sources(videos: list[str], dataset: str | None) -> list[Source]:
@@ -134,8 +135,11 @@ def _sources_in(uri: str) -> list[Source]:
         is_folder = fs.isdir(path)
     if not is_folder:
         return [Source(uri)]
-    folder = RawFolder(uri)
-    found = _below(folder, ".")
+    folder, passed_over = RawFolder(uri), []
+    found = _below(folder, ".", passed_over)
+    if passed_over:
+        more = f" and {len(passed_over) - TOLD} more" if len(passed_over) > TOLD else ""
+        print(f"passed over in {uri}: {', '.join(passed_over[:TOLD])}{more}; a video may be named by itself")
     if not found:
         raise ValueError(
             f"no .png or .jpg images in {uri}, and no videos: give a video file or a folder of images, or its --dataset"
@@ -143,20 +147,28 @@ def _sources_in(uri: str) -> list[Source]:
     return [Source(uri) if path == "." else Source(posixpath.join(uri, path), within=uri) for path in found]
 
 
-def _below(folder: RawFolder, path: str) -> list[str]:
-    """Paths of the videos in a folder; its own if it is one. ValueError if it is neither one nor many."""
+def _below(folder: RawFolder, path: str, passed_over: list[str]) -> list[str]:
+    """Paths of the videos in a folder; its own if it is one. ValueError if it is neither one nor many.
+
+    Adds to `passed_over` what is not looked at: other files, hidden ones that are called like a video, and what lies
+    too deep.
+    """
     folders, files = folder.listdir(path)
     images = [name for name in files if name.lower().endswith(IMAGES)]
     videos = [name for name in files if name.lower().endswith(VIDEOS)]
+    hidden = [name for name in folder.hidden(path) if name.lower().endswith((*IMAGES, *VIDEOS))]
+    others = [*sorted({*files} - {*images, *videos}), *hidden]
     if images and videos:
         raise ValueError(
             f"{posixpath.normpath(posixpath.join(folder.uri, path))} holds images, as {images[0]}, and videos, as "
             f"{videos[0]}: is it one video or many? Move the ones or the others to a folder of their own"
         )
+    deeper = folders if images or path.count("/") + 1 >= MAX_DEPTH else []
+    passed_over += [posixpath.normpath(posixpath.join(path, name)) for name in [*others, *deeper]]
     if images:
         return [path]
     found = [posixpath.normpath(posixpath.join(path, name)) for name in sorted(videos, key=natural)]
-    if path.count("/") + 1 < MAX_DEPTH:
+    if not deeper:
         for name in sorted(folders, key=natural):
-            found += _below(folder, posixpath.normpath(posixpath.join(path, name)))
+            found += _below(folder, posixpath.normpath(posixpath.join(path, name)), passed_over)
     return found

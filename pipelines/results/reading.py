@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import documents
-from pipelines.results.files import FIELDS, RESULT, SCHEMA, UNIT, read_answer
+from pipelines.results.files import FIELDS, RESULT, UNIT, read_answer
 from pipelines.results.selection import Selection
 from pipelines.results.sources import ReadAgain, Source, video_digest
 from pipelines.whole import listed, read_file
@@ -20,11 +20,6 @@ from pipelines.whole import listed, read_file
 REMEDY = "make it again with infer, into another --out"
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Schema:
-    schema: int
 
 
 @dataclass(frozen=True)
@@ -152,12 +147,8 @@ class Result:
 def read_result(uri: str) -> Result:
     """ValueError if there are no results at `uri`, only a part of them, or those of another version."""
     uri = uri.rstrip("/")
-    found = documents.read(f"{uri}/{RESULT}", Schema, REMEDY, others="ignore")
-    if found is None:
+    if read_answer(uri) is None:
         raise ValueError(f"{uri} holds no results ({RESULT} is missing): give a folder that infer has written")
-    if found.schema != SCHEMA:
-        raise ValueError(f"{uri} has schema {found.schema}, this program reads {SCHEMA}: {REMEDY}")
-    read_answer(uri)
     return Result(uri, documents.read(f"{uri}/{RESULT}", Document, REMEDY, others="ignore"))
 
 

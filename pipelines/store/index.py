@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from pipelines.partial import scratch_folder
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.store.layout import INDEX_SCHEMA, SCHEMA, StoreSettings
 from pipelines.store.marks import load
-from pipelines.whole import create_if_absent, read_file, scratch_folder, write_file
+from pipelines.whole import create_if_absent, read_file, write_file
 
 INDEX = "clips.parquet"
 GROUPS_AT_ONCE = 512  # whose rows are held in memory

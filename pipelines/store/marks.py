@@ -13,7 +13,7 @@ from pipelines.documents import Kind
 from pipelines.raw.folder import RawFolder
 from pipelines.store.document import find_document
 from pipelines.store.layout import CONVERSION, StoreSettings, escaped
-from pipelines.whole import create_if_absent, delete_folder, listed, read_file
+from pipelines.whole import create_if_absent, delete_folder, listed, read_file, sweep_left
 
 ABANDONED_SECONDS = 24 * 3600  # after which nobody works any more on a group that was never published
 SWEEPERS = 32  # sequences that are looked at together: S3 takes as long for one as a disk for a hundred
@@ -81,8 +81,13 @@ def begin(store: str, settings: StoreSettings) -> None:
 def published(store: str, sequence: str) -> dict[str, Mark]:
     """Name -> mark of all groups of a sequence, also of those whose raw files have changed since."""
     folder = escaped(sequence)
-    names = [f"{folder}/{file.removesuffix('.json')}" for file in listed(f"{store}/groups/{folder}") if _is_mark(file)]
-    return {name: load(store, name) for name in names}
+    return {f"{folder}/{name}": load(store, f"{folder}/{name}") for name in names(store, folder)}
+
+
+def names(store: str, folder: str) -> list[str]:
+    """Of the published groups of a sequence, whose escaped name is `folder`: not what a writer that was killed left."""
+    found = listed(f"{store}/groups/{folder}")
+    return [file.removesuffix(".json") for file in found if file.endswith(".json")]
 
 
 def is_published(store: str, name: str) -> bool:
@@ -114,14 +119,16 @@ def publish(store: str, name: str, mark: Mark) -> bool:
 
 
 def sweep(store: str, sequences: list[str]) -> None:
-    """Delete the folders that will never count: of groups which another writer published, and of abandoned ones."""
+    """Delete what will never count: folders of groups which another writer published, abandoned ones, half a mark."""
+    sweep_left(store)
     with ThreadPoolExecutor(SWEEPERS) as pool:
         for _ in pool.map(lambda sequence: _sweep_sequence(store, escaped(sequence)), sequences):
             pass  # but whatever it raises
 
 
 def _sweep_sequence(store: str, folder: str) -> None:
-    marked = {file.removesuffix(".json") for file in listed(f"{store}/groups/{folder}") if _is_mark(file)}
+    sweep_left(f"{store}/groups/{folder}")
+    marked = set(names(store, folder))
     writers: dict[str, list[str]] = {}
     for entry in listed(f"{store}/data/{folder}"):
         writers.setdefault(entry.rpartition("-")[0], []).append(entry.removesuffix(".zarr"))
@@ -137,10 +144,6 @@ def _sweep_sequence(store: str, folder: str) -> None:
             lost = []
         for group in lost:
             delete_folder(f"{store}/data/{folder}/{group}.zarr")
-
-
-def _is_mark(file: str) -> bool:
-    return file.endswith(".json")  # not what a writer that was killed left beside it
 
 
 def _read(file: str, kind: type[Kind]) -> Kind:
