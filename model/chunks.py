@@ -1,5 +1,6 @@
 """How many queries to decode at a time: as many as free memory allows, because an answer depends on no other."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,6 +39,11 @@ def automatic_chunk(config: ModelConfig, num_clips: int, device: torch.device, m
     affordable = MEMORY_SHARE * free / bytes_per_query(config)
     largest = LARGEST_CPU if device.type == "cpu" else LARGEST
     return max(1, int(min(max(affordable, SMALLEST), largest)) // num_clips)
+
+
+def least_memory(config: ModelConfig) -> int:
+    """Bytes of memory that suffice for the fewest queries that are ever begun with."""
+    return math.ceil(SMALLEST * bytes_per_query(config) / MEMORY_SHARE)
 
 
 def in_chunks(work: Callable[[int, int], Part], length: int, size: int) -> list[Part]:

@@ -64,7 +64,12 @@ def loading(*libraries: str) -> None:
     modules = {"PyTorch": "torch", "Ray": "ray", "MLflow": "mlflow"}
     new = [name for name in libraries if modules[name] not in sys.modules]
     if new:
-        print(f"loading {' and '.join(new)}", flush=True)
+        print(f"loading {listed(new)}", flush=True)
+
+
+def listed(words: list[str]) -> str:
+    """Like "one", "one and two", "one, two and three"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import evenly
 from pipelines.truth.reprojection import Reprojection
 from pipelines.truth.verdict import verdict_of
-from pipelines.whole import json_value, require_new, result_folder
+from pipelines.whole import json_value, require_new, require_writable, result_folder
 
 # Ray and Matplotlib take a second to import and are not needed to print help or refuse a typing error: see below.
 
@@ -59,6 +59,7 @@ def audit(
         raise ValueError(f"--sequences {sequences} must be at least 1")
     raw, out = absolute(raw), lasting(out, "--out")
     require_new(out)
+    require_writable(out, "--out")
     names = reader(dataset).find(RawFolder(raw))
     rows = [{"sequence": names[i]} for i in evenly(len(names), sequences)]
     report: dict[str, dict[str, Any]] = {}

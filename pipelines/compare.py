@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.raw.place import absolute, lasting
-from pipelines.whole import require_new, write_file
+from pipelines.whole import require_new, require_writable, write_file
 
 # PyArrow takes a second to import and is not needed to print help or refuse a typing error: see below.
 
@@ -30,6 +30,7 @@ def compare(
         raise ValueError("name two evaluations or more: folders that `evaluate BENCHMARK` has written")
     out = lasting(out, "--out")
     require_new(out)
+    require_writable(out, "--out")
     return write_leaderboard([absolute(uri) for uri in evaluations], out, score)
 
 

@@ -23,9 +23,10 @@ from model.command_line import loading
 from pipelines.evaluation.benchmarks import BenchmarkKey
 from pipelines.problems import counted
 from pipelines.raw.place import absolute, lasting
+from pipelines.results.selection import check_windows
 from pipelines.status import CHECKPOINT, POSITION
 from pipelines.store.reader import ClipStore, evenly, open_different
-from pipelines.whole import listed, require_new, result_folder
+from pipelines.whole import listed, require_new, require_writable, result_folder
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -71,12 +72,14 @@ def evaluate(
     if not data:
         raise ValueError("no data given: name at least one folder or clip store after --data")
     if benchmark == "clips":
-        if model is None or known_intrinsics or allow_missing or window or common:
+        if model is None or known_intrinsics or allow_missing or (window, common) != (None, None):
             raise ValueError("clips needs --model, and takes none of the options of the field's benchmarks")
         return evaluate_clips(model=model, data=data, out=out, clips=clips)
     if clips is not None:
         raise ValueError(f"--clips is of clips: {benchmark} is scored whole, or its numbers are not comparable")
+    check_windows(window, common)
     out = lasting(out, "--out")
+    require_writable(out, "--out")
 
     loading("PyTorch", "MLflow", "Ray")
     from pipelines.evaluation.benchmarks.job import run_benchmark
@@ -130,6 +133,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
         raise ValueError(f"--clips {clips} must be at least 1")
     out = lasting(out, "--out")
     require_new(out)
+    require_writable(out, "--out")
     stores = open_different(data)
 
     loading("PyTorch", "MLflow", "Ray")

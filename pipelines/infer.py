@@ -7,6 +7,7 @@ Running the job again does what is missing: a video is known by its content, whe
 with its reason, the others go on.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -21,9 +22,9 @@ from pipelines.results.asked import Asked
 from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, is_answered
 from pipelines.results.finding import find_sources
 from pipelines.results.given import read_intrinsics, read_points, read_poses
-from pipelines.results.selection import Selection
+from pipelines.results.selection import Selection, check_windows
 from pipelines.results.sources import Source, check_video, video_digest
-from pipelines.whole import listed, require_folder, require_new
+from pipelines.whole import listed, require_new, require_writable
 
 # Ray and PyTorch take seconds to import and are not needed to print help or refuse a typing error: see below.
 
@@ -104,11 +105,15 @@ def infer(
             loops=loops,
             forecast=forecast,
         )
-    if memory_gb is not None and not memory_gb > 0:
-        problems.reasons.append(f"--memory-gb {memory_gb:g} must be above 0, or left out: what is free is taken then")
+    if memory_gb is not None and not 0 < memory_gb < math.inf:
+        problems.reasons.append(
+            f"--memory-gb {memory_gb:g} must be a number above 0, or left out: what is free is taken"
+        )
+    with problems.noted():
+        check_windows(window, common)
     with problems.noted():
         out = lasting(out, "--out")
-        require_folder(out, "--out")
+        require_writable(out, "--out")
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in video], dataset)
     with problems.noted():
@@ -122,6 +127,7 @@ def infer(
     problems.refuse()
 
     loading("PyTorch", "MLflow", "Ray")
+    from model.chunks import least_memory
     from model.recipes import plan_windows
     from pipelines import jobs
     from pipelines.models import load_model, model_digest, model_version, tracking_uri
@@ -132,6 +138,8 @@ def infer(
     loaded = load_model(version)
     options = {"start": start, "step": step, "fps": fps, "num_frames": num_frames}
     plan_windows(2, loaded.config.clip_frames, length=window, common=common)  # refuses what is no plan
+    if memory_gb is not None and 1e9 * memory_gb < (least := least_memory(loaded.config)):
+        raise ValueError(f"--memory-gb {memory_gb:g} is too little for this model: at least {least / 1e9:.2g}")
 
     digest = model_digest(loaded)
     request = {"model_digest": digest, **asked.told(), **options, "window": window, "common": common}

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from model.command_line import loading
-from pipelines.problems import alike
+from pipelines.problems import alike, counted
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.raw.place import absolute, lasting
 from pipelines.store.reader import Clip, ClipStore, evenly, open_store
 from pipelines.store.wholeness import require_whole
-from pipelines.whole import require_new, result_folder, sizes
+from pipelines.whole import require_new, require_writable, result_folder, sizes
 
 # Ray and Matplotlib take a second to import and are not needed to print help or refuse a typing error: see below.
 
@@ -91,6 +91,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
         raise ValueError(f"store {store} has no clips: run convert with another --split or more raw data")
     require_whole(opened.uri, opened.column("group"))
     require_new(out)
+    require_writable(out, "--out")
 
     loading("Ray")
     from pipelines import jobs

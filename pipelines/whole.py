@@ -5,6 +5,7 @@ import math
 import os
 import posixpath
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -180,6 +181,25 @@ def require_folder(uri: str, what: str) -> None:
     with reachable(f"{what} {uri}"):
         if fs.exists(path) and not fs.isdir(path):
             raise ValueError(f"{what} {uri} is a file: give a folder")
+
+
+def require_writable(uri: str, what: str) -> None:
+    """ValueError, naming `what` by its option, if no folder can be made there, or nothing can be written to it.
+
+    Nothing stays of what is tried.
+    """
+    fs, path = open_place(uri)
+    if not is_local(fs):
+        with reachable(f"{what} {uri}"):
+            fs.ls(path.partition("/")[0], refresh=True)  # some servers make a bucket of whatever is written
+            fs.pipe_file(f"{path}/.writable", b"")
+            fs.rm_file(f"{path}/.writable")
+        return
+    place = next(folder for folder in (Path(path), *Path(path).parents) if os.path.lexists(folder))
+    if not place.is_dir():
+        raise ValueError(f"{what} {uri} cannot be a folder, because {place} is a file: give another place")
+    with reachable(f"{what} {place}"), tempfile.TemporaryFile(dir=place):
+        pass
 
 
 def require_new(uri: str, claim: bytes | None = None) -> None:

@@ -346,6 +346,8 @@ def test_what_no_video_can_be_asked_is_refused_at_once():
         assert part in str(error.value)
     with pytest.raises(ValueError, match="--depth-size 0 must be from 1"):
         Asked(depth_size=0)
+    with pytest.raises(ValueError, match=r"--forecast 1000000 of 256 tracks gives 256000000 positions: at most"):
+        Asked(forecast=1_000_000)
     with pytest.raises(ValueError, match="--query-frame is of the grid"):
         Asked(points=POINTS, query_frame=2)
     asked = Asked(query_frame=40)

@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pyarrow
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pyarrow import parquet
 
 from pipelines.pictures.video_file import write_video
 from pipelines.results.finding import find_sources
-from pipelines.results.selection import Selection
-from pipelines.results.sources import Source, check_video, look_at, read_video
+from pipelines.results.selection import Selection, check_windows
+from pipelines.results.sources import Source, check_video, look_at, read_video, video_digest
 from pipelines.whole import write_file
 
 TWO = np.arange(2 * 8 * 12 * 3, dtype=np.uint8).reshape(2, 8, 12, 3)
@@ -242,3 +242,35 @@ def test_a_video_that_changes_under_the_hands_is_named(tmp_path):
     write_video(tmp_path / "clip.mp4", TWO[::-1].repeat(3, axis=0), 10.0)
     with pytest.raises(ValueError, match=r"clip\.mp4 has changed since its first frame was read"):
         video.clip[[0, 1]]
+
+
+def test_images_of_several_sizes_are_no_video(tmp_path):
+    """Known before any is decoded, so that it is refused before the work."""
+    folder = images(tmp_path / "frames", 3)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.zeros((12, 8, 3), np.uint8)).save(folder / "3.jpg", exif=turned)
+    assert video_digest(Source(str(folder)), Selection())  # 8 x 12, as it is shown
+    Image.fromarray(np.zeros((12, 8, 3), np.uint8)).save(folder / "4.png")
+    message = r"4\.png is \(12, 8\) \(H, W\), .*0\.png is \(8, 12\): the frames of a video must have one size"
+    with pytest.raises(ValueError, match=message):
+        video_digest(Source(str(folder)), Selection())
+    assert video_digest(Source(str(folder)), Selection(num_frames=4))
+    (folder / "4.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"4\.png cannot be read as an image \(it is empty\)"):
+        video_digest(Source(str(folder)), Selection())
+
+
+@pytest.mark.parametrize(
+    ("window", "common", "message"),
+    [
+        (1, None, "--window 1 must be at least 2"),
+        (None, 0, "--common 0 must be at least 1"),
+        (4, 4, "--common 4 must be less than --window 4"),
+    ],
+)
+def test_what_makes_no_windows(window, common, message):
+    check_windows(4, 3)
+    check_windows(None, None)
+    with pytest.raises(ValueError, match=message):
+        check_windows(window, common)

@@ -375,12 +375,14 @@ def test_what_is_wrong_without_any_model_needs_none(tmp_path):
     for part in ("long.mp4 has 9 frames: fewer than 10", "text.mp4 cannot be read", "empty.mp4 is empty"):
         assert part in str(error.value)
     wrong = {"tasks": "depth,normals", "grid": 0, "out": str(tmp_path / "out"), "step": 0, "memory_gb": 0.0}
-    with pytest.raises(ValueError, match="7 things are wrong, and nothing was done") as error:
+    wrong |= {"window": 1}
+    with pytest.raises(ValueError, match="8 things are wrong, and nothing was done") as error:
         infer(**request | {"video": ["nowhere.mp4", "neither.mp4"]} | wrong)
     for part in (
         "'normals'",
         "--grid 0",
-        "out is a file",
+        "out cannot be a folder, because",
+        "--window 1",
         "--step 0",
         "--memory-gb 0",
         "nowhere.mp4 does",
@@ -393,6 +395,8 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(checkpoint, tmp_path
     write_video(tmp_path / "moving.mp4", textured(4), 10.0)
     infer(model=checkpoint, video=[str(tmp_path / "moving.mp4")], out=str(tmp_path / "out"), dry_run=True)
     assert "ready: 1 of 1 videos to do with " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--memory-gb 0\.0001 is too little for this model: at least 0\.0"):
+        infer(model=checkpoint, video=[str(tmp_path / "moving.mp4")], out=str(tmp_path / "out"), memory_gb=1e-4)
     assert not (tmp_path / "out").exists()
 
 

@@ -22,7 +22,7 @@ from pipelines.results.files import ADAPTED, claim_of, is_answered
 from pipelines.results.finding import find_sources
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, check_video, video_digest
-from pipelines.whole import listed, read_file, require_folder, require_new
+from pipelines.whole import listed, read_file, require_new, require_writable
 from train.adapt_video import AdaptVideo, Task
 from train.config import STEPS
 from train.label_split import deal
@@ -81,7 +81,7 @@ def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict
     problems, sources, files = Problems(), [], {}
     with problems.noted():
         out = lasting(out, "--out")
-        require_folder(out, "--out")
+        require_writable(out, "--out")
     with problems.noted():
         sources = find_sources([absolute(uri) for uri in videos], None)
     for option, given in (("--labels", asked.labels), ("--truth", asked.truth)):

@@ -32,7 +32,7 @@ from pyarrow.fs import FileSelector, FileSystem
 from pipelines import documents
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
-from pipelines.whole import read_file, write_file, written
+from pipelines.whole import read_file, require_writable, write_file, written
 from train import tracking
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
@@ -143,19 +143,14 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
 def check_room(config: TrainConfig) -> str:
     """How much room there is for checkpoints, in words. ValueError if it is too little, or `out` cannot be written."""
     lasting(config.out, "out:")
+    require_writable(config.out, "out:")
     size = held_bytes(config)["checkpoint"]
     fs, out = open_place(config.out)
     if not is_local(fs):
-        with reachable(f"out: {config.out}"):
-            fs.ls(out.partition("/")[0], refresh=True)  # some servers make a bucket of whatever is written
-            fs.pipe_file(f"{out}/.writable", b"")
-            fs.rm_file(f"{out}/.writable")
         return f"{config.out} can be written; a checkpoint takes {size / 1e9:.2f} GB"
 
     place = next(path for path in (Path(out), *Path(out).parents) if path.exists())
-    if not place.is_dir():
-        raise ValueError(f"out: {config.out} cannot be a folder, because {place} is a file: choose another")
-    with reachable(f"out: {place}"), tempfile.TemporaryFile(dir=place):
+    with reachable(f"out: {place}"):
         kept = len(step_folders(*open_folder(f"{config.out}/{config.name}")))
     needed, free = size * max(1, config.keep_checkpoints + 1 - kept), shutil.disk_usage(place).free
     text = f"{place} has {free / 1e9:.2f} GB free, checkpoints take {needed / 1e9:.2f} GB"

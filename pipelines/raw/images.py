@@ -8,7 +8,7 @@ import numpy as np
 import OpenEXR
 import simplejpeg
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipelines.raw.limits import MAX_PIXELS
 
@@ -114,6 +114,18 @@ def decode_shown(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "H W 3"]
             raise ValueError(f"{where} has values beyond 16 bits: save it with 8 or 16 bits per channel")
         pixels = np.repeat((pixels / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
     return pixels, notes
+
+
+def size_shown(content: bytes, where: str) -> tuple[int, int]:
+    """(H, W) of an image as `decode_shown` gives it, from its header alone."""
+    try:
+        with header_of(io.BytesIO(content)) as image:
+            # Of other files Pillow would decode the pixels to look for EXIF behind them.
+            exif = image.getexif() if image.format in JPEG or "exif" in image.info else {}
+            turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if turned else image.size[::-1]
+    except NO_IMAGE as error:
+        raise unreadable(where, "an image", error) from None
 
 
 def decode_exr(content: bytes, where: str, channel: str) -> Float[np.ndarray, "H W"]:

@@ -14,6 +14,7 @@ from pipelines.results.given import Intrinsics, Points, Poses
 MAX_GRID = 1024  # a million tracks
 MAX_SIDE = 1 << 14  # pixels of a depth map
 MAX_FRAMES = 1 << 24
+MAX_FORECAST = 1 << 27  # positions, in 1.6 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,16 @@ class Asked:
         for name, wanted in (("--tasks uncertainty", "uncertainty" in self.tasks), ("--forecast", self.forecast > 0)):
             if wanted and "tracks" not in self.tasks:
                 problems.reasons.append(f"{name} is of tracks: add tracks to --tasks")
+        positions = self.num_points * self.forecast
+        if positions > MAX_FORECAST:
+            given = f"--forecast {self.forecast} of {self.num_points} tracks gives {positions} positions"
+            problems.reasons.append(f"{given}: at most {MAX_FORECAST}")
         problems.refuse()
+
+    @property
+    def num_points(self) -> int:
+        """How many are tracked."""
+        return self.grid**2 if self.points is None else len(self.points.points)
 
     def told(self) -> dict[str, Any]:
         """As it stands in result.json: another request, another answer."""

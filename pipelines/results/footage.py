@@ -12,7 +12,7 @@ from jaxtyping import Float64, UInt8
 
 from pipelines.datasets import open_sequence
 from pipelines.raw.folder import RawFolder
-from pipelines.raw.images import decode_shown
+from pipelines.raw.images import decode_shown, size_shown
 from pipelines.raw.npz import Npz
 from pipelines.raw.place import open_place, reachable, version_of
 from pipelines.raw.video import Index, VideoFrames
@@ -191,7 +191,21 @@ class ImagesFootage(Apart):
         return pixels
 
     def digest(self, chosen: Sequence[int]) -> str:
-        return _digest(self._read(t) for t in chosen)
+        """ValueError, naming it, for an image that is none, or of another size than the first."""
+        return _digest(self._of_one_size(chosen))
+
+    def _of_one_size(self, chosen: Sequence[int]) -> Iterator[bytes]:
+        first = None
+        for t in chosen:
+            content = self._read(t)
+            size = size_shown(content, self._images[t])
+            first = first or size
+            if size != first:
+                raise ValueError(
+                    f"{self._images[t]} is {size} (H, W), {self._images[chosen[0]]} is {first}: the frames of a video "
+                    "must have one size"
+                )
+            yield content
 
 
 class ArrayFootage(Apart):

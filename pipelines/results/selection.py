@@ -10,6 +10,16 @@ MAX_FPS = 1000
 WITHIN = 1e-6  # seconds by which times may be off: containers round them
 
 
+def check_windows(window: int | None, common: int | None) -> None:
+    """ValueError for what makes no windows, whatever the model takes; None is for it to choose."""
+    if window is not None and window < 2:
+        raise ValueError(f"--window {window} must be at least 2 frames")
+    if common is not None and common < 1:
+        raise ValueError(f"--common {common} must be at least 1 frame, or windows cannot be joined")
+    if window is not None and common is not None and common >= window:
+        raise ValueError(f"--common {common} must be less than --window {window}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Frames start, start + step, ... of a video, or so many a second from frame `start` on: `num_frames` of them, or
