@@ -1,6 +1,7 @@
 """Exports of exact results, read by the programs they are for."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pipelines.evaluation.pose import align, position_errors, relative_errors
 from pipelines.export import export
 from pipelines.geometry import project, transform
 from pipelines.results.exports.made import FORMATS, export_one
+from pipelines.results.reading import read_result
+from pipelines.results.shapes import check_arrays
 from pipelines.synthesize.scene import Scene
 
 FRAMES, WIDTH, HEIGHT, GRID = 10, 96, 64, 12
@@ -285,8 +288,51 @@ def test_a_folder_that_is_no_whole_result_is_refused_in_words(result, tmp_path):
     with pytest.raises(ValueError, match="schema"):
         export_one(str(foreign), "ply")
     shorter = again(result, tmp_path / "shorter", depth={"depth": np.zeros((3, 4, 5), np.float32)})
-    with pytest.raises(ValueError, match=r"depth of depth\.npz .* of 10 frames"):
+    with pytest.raises(ValueError, match=r"depth\.npz .*depth is \(3, 4, 5\), it must be \(T, h, w\) with T = 10"):
         export_one(str(shorter), "depth")
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "change", "message"),
+    [
+        ("tracks", "visible", lambda x: x[:, :-1], r"visible is \(\d+, 9\), it must be \(N, T\)"),
+        ("tracks", "confidence", lambda x: x[:-1], r"confidence is \(\d+, 10\), it must be \(N, T\) with T = 10, N = "),
+        ("tracks", "t_src", lambda x: x + 99, "t_src has 99 to 99, frames are from 0 to 9"),
+        ("tracks", "t_src", lambda x: x - 1, "t_src has -1 to -1"),
+        ("tracks", "xyz", lambda x: x.astype(str), "xyz is <U32, it must be float"),
+        ("tracks", "xyz", lambda x: x.astype(complex), "xyz is complex128"),
+        ("points", "rgb", lambda x: x.astype(float), "rgb is float64, it must be colour"),
+        ("points", "frame", lambda x: x[:-1], r"frame is .*it must be \(P\)"),
+        ("points", "xyz", lambda x: np.asarray(x[0, 0]), r"xyz is \(\), it must be \(P, 3\)"),
+        ("depth", "depth", lambda x: x[:, :0], "h = 0"),
+        ("cameras", "world_from_cam", lambda x: x[:, :3], r"world_from_cam is \(10, 3, 4\)"),
+        ("cameras", "intrinsics", lambda x: 0 * x, "focal length"),
+    ],
+)
+def test_arrays_that_are_not_as_the_table_has_them_are_refused(task, key, change, message, result, arrays):
+    with pytest.raises(ValueError, match=message):
+        check_arrays(task, arrays[task] | {key: change(arrays[task][key])}, 10)
+    check_arrays(task, arrays[task], 10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fps": 0.0}, r"video\.fps"),
+        ({"width": 0}, r"video\.width"),
+        ({"frame_numbers": []}, r"video\.frame_numbers"),
+        ({"seconds": [0.0]}, "1 seconds and 10 frame_numbers"),
+        ({"seconds": [math.nan] * 10}, r"video\.seconds"),
+        ({"frame_numbers": [0, 1]}, "a window has frames that are not of the clip"),
+    ],
+)
+def test_a_video_that_cannot_be_is_refused(changed, message, result, tmp_path):
+    document = json.loads((result / "result.json").read_text())
+    (tmp_path / "result.json").write_text(
+        json.dumps(document | {"all_files": [], "video": document["video"] | changed})
+    )
+    with pytest.raises(ValueError, match=rf"result\.json is damaged \(.*{message}"):
+        read_result(str(tmp_path))
 
 
 def test_the_command_makes_what_can_be_made_and_says_what_cannot(result, arrays, tmp_path, capsys):

@@ -7,13 +7,16 @@ file is opened but the video it was made of, to show its frames.
 import io
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval, MinLen
 
 from pipelines import documents
+from pipelines.raw.limits import MAX_PIXELS
 from pipelines.results.files import FIELDS, RESULT, UNIT, read_answer
 from pipelines.results.selection import Selection
+from pipelines.results.shapes import check_arrays
 from pipelines.results.sources import ReadAgain, Source, video_digest
 from pipelines.whole import listed, read_file
 
@@ -27,13 +30,17 @@ class VideoFacts:
     """As in result.json; sizes are of the source."""
 
     name: str
-    frame_numbers: list[int]
-    fps: float
-    width: int
-    height: int
+    frame_numbers: Annotated[list[Annotated[int, Interval(ge=0, lt=2**63)]], MinLen(1)]
+    fps: Annotated[float, Interval(gt=0, le=1e6)]
+    width: Annotated[int, Interval(gt=0, le=MAX_PIXELS)]
+    height: Annotated[int, Interval(gt=0, le=MAX_PIXELS)]
     notes: list[str]
-    seconds: list[float] | None = None
+    seconds: list[Annotated[float, Interval(gt=-1e9, lt=1e9)]] | None = None
     """When each frame is shown, from the first of the source on; None where that is not known."""
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and len(self.seconds) != len(self.frame_numbers):
+            raise ValueError(f"has {len(self.seconds)} seconds and {len(self.frame_numbers)} frame_numbers")
 
     def __len__(self) -> int:
         return len(self.frame_numbers)
@@ -68,6 +75,10 @@ class Document:
     model: dict[str, Any] = field(default_factory=dict)
     source: Source | None = None
     windows: list[WindowFacts] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= window.first <= window.last < len(self.video) for window in self.windows):
+            raise ValueError(f"a window has frames that are not of the clip, from 0 to {len(self.video) - 1}")
 
     @property
     def seams(self) -> list[int]:
@@ -106,7 +117,7 @@ class Result:
     def arrays(self, task: str) -> Arrays:
         """The arrays of TASK.npz. ValueError for what is missing, damaged, or of another shape than the video."""
         self.require(task)
-        name, length = f"{task}.npz", len(self.video)
+        name = f"{task}.npz"
         content = read_file(f"{self.uri}/{name}")
         if content is None:
             raise ValueError(f"{self.uri} lacks {name}, which its {RESULT} lists: {REMEDY}")
@@ -115,11 +126,10 @@ class Result:
                 arrays = {key: file[key] for key in FIELDS[name]}
         except Exception as error:  # zip and NumPy raise anything on damage
             raise ValueError(f"{name} in {self.uri} is damaged ({error}): {REMEDY}") from None
-        along_time = {"tracks": ("xyz", 1), "depth": ("depth", 0), "cameras": ("world_from_cam", 0)}
-        if task in along_time:
-            key, axis = along_time[task]
-            if arrays[key].ndim <= axis or arrays[key].shape[axis] != length:
-                raise ValueError(f"{key} of {name} in {self.uri} is {arrays[key].shape}, of {length} frames: {REMEDY}")
+        try:
+            check_arrays(task, arrays, len(self.video))
+        except ValueError as error:
+            raise ValueError(f"{name} in {self.uri} is damaged ({error}): {REMEDY}") from None
         return arrays
 
     @cached_property

@@ -120,7 +120,11 @@ def _fewer_frames(document: Document, arrays: dict[str, Arrays], step: int) -> t
         fps=video.fps / step,
         seconds=None if video.seconds is None else video.seconds[::step],
     )
-    windows = [replace(window, first=-(-window.first // step)) for window in document.windows]
+    lasts = [window.last // step for window in document.windows]
+    windows = [
+        replace(window, first=min(-(-window.first // step), last), last=last)
+        for window, last in zip(document.windows, lasts, strict=True)
+    ]
     fewer: dict[str, Arrays] = {}
     if "tracks" in arrays:
         tracks = arrays["tracks"]
