@@ -104,7 +104,7 @@ def connect(held: int = 0) -> None:
         require_answer(address)
         try:
             ray.init(log_to_driver=False)
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(_no_cluster(address, error)) from error
     else:
         _start(held)
@@ -118,7 +118,9 @@ def connect(held: int = 0) -> None:
 
 def require_answer(address: str, seconds: int = ANSWER_SECONDS) -> None:
     """ValueError if nothing speaks gRPC at HOST:PORT within so many seconds, or it does not let this process in: Ray
-    itself would try for long, and say it at length. Other addresses are Ray's affair."""
+    itself would try for long, and say it at length. Other addresses are Ray's affair, but for a dashboard's."""
+    if address.startswith(("http://", "https://")):
+        raise ValueError(_no_cluster(address, "that is a dashboard, to which `ray job submit` gives jobs"))
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or os.environ.get("RAY_USE_TLS") == "1":
         return

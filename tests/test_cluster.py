@@ -55,6 +55,15 @@ def test_a_private_cluster_is_reached_from_this_machine_alone_and_not_without_it
     assert f"ValueError: the Ray cluster at RAY_ADDRESS={address} asks for a token" in done.stderr
 
 
+def test_an_empty_address_is_none_and_a_dashboard_is_no_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "")  # for Ray, too
+    assert cluster.is_private()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert not cluster.is_private()
+    with pytest.raises(ValueError, match=r"RAY_ADDRESS=http://127\.0\.0\.1:8265 \(that is a dashboard"):
+        cluster.require_answer("http://127.0.0.1:8265")
+
+
 def test_a_temporary_folder_with_a_long_name_is_no_hindrance(tmp_path):
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
