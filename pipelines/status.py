@@ -146,7 +146,7 @@ def results_status(folder: str, names: list[str]) -> list[str]:
             begun.append(f"begun      {count} of a video, kept in {name}: the same infer goes on behind them")
         elif PARTIAL.fullmatch(name):
             begun.append(f"half       {name}: a job writes it, or was killed; then the next one here deletes it")
-        elif files != [name]:  # as a file is listed
+        elif files:
             videos += _video_status(f"{folder}/{name}", name, files)
     done, damaged, undone = ([line for line in videos if line.startswith(kind)] for kind in (DONE, DAMAGED, UNDONE))
     if not done and not damaged and not begun:

@@ -113,9 +113,10 @@ def listed(uri: str) -> list[str]:
     fs, path = open_place(uri)
     with reachable(uri):
         try:
-            return sorted(posixpath.basename(entry.rstrip("/")) for entry in fs.ls(path, detail=False))
+            found = [entry.rstrip("/") for entry in fs.ls(path, detail=False)]
         except FileNotFoundError:
             return []
+    return sorted(posixpath.basename(entry) for entry in found if entry != path)  # a file lists itself; S3 some folders
 
 
 def sizes(uri: str) -> dict[str, int]:

@@ -58,8 +58,9 @@ def write_result(folder, **changed) -> None:
 
 def test_results(tmp_path, capsys):
     write_result(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    (tmp_path / ".labels").mkdir()
+    for name in ("b", ".labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "labels.npz").touch()
     for name in ("notes.txt", "index.html"):
         (tmp_path / name).touch()
     assert said(tmp_path, capsys) == f"{tmp_path}: results of 1 video\ndone       a\nnot done   b\n"

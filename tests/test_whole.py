@@ -19,6 +19,7 @@ from pipelines.whole import (
     listed,
     read_file,
     require_new,
+    require_writable,
     result_folder,
     write_file,
     written,
@@ -84,6 +85,16 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/mark: .*give another place|file/mark: .*give a path of folders"):
         create_if_absent(f"{tmp_path}/file/mark", b"")
+
+
+def test_whether_a_place_can_be_written_is_known_before_the_work(folder, tmp_path):
+    require_writable(f"{folder}/out", "--out")
+    assert listed(f"{folder}/out") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--out .*/file/out cannot be a folder, because .*/file is a file: give"):
+        require_writable(f"{tmp_path}/file/out", "--out")
+    with pytest.raises(ValueError, match=r"--out /proc: "):
+        require_writable("/proc/out", "--out")
 
 
 # --- what a process that was killed leaves ---
