@@ -18,7 +18,12 @@ import sys
 from collections.abc import Callable, Iterable
 
 HELP = ("-h", "--help")
-NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "it is read-only",
+    errno.EFBIG: "a file gets larger than it may (ulimit -f)",
+}
 
 
 def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:

@@ -1,6 +1,7 @@
 """A disk without room is an error in words, whoever meets it."""
 
 import errno
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from model.command_line import exit_code
 from pipelines.partial import scratch_folder
 from pipelines.raw.place import NoRoom
-from pipelines.whole import result_folder
+from pipelines.whole import result_folder, write_file
 
 
 def full(path: str | None) -> OSError:
@@ -22,6 +23,23 @@ def test_a_result_folder_without_room_names_its_place_and_leaves_nothing(tmp_pat
     with refused, result_folder(str(tmp_path / "out"), last="result.json") as folder:
         (folder / "half").write_bytes(b"1")
         raise full(None)  # what a library says of a file it writes, without its name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 4 kB, by a limit of the system."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_may_not_get_so_large_leaves_nothing(tmp_path, small_files):
+    with pytest.raises(NoRoom, match=r"mark: a file gets larger than it may .*raise ulimit -f"):
+        write_file(f"{tmp_path}/mark", bytes(10_000))
+    with pytest.raises(NoRoom, match="ulimit"), result_folder(str(tmp_path / "out"), last="result.json") as folder:
+        (folder / "half").write_bytes(bytes(10_000))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,12 +32,14 @@ REFUSALS = {
     errno.ENOSPC: ("the disk is full", "free some of it, or give another place"),
     errno.EDQUOT: ("the quota is used up", "free some of it, or give another place"),
     errno.EROFS: ("it is read-only", "give another place"),
+    errno.EFBIG: ("a file gets larger than it may", "raise ulimit -f, or give a place on another file system"),
+    errno.EMFILE: ("too many files are open", "raise ulimit -n"),
     errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
     errno.ELOOP: ("its links lead in a circle", "mend or remove them"),
     errno.EIO: ("it cannot be read or written", "check the disk or the server, and try again"),
 }
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class Refused(ValueError):
