@@ -5,7 +5,7 @@
 | ValueError: what was given is wrong      | `error: ` and its words | 2         |
 | a failure that the command knows         | `error: ` and its words | 1         |
 | a disk without room                      | `error: ` and its words | 2         |
-| Ctrl-C; SIGTERM to a job on Ray          |                         | 130       |
+| Ctrl-C, SIGTERM                          |                         | 130       |
 | nobody reads the output any more: `head` |                         | 141       |
 
 130 and 141 are what a shell gives for SIGINT and SIGPIPE. Anything else is a mistake of ours, with a traceback.
@@ -14,7 +14,9 @@
 import difflib
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 HELP = ("-h", "--help")
@@ -31,6 +33,8 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a name in other letters than the terminal's is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half done is put away
     try:
         try:
             command()
@@ -43,6 +47,10 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:  # what Ray makes of it while it starts
+            return 130
+        raise
     except (ValueError, *failures) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

@@ -95,15 +95,24 @@ def test_what_takes_seconds_is_said_before_it_is_waited_for(monkeypatch, capsys)
     assert capsys.readouterr().out == ""
 
 
-def test_ctrl_c_ends_without_a_traceback():
-    script = """
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(signal.SIGTERM)"]
+)
+def test_what_stops_a_command_ends_it_without_a_traceback(end):
+    """The last is what Ray does at SIGTERM while it starts. What is half done is put away."""
+    script = f"""
 import os, signal, sys
 from model.command_line import exit_code
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background may ignore it
-sys.exit(exit_code(lambda: os.kill(os.getpid(), signal.SIGINT)))
+def command():
+    try:
+        {end}
+    finally:
+        print("put away")
+sys.exit(exit_code(command))
 """
     done = run([sys.executable, "-c", script])
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "put away\n", "")
 
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
