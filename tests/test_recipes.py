@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model import D4RT, ModelConfig, Prediction, Queries, recipes
+from model.recipes.intrinsics import focal_lengths
 
 FRAMES, SIZE, RAW_WIDTH, RAW_HEIGHT = 6, 64, 96, 48
 PLANE_NORMAL = torch.tensor([0.1, -0.2, 1.0], dtype=torch.float64)
@@ -260,6 +261,18 @@ def test_intrinsics_are_found_while_the_camera_moves_and_zooms(scene):
     torch.testing.assert_close(recipes.cameras(scene, VIDEO, native=NATIVE).intrinsics, expected)
     square = recipes.cameras(scene, VIDEO, aspect=2.0).intrinsics[:, [0, 1], [0, 1]]
     torch.testing.assert_close(square, (scene.focal * SIZE).float())
+
+
+def test_a_frame_whose_points_are_mirrored_has_no_focal_length():
+    """Such as a model says that has learnt nothing yet: a camera with a negative one is none."""
+    uv_norm = recipes.pixel_centres(4, 4)
+    xyz = torch.cat([uv_norm - 0.5, torch.ones(16, 1)], dim=-1).repeat(2, 1, 1)  # seen with fx = fy = 1
+    xyz[1, :, :2] *= -1
+    for square in (True, False):
+        focal = focal_lengths(xyz, uv_norm, 1.0, shared=False, square=square)
+        torch.testing.assert_close(focal, torch.tensor([[1.0, 1.0], [torch.nan, torch.nan]]), equal_nan=True)
+        shared = focal_lengths(xyz, uv_norm, 1.0, shared=True, square=square)
+        torch.testing.assert_close(shared, torch.ones(2, 2))
 
 
 def test_one_focal_for_the_clip_and_square_pixels(scene):

@@ -11,7 +11,8 @@ def focal_lengths(xyz: Tensor, uv_norm: Tensor, aspect: float, *, shared: bool, 
     """(fx, fy) of each frame, (T, 2), in units of the image's width and height, from P points (T, P, 3) at (P, 2).
 
     fx = z (u - 0.5) / x and fy = z (v - 0.5) / y, median over the points; those near the centre and behind the camera
-    are left out (paper 2.1). The points of a frame must be in that frame's own camera.
+    are left out (paper 2.1). The points of a frame must be in that frame's own camera. NaN for a frame that no point
+    tells it of, or that would be mirrored.
     """
     offset = uv_norm - 0.5  # (P, 2)
     focal = xyz[..., 2:] * offset / xyz[..., :2]  # (T, P, 2)
@@ -22,6 +23,7 @@ def focal_lengths(xyz: Tensor, uv_norm: Tensor, aspect: float, *, shared: bool, 
         focal = ((focal * in_heights).flatten(1).nanmedian(dim=1).values)[:, None] / in_heights
     else:
         focal = focal.nanmedian(dim=1).values
+    focal = focal.masked_fill(focal <= 0, torch.nan)
     return focal.nanmedian(dim=0).values.expand(len(xyz), 2) if shared else focal
 
 
