@@ -294,7 +294,7 @@ BAD_REQUESTS = {
     "one file for two": ({"video": ["one.npz", "two.npz"]}, "is a file, and there are 2 videos"),
     "other frames": ({"num_frames": 4}, r"is of \(T, H, W\) = \(6, .*, the chosen frames are \(4, "),
     "no truth": ({"truth": "nowhere.npz"}, "--truth .*nowhere.npz does not exist"),
-    "out is a file": ({"out": "one.npz"}, "one.npz is a file: give a folder"),
+    "out is a file": ({"out": "one.npz"}, "one.npz cannot be a folder, because"),
     "no model": ({"model": "labels"}, "config.json does not exist"),
     "teacher": ({"labels": None, "teacher": "short"}, "--teacher short takes 2 frames at once, the model 4"),
 }
