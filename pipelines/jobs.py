@@ -153,22 +153,29 @@ def run_models(
 
 
 def aside(work: Callable[..., Any], *arguments: Any, cpus: int = 1) -> Callable[[], Any]:
-    """Do `work` in a process of its own, wherever in the cluster a CPU is free; call what comes back to wait for it.
+    """Do `work` in a process of its own, wherever in the cluster there is room; call what comes back to wait for it.
 
     That raises what `work` raises, and ValueError if its process died `MAX_TRIES` times. `cpus=0` if it mostly waits.
     """
     connect()
-    answer = ray.remote(_call).options(num_cpus=cpus, max_retries=MAX_TRIES - 1).remote(work, *arguments)
+    bounds = {"num_cpus": min(cpus, _cpus_aside()), "max_retries": MAX_TRIES - 1}
+    answer = ray.remote(_call).options(**bounds).remote(work, *arguments)
     return lambda: _got(answer)
 
 
 def ahead(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
     """What the generator `work` yields in a process of its own, `READY` parts of it before they are asked for."""
     connect()
-    bounds = {"max_retries": MAX_TRIES - 1, "_generator_backpressure_num_objects": READY}
-    parts = ray.remote(_iterate).options(num_cpus=1, num_returns="streaming", **bounds)
+    bounds = {"num_cpus": _cpus_aside(), "max_retries": MAX_TRIES - 1, "_generator_backpressure_num_objects": READY}
+    parts = ray.remote(_iterate).options(num_returns="streaming", **bounds)
     for part in parts.remote(work, *arguments):
         yield _got(part)
+
+
+def _cpus_aside() -> int:
+    """What Ray sets aside for a process that a model waits for. Where models run on CPUs, those of several jobs may
+    hold all there are: then none, or all would wait for ever."""
+    return 1 if "num_gpus" in model_resources() else 0
 
 
 def _call(work: Callable[..., Any], *arguments: Any) -> Any:

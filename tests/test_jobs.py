@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_work_aside_gives_what_it_returns_and_raises_what_it_raises(ray_cluster)
         aside(no_room)()
     with pytest.raises(ValueError, match="died 3 times"):
         aside(os._exit, 1)()
+
+
+def test_what_models_wait_for_does_not_wait_for_their_cpus(ray_cluster):
+    """Models of two jobs may hold all CPUs of a cluster without GPUs, and each waits for a process aside."""
+    holder = ray.remote(Halve).options(num_cpus=ray.cluster_resources()["CPU"]).remote("halves")
+    ray.get(holder.__ray_ready__.remote())
+    try:
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(aside(abs, -1)).result(timeout=60) == 1
+            assert pool.submit(list, ahead(range, 3)).result(timeout=60) == [0, 1, 2]
+    finally:
+        ray.kill(holder)
 
 
 def parts(folder):
