@@ -86,6 +86,11 @@ def test_work_aside_gives_what_it_returns_and_raises_what_it_raises(ray_cluster)
         aside(os._exit, 1)()
 
 
+def three():
+    for number in range(3):  # Ray sends to the innermost generator
+        yield number
+
+
 def test_what_models_wait_for_does_not_wait_for_their_cpus(ray_cluster):
     """Models of two jobs may hold all CPUs of a cluster without GPUs, and each waits for a process aside."""
     holder = ray.remote(Halve).options(num_cpus=ray.cluster_resources()["CPU"]).remote("halves")
@@ -93,7 +98,7 @@ def test_what_models_wait_for_does_not_wait_for_their_cpus(ray_cluster):
     try:
         with ThreadPoolExecutor() as pool:
             assert pool.submit(aside(abs, -1)).result(timeout=60) == 1
-            assert pool.submit(list, ahead(range, 3)).result(timeout=60) == [0, 1, 2]
+            assert pool.submit(aside(lambda: list(ahead(three)), cpus=0)).result(timeout=60) == [0, 1, 2]
     finally:
         ray.kill(holder)
 
