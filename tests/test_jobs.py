@@ -87,8 +87,8 @@ def test_work_aside_gives_what_it_returns_and_raises_what_it_raises(ray_cluster)
 
 
 def three():
-    for number in range(3):  # Ray sends to the innermost generator
-        yield number
+    for number in range(3):
+        yield number + 1
 
 
 def test_what_models_wait_for_does_not_wait_for_their_cpus(ray_cluster):
@@ -98,7 +98,7 @@ def test_what_models_wait_for_does_not_wait_for_their_cpus(ray_cluster):
     try:
         with ThreadPoolExecutor() as pool:
             assert pool.submit(aside(abs, -1)).result(timeout=60) == 1
-            assert pool.submit(aside(lambda: list(ahead(three)), cpus=0)).result(timeout=60) == [0, 1, 2]
+            assert pool.submit(aside(lambda: list(ahead(three)), cpus=0)).result(timeout=60) == [1, 2, 3]
     finally:
         ray.kill(holder)
 
