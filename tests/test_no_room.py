@@ -29,7 +29,7 @@ SMALL_FILES = """
 import resource, sys
 from pathlib import Path
 from pipelines.raw.place import NoRoom
-from pipelines.whole import result_folder
+from pipelines.whole import result_folder, write_file
 place = sys.argv[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
@@ -48,6 +48,7 @@ def test_a_file_that_may_not_get_so_large_leaves_nothing(tmp_path):
     """In a process of its own: the limit would be one for what tells of tests, too."""
     words = [sys.executable, "-c", SMALL_FILES, str(tmp_path)]
     done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert not done.stderr
     first, second = done.stdout.splitlines()
     assert "mark: a file gets larger than it may" in first and "raise ulimit -f" in first and "ulimit" in second
     assert list(tmp_path.iterdir()) == []
