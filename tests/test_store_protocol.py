@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import whole
+from pipelines import partial, whole
 from pipelines.catalog import Catalog
 from pipelines.conversion import Conversion, convert_group, plan_sequence
 from pipelines.convert import in_order, is_finished
@@ -258,7 +258,7 @@ def test_a_store_that_cannot_be_written_is_not_the_fault_of_the_data(raw, tmp_pa
     def filling(*given):
         return full("/dev/full", "wb", buffering=0) if next(count) >= room else full(*given)
 
-    monkeypatch.setattr(whole, "open", filling, raising=False)
+    monkeypatch.setattr(partial, "open", filling, raising=False)
     with pytest.raises(StopJob, match=r"the disk is full.*What is published stays; run the same command again"):
         convert(raw, store)
     monkeypatch.undo()
