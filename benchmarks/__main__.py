@@ -11,7 +11,7 @@ def main() -> None:
     argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"One of them: python -m benchmarks.NAME, of {', '.join(BENCHMARKS)}, learning (an hour) or scale.",
+        epilog=f"One of them: python -m benchmarks.NAME, of {', '.join(BENCHMARKS)}, scale; learning, soak (an hour).",
     ).parse_args()
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)

@@ -13,11 +13,13 @@
 
 import difflib
 import errno
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 HELP = ("-h", "--help")
 NO_ROOM = {
@@ -27,6 +29,25 @@ NO_ROOM = {
     errno.EFBIG: "a file gets larger than it may (ulimit -f)",
 }
 
+LEVELS = {"error": "ERROR", "warning": "WARNING", "failed": "WARNING"}  # by the first word of a line
+
+
+def says_json() -> bool:
+    """Whether jobs speak to who collects logs. ValueError if D4RT_LOG is neither text nor json."""
+    kind = os.environ.get("D4RT_LOG") or "text"
+    if kind not in ("text", "json"):
+        raise ValueError(f"D4RT_LOG={kind} is unknown: text, which is the default, or json, an object per line")
+    return kind == "json"
+
+
+def line(text: str, **about: object) -> str:
+    """What a job says: the words, or, with D4RT_LOG=json, an object with them and all that is known `about` them."""
+    if not says_json():
+        return text
+    level = LEVELS.get(text.partition(" ")[0].rstrip(":"), "INFO")
+    now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "level": level, "message": text} | about, ensure_ascii=False, default=str)
+
 
 def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
     """Do it and say how it ended. `failures`: errors that are not about what was given, but can be said in words."""
@@ -35,6 +56,11 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half done is put away
+    try:
+        says_json()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         try:
             command()
@@ -52,12 +78,13 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
             return 130
         raise
     except (ValueError, *failures) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(line(f"error: {error}"), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        print(f"error: {error.filename or 'what is written to'}: {NO_ROOM[error.errno]}; make room", file=sys.stderr)
+        place = error.filename or "what is written to"
+        print(line(f"error: {place}: {NO_ROOM[error.errno]}; make room"), file=sys.stderr)
         _drop_output()
         return 2
     return 0
@@ -77,7 +104,7 @@ def loading(*libraries: str) -> None:
     modules = {"PyTorch": "torch", "Ray": "ray", "MLflow": "mlflow"}
     new = [name for name in libraries if modules[name] not in sys.modules]
     if new:
-        print(f"loading {listed(new)}", flush=True)
+        print(line(f"loading {listed(new)}"), flush=True)
 
 
 def listed(words: list[str]) -> str:

@@ -22,6 +22,8 @@ from ray._private.grpc_utils import init_grpc_channel  # a channel with the toke
 from ray._raylet import Config
 from ray.exceptions import AuthenticationError
 
+from pipelines.log import say
+
 ROOT = Path(__file__).resolve().parent.parent
 START_ATTEMPTS = 4
 ANSWER_SECONDS = 60
@@ -103,7 +105,7 @@ def connect(held: int = 0) -> None:
         address = os.environ["RAY_ADDRESS"]
         require_answer(address)
         try:
-            ray.init(log_to_driver=False)
+            ray.init(log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(_no_cluster(address, error)) from error
     else:
@@ -159,7 +161,7 @@ def temporary_folder() -> str:
 
 def _start(held: int) -> None:
     """A private cluster. On a machine busy with other work, starting may take longer than Ray waits: then once more."""
-    print("starting Ray", flush=True)
+    say("starting Ray")
     # Whoever reaches a cluster runs what he likes on it. So this one listens on loopback, as Ray does where it believes
     # that there can be one machine only, and asks for a token that its own processes have.
     ray_constants.ENABLE_RAY_CLUSTER = False

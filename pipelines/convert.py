@@ -9,12 +9,11 @@ is written. How a group is published, so that any number of jobs may convert int
 from functools import partial
 from typing import Literal
 
-from tqdm import tqdm
-
 from model.command_line import loading
 from pipelines.catalog import Catalog
 from pipelines.conversion import Conversion, Plan, convert_group, plan_sequence
 from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.log import say
 from pipelines.problems import alike
 from pipelines.raw.folder import RawFolder
 from pipelines.raw.place import absolute, lasting
@@ -100,7 +99,7 @@ def convert(
     plans, failed = plan_all(names, conversion)
     done = {name: list(plan.done) for name, plan in plans.items()}
     if not failed and not any(plan.todo for plan in plans.values()) and is_finished(store, in_order(done), names):
-        print(f"{store} is complete: nothing to do")
+        say(f"{store} is complete: nothing to do", store=store)
         return
     made, failures = convert_all(plans, conversion)
     failed |= failures
@@ -110,11 +109,11 @@ def convert(
     skipped = {name: plan.skipped for name, plan in plans.items() if plan.skipped}
     noted = {name: plan.notes for name, plan in plans.items() if plan.notes}
     for line in alike(noted):
-        tqdm.write(f"noted {line}")
+        say(f"noted {line}", store=store)
     for name, reason in sorted(failed.items()):
-        tqdm.write(f"failed {name}: {reason}")
+        say(f"failed {name}: {reason}", store=store, sequence=name)
     for line in alike(skipped):
-        tqdm.write(f"skipped {line}")
+        say(f"skipped {line}", store=store)
     groups = in_order(done)
     left = f"{store} is left unfinished. Mend or remove what is listed above and run again"
     if not groups:
@@ -127,9 +126,8 @@ def convert(
     facts = {"catalog": catalog.facts(), "counts": counts, "sequences": names}
     facts |= {"failed": failed, "skipped": skipped, "noted": noted}
     document = finish(store, settings, groups, facts)
-    marks.sweep(store, names)
     counted = ", ".join(f"{value} {key}" for key, value in document["counts"].items())
-    print(f"{store}: {counted}; digest {document['digest']}")
+    say(f"{store}: {counted}; digest {document['digest']}", store=store)
 
 
 def plan_all(names: list[str], conversion: Conversion) -> tuple[dict[str, Plan], dict[str, str]]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from model.command_line import loading
 from pipelines.evaluation.benchmarks import BenchmarkKey
+from pipelines.log import say
 from pipelines.problems import counted
 from pipelines.raw.place import absolute, lasting
 from pipelines.results.selection import check_windows
@@ -149,7 +150,7 @@ def evaluate_clips(*, model: str, data: list[str], out: str, clips: int | None) 
     for store in stores:
         require_fit(store, loaded.config)
     if seen := [store.uri for store in stores if store.info["digest"] in loaded.trained_on]:
-        print(f"warning: the model was trained on {', '.join(seen)}: these scores say nothing about other scenes")
+        say(f"warning: the model was trained on {', '.join(seen)}: these scores say nothing about other scenes")
     about = {"uri": model, "version": version, "digest": model_digest(loaded), "config": loaded.config.to_dict()}
     del loaded
 

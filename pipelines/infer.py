@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from model.command_line import loading
 from pipelines.datasets import DatasetKey, HeldOutKey
+from pipelines.log import say
 from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting
 from pipelines.results.asked import Asked
@@ -150,13 +151,13 @@ def infer(
     del loaded
     todo, failed = _undone(sources, selection, asked, out, request)
     if before := len(sources) - len(todo) - len(failed):
-        print(f"{before} of {len(sources)} videos were done before")
+        say(f"{before} of {len(sources)} videos were done before")
     if failed and (dry_run or not todo):
         raise ValueError(_list_of(failed, sources, out))
     for name, reason in sorted(failed.items()):
-        print(f"left out {name}: {reason}")
+        say(f"left out {name}: {reason}", video=name)
     if dry_run:
-        print(f"ready: {len(todo)} of {len(sources)} videos to do with {version}, into {out}")
+        say(f"ready: {len(todo)} of {len(sources)} videos to do with {version}, into {out}")
         return
 
     arguments = {"model": version, "registry": tracking_uri(), "selection": selection, "asked": asked}
@@ -167,15 +168,15 @@ def infer(
         source = Source(**outcome.row)
         if outcome.failed:
             failed[source.name] = outcome.reason
-            tqdm.write(f"failed {source.name}: {outcome.reason}")
+            say(f"failed {source.name}: {outcome.reason}", video=source.name)
             continue
-        tqdm.write(f"{out}/{source.name}")
+        say(f"{out}/{source.name}", video=source.name)
         if outcome.result:
             noted[str(source)] = "; ".join(outcome.result)
     write_index(out, failed)
     for line in alike(noted):
-        print(f"noted {line}")
-    print(f"to look at: {out}/index.html")
+        say(f"noted {line}")
+    say(f"to look at: {out}/index.html")
     if failed:
         raise ValueError(_list_of(failed, sources, out))
 

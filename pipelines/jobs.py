@@ -7,6 +7,7 @@ on.
 
 import sys
 import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -19,13 +20,17 @@ import ray.data
 from ray import cloudpickle
 from tqdm import tqdm
 
+from model.command_line import says_json
 from pipelines import telemetry
 from pipelines.cluster import connect, model_resources
+from pipelines.log import say
+from pipelines.problems import counted
 from pipelines.raw.place import NoRoom
 
 TOLD = 4  # rows under way, of which it is shown what is done
 MAX_TRIES = 3  # of a row whose process dies
 PROGRESS_SECONDS = 5  # after which it is asked what is done of a row that takes long
+LOG_SECONDS = 15  # from one sign of progress in a log to the next
 READY = 2  # parts that `ahead` has ready before they are asked for
 ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
 DIED = f"the process that worked on it died {MAX_TRIES} times: it crashed, or there was too little memory"
@@ -223,11 +228,16 @@ def _progress(actors: set[ray.actor.ActorHandle]) -> str:
 
 
 def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer] | str], label: str, unit: str) -> Iterator[Outcome]:
-    """The outcomes behind a progress bar, on a terminal live, in a log now and then. Text is shown beside it."""
-    pause = 0.2 if sys.stderr.isatty() else 15
+    """The outcomes behind a progress bar, on a terminal live, in a log now and then. Text is shown beside it.
+
+    With D4RT_LOG=json, lines with the same figures take the place of the bar.
+    """
+    pause = 0.2 if sys.stderr.isatty() else LOG_SECONDS
     done = failed = 0
+    told_at = time.monotonic()
     telemetry.show("job", {"waiting": len(rows), "done": 0, "failed": 0}, job=label)
-    with closing(answers), tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause) as bar:
+    bar = tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause, disable=says_json())
+    with closing(answers), bar:
         for told in answers:
             if isinstance(told, str):
                 bar.set_postfix_str(f"{told}, failed={failed}" if failed else told)
@@ -241,6 +251,10 @@ def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer] | str], label:
             if failed:
                 bar.set_postfix(failed=failed, refresh=False)
             bar.update()
+            if bar.disable and (done == len(rows) or time.monotonic() > told_at + LOG_SECONDS):
+                told_at = time.monotonic()
+                words = f"{label}: {done} of {counted(len(rows), unit)}"
+                say(words, job=label, done=done, waiting=len(rows) - done, failed=failed)
             yield Outcome(rows[number], answer.result, answer.reason)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import free_ports
 from plane_store import write_plane_store
 
+from benchmarks.servers import free_ports
 from pipelines.store.reader import ClipStore
 from pipelines.synthesize.job import write_sequence
 

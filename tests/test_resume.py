@@ -16,11 +16,11 @@ import mlflow
 import psutil
 import pytest
 import torch
-from mlflow_server import MlflowServer
 from plane_store import write_plane_store
 from ray.train import Checkpoint
 from safetensors import safe_open
 
+from benchmarks.servers import MlflowServer
 from model import D4RT, ModelConfig
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file
@@ -241,7 +241,6 @@ def test_curves_wait_for_mlflow_and_each_step_is_written_once(tmp_path, monkeypa
             back.set()
 
     with MlflowServer(tmp_path / "server") as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         client = mlflow.MlflowClient(server.uri)
         run_id = client.create_run(client.create_experiment("curves")).info.run_id
 

@@ -11,8 +11,8 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from conftest import free_ports
 
+from benchmarks.servers import free_ports
 from model import D4RT, ModelConfig, Queries, checkpoints
 from model.decoder import Prediction
 from pipelines import cluster

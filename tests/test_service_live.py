@@ -18,9 +18,9 @@ import pytest
 import ray
 import requests
 import torch
-from conftest import free_ports
 from ray import cloudpickle
 
+from benchmarks.servers import free_ports
 from model import D4RT, ModelConfig, checkpoints, recipes
 from pipelines.pictures.video_file import write_video
 from pipelines.results.selection import Selection

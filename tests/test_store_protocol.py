@@ -72,7 +72,6 @@ def convert(raw: Path, store: str, settings: StoreSettings = SETTINGS) -> bool:
             row = {"sequence": name, "group": place, "audit": plan.audit}
             groups[name].append(convert_group(row, conversion=conversion))
     index.finish(store, settings, in_order(groups), {"sequences": names})
-    marks.sweep(store, names)
     return True
 
 
@@ -146,6 +145,21 @@ def test_killed_at_every_write(raw, undisturbed, tmp_path, monkeypatch):
         assert not convert(raw, store)
         assert left_over(store) == []
         shutil.rmtree(store)
+
+
+def test_killed_while_it_sweeps(raw, undisturbed, tmp_path, monkeypatch):
+    """What is left over goes before the store is finished: the next run would find nothing to do."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    store = f"{tmp_path}/store"
+    for module, last in ((writer, "publish"), (marks, "delete_folder")):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(module, last, killed)
+            convert(raw, store)
+    convert(raw, store)
+    assert content(store) == content(undisturbed) and left_over(store) == []
 
 
 def left_over(store: str) -> list[str]:

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from mlflow_server import MlflowServer
 from plane_store import cut_chunks, write_plane_store
 from upath import UPath
 
+from benchmarks.servers import MlflowServer
 from model import ModelConfig, Queries, checkpoints
 from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
@@ -252,7 +252,6 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with MlflowServer(workplace / "server") as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         full = r"checkpoint .*/step_0000020 could not be written \(.*File too large"
         with at_checkpoint(folder, 10, fill_disk), pytest.raises(RunFailed, match=full):
             run(begun)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import chromium
-from conftest import free_ports
 from exact_result import exact_arrays, write_exact
 from oracle import Faults, Oracle
 
+from benchmarks.servers import free_ports
 from pipelines.export import export
 from pipelines.geometry import transform
 from pipelines.results.viewer.live import Live, pixel_of

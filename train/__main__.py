@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from model.command_line import choose, exit_code, loading
+from model.command_line import choose, exit_code, line, loading
 from train.config import PRESETS, check_registry_names, parse
 from train.errors import RunFailed
 
@@ -128,7 +128,7 @@ def adapt(
 
 def train(argv: list[str]) -> None:
     config, dry_run = parse(argv)
-    print(f"run {config.name}", flush=True)
+    print(line(f"run {config.name}", run=config.name), flush=True)
     loading("PyTorch", "MLflow", "Ray")
     if dry_run:
         from train.preflight import preflight
@@ -142,13 +142,14 @@ def train(argv: list[str]) -> None:
 
 
 def announce(uri: str, name: str, alias: str) -> None:
+    from pipelines.log import say
     from train import tracking
 
     bearer, _ = tracking.bearer(name, alias) or (None, {})
     moved = uri == f"models:/{name}/{bearer}"
-    print(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
+    say(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
     model = f"models:/{name}@{alias}" if moved else uri
-    print(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT")
+    say(f"next: python -m pipelines infer --model {model} --video VIDEO --out OUT")
 
 
 OTHERS = {

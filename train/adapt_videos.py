@@ -15,6 +15,7 @@ from tqdm import tqdm
 from model import checkpoints
 from model.recipes import plan_windows
 from pipelines import jobs
+from pipelines.log import say
 from pipelines.models import load_model, model_digest, model_version, tracking_uri
 from pipelines.problems import Problems
 from pipelines.raw.place import absolute, is_local, lasting, open_place
@@ -56,9 +57,9 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
     arguments, tasks = prepare(model, videos, out, asked)
     out, todo = arguments["out"], [task for task in tasks if not task.done]
     if len(todo) < len(tasks):
-        print(f"{len(tasks) - len(todo)} of {len(tasks)} videos were done before")
+        say(f"{len(tasks) - len(todo)} of {len(tasks)} videos were done before")
     if dry_run:
-        print(f"ready: {len(todo)} of {len(tasks)} videos to adapt {arguments['model']} to, into {out}")
+        say(f"ready: {len(todo)} of {len(tasks)} videos to adapt {arguments['model']} to, into {out}")
         return
 
     failed = {}
@@ -68,12 +69,12 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
         if outcome.failed:
             failed[name] = outcome.reason
         else:
-            tqdm.write(f"{out}/{name}: {outcome.result}")
+            say(f"{out}/{name}: {outcome.result}", video=name)
     if failed:
         told = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
         raise ValueError(f"{len(failed)} of {len(tasks)} videos failed\n{told}")
     first = tasks[0].source
-    print(f"next: python -m pipelines infer --model {out}/{first.name} --video {first.uri} --out RESULTS")
+    say(f"next: python -m pipelines infer --model {out}/{first.name} --video {first.uri} --out RESULTS")
 
 
 def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict[str, Any], list[Task]]:

@@ -21,6 +21,7 @@ import ray
 
 from model.confidence import Calibration
 from pipelines.cluster import model_resources
+from pipelines.log import say
 from train import tracking
 from train.config import TrainConfig
 from train.errors import RunFailed
@@ -55,7 +56,7 @@ def register(config: TrainConfig, run_id: str, checkpoint: str, validation: Vali
         found = outcome.record["scores"]["all"]["confidence"]["calibration"]
         calibration = found and Calibration.from_json(found)
     elif before := tracking.bearer(config.register_as, config.alias):
-        print(unscored(config, *before), flush=True)
+        say(unscored(config, *before), run=config.name)
     version = tracking.register(f"{checkpoint}/{MODEL}", config.register_as, alias, run_id, tags, calibration)
     return f"models:/{config.register_as}/{version}"
 

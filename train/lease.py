@@ -25,6 +25,7 @@ from typing import Annotated
 from annotated_types import Interval
 
 from pipelines import documents
+from pipelines.log import say
 from pipelines.whole import create_if_absent, listed, read_file, sweep_left, write_file
 
 BEAT_SECONDS = 10.0
@@ -132,7 +133,7 @@ def _is_alive(run: str, number: int, owner: Owner) -> bool:
     sign = read_file(_place(run, number, "alive"))
     if sign == ENDED or owner.is_gone():
         return False
-    print(f"{run} was begun by process {owner.pid} on {owner.host}: looking whether it is alive", flush=True)
+    say(f"{run} was begun by process {owner.pid} on {owner.host}: looking whether it is alive")
     end = time.monotonic() + SILENT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, SILENT_SECONDS / 10))

@@ -21,6 +21,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
+from pipelines.log import say
 from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore
 from train import curves, lease, memory, run_folder, tracking
@@ -50,7 +51,7 @@ def run(config: TrainConfig) -> str:
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
     failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
     """
-    print("reading stores and weights", flush=True)
+    say("reading stores and weights", run=config.name)
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
@@ -59,7 +60,7 @@ def run(config: TrainConfig) -> str:
         memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
     config = pinned(config)
     start = starting_weights(config)
-    print("connecting to MLflow and Ray", flush=True)
+    say("connecting to MLflow and Ray", run=config.name)
     tracking_uri = tracking.connect()
     tracking.check_writable()
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
@@ -90,10 +91,16 @@ def run_on_cluster(
     fs, path = run_folder.open_folder(config.out)
     run_folder.mend(fs, f"{path}/{config.name}")
     kind = "GPU" if shares.gpus else "CPU"
-    print(f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}")
+    say(
+        f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}",
+        run=config.name,
+    )
     if 0 < shares.gpus < (config.min_workers or config.workers):
-        print(f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers")
-    with printed_progress() as progress:
+        say(
+            f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers",
+            run=config.name,
+        )
+    with printed_progress(config.name) as progress:
         validation = held_out and Validation(
             held_out=held_out,
             pictures=config.validation.pictures,
@@ -217,7 +224,7 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
             raise KeyboardInterrupt
         signals.append(number)
         progress.stop.remote()
-        print("stopping: a checkpoint first, at the next point of the curves; once more to stop at once", flush=True)
+        say("stopping: a checkpoint first, at the next point of the curves; once more to stop at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     threading.Thread(target=work, daemon=True).start()
@@ -231,7 +238,7 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
 def finish(config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: str, validation: Validation | None) -> str:
     """Send what MLflow has not got of the curves, and register the last checkpoint, which is at that place. RunFailed
     if MLflow is away."""
-    log = curves.MetricLog(tracking_uri, run_id, Position.load(checkpoint).unsent, print)
+    log = curves.MetricLog(tracking_uri, run_id, Position.load(checkpoint).unsent, say)
     log.close()
     try:
         if points := log.unsent():

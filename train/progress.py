@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.log import say
+
 POLL_SECONDS = 0.5
 
 
@@ -18,14 +20,15 @@ class Progress:
     """An actor with a queue of lines. It belongs to the command, so it outlasts restarts of the workers."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.lines: list[tuple[str, int | None]] = []
+        """And the step that each is about."""
         self.asked_to_stop = False
         self.reason: str | None = None
 
-    def add(self, line: str) -> None:
-        self.lines.append(line)
+    def add(self, line: str, step: int | None = None) -> None:
+        self.lines.append((line, step))
 
-    def take(self) -> list[str]:
+    def take(self) -> list[tuple[str, int | None]]:
         taken, self.lines = self.lines, []
         return taken
 
@@ -44,15 +47,15 @@ class Progress:
 
 
 @contextmanager
-def printed_progress() -> Iterator[ray.actor.ActorHandle]:
-    """Give the actor to the workers; while the block runs, what they add is printed."""
+def printed_progress(run: str) -> Iterator[ray.actor.ActorHandle]:
+    """Give the actor to the workers of the run of that name; while the block runs, what they add is printed."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other nodes may go
     progress = ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote()
     done = threading.Event()
 
     def show() -> None:
         while not done.wait(POLL_SECONDS):
-            _print_lines(progress)
+            _print_lines(progress, run)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -61,9 +64,9 @@ def printed_progress() -> Iterator[ray.actor.ActorHandle]:
     finally:
         done.set()
         thread.join()
-        _print_lines(progress)
+        _print_lines(progress, run)
 
 
-def _print_lines(progress: ray.actor.ActorHandle) -> None:
-    for line in ray.get(progress.take.remote()):
-        print(line, flush=True)
+def _print_lines(progress: ray.actor.ActorHandle, run: str) -> None:
+    for line, step in ray.get(progress.take.remote()):
+        say(line, run=run, **({} if step is None else {"step": step}))

@@ -30,6 +30,7 @@ from annotated_types import Ge, MinLen
 from pyarrow.fs import FileSelector, FileSystem
 
 from pipelines import documents
+from pipelines.log import say
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file, require_writable, write_file, written
@@ -132,7 +133,11 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
     known = {uri: list(before) for uri, before in record.stores.items()}
     for uri, digest in digests.items():
         if uri in known and known[uri][-1] != digest:
-            print(f"warning: store {uri} has changed since the run began: it goes on with other clips than before")
+            say(
+                f"warning: store {uri} has changed since the run began: it goes on with other clips than before",
+                run=config.name,
+                store=uri,
+            )
         if digest not in known.setdefault(uri, []):
             known[uri].append(digest)
     record = replace(record, config=config.to_dict(), stores=known)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model import D4RT, checkpoints, opend4rt, pretrained
+from pipelines.log import say
 from pipelines.models import load_model, model_version, trained_on
 from train.config import TrainConfig
 from train.parallel import prepare
@@ -50,7 +51,7 @@ def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
     if kind in ("videomae", "timm"):
         model = start_model(config)
         load = checkpoints.load_videomae if kind == "videomae" else checkpoints.load_timm
-        print(load(model, rest))
+        say(load(model, rest))
         return model.state_dict()
     if kind == "opend4rt":
         return fitted(checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG), config)
@@ -71,10 +72,10 @@ def fitted(whole: D4RT, config: TrainConfig) -> dict[str, Tensor]:
     if changed := [key for key in ours if ours[key] != theirs[key] and key != "clip_frames"]:
         differences = ", ".join(f"{key} {theirs[key]} there, {ours[key]} here" for key in changed)
         raise ValueError(f"init: {config.init} is another model ({differences}); set --model.* to match")
-    print(f"weights of {config.init}: all loaded")
+    say(f"weights of {config.init}: all loaded")
     before, now = whole.config.clip_frames, config.model.clip_frames
     if before != now:
-        print(f"  its timestep tables resized from {before} to {now} frames ({config.resize_tables})")
+        say(f"  its timestep tables resized from {before} to {now} frames ({config.resize_tables})")
     return checkpoints.resize_tables(whole.state_dict(), now, config.resize_tables)
 
 

@@ -129,7 +129,7 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
         averages.add(step.metrics(state, config, lambda place: loop.plan.words(first + place)))
         if rank == 0 and len(state.skipped) > skipped:
             left = config.max_skipped - len(state.skipped)
-            loop.progress.add.remote(f"warning: step left out, {left} more may be: {state.skipped[-1]}")
+            loop.progress.add.remote(f"warning: step left out, {left} more may be: {state.skipped[-1]}", step.step)
 
     for batch in averages.timed(batches):
         # Random numbers of a step, on any device: nothing of them need be kept, and no worker has another's.
@@ -158,7 +158,7 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
                 log.write(state.step, metrics)
                 telemetry.show("train", {"skipped_steps": 0} | metrics | {"step": state.step}, run=config.name)
                 for line in lines:
-                    loop.progress.add.remote(line)
+                    loop.progress.add.remote(line, state.step)
             stop = broadcast_from_rank_zero(ray.get(loop.progress.stopping.remote()) if rank == 0 else None)
         if state.step % config.checkpoint_every == 0 or last or stop:
             position = Position(

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from pipelines.partial import scratch_folder
 from pipelines.query_table import FLAG_BITS, VALID_BITS, query_dtype
 from pipelines.store.layout import INDEX_SCHEMA, SCHEMA, StoreSettings
-from pipelines.store.marks import load
+from pipelines.store.marks import load, sweep
 from pipelines.whole import create_if_absent, read_file, write_file
 
 INDEX = "clips.parquet"
@@ -24,8 +24,10 @@ READERS = 32  # of their marks: S3 takes as long for one as a disk for a hundred
 def finish(store: str, settings: StoreSettings, names: list[str], facts: dict[str, Any]) -> dict[str, Any]:
     """Write the index of these groups, in this order, and then store.json. Returns the content of store.json.
 
-    `facts` may have what else is known: catalog, counts, sequences, failed, skipped, noted.
+    `facts` may have what else is known: catalog, counts, sequences, failed, skipped, noted. What of the sequences will
+    never count is deleted before: nobody looks for it in a store that is finished.
     """
+    sweep(store, facts.get("sequences", []))
     digest, places = (hashlib.blake2b(digest_size=16) for _ in range(2))
     num_clips = 0
     with scratch_folder() as scratch:

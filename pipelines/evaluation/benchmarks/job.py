@@ -15,6 +15,7 @@ from pipelines.evaluation.benchmarks.asking import Ask
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, ClipName, Scores
 from pipelines.evaluation.benchmarks.predictions import read_prediction
 from pipelines.evaluation.benchmarks.report import FILES, METRICS, write_report
+from pipelines.log import say
 from pipelines.models import load_model, model_digest, model_version, tag_version, tracking_uri
 from pipelines.problems import counted
 from pipelines.raw.place import absolute, open_place, reachable
@@ -48,10 +49,10 @@ def run_benchmark(
     require_different(found.clips)
     if predictions is not None:
         require_folders("--predictions", [predictions])
-    print(f"{bench.title}: {counted(len(found.clips), 'clip')}; {found.title}")
+    say(f"{bench.title}: {counted(len(found.clips), 'clip')}; {found.title}")
     if found.missing:
         more = ", ..." if len(found.missing) > 5 else ""
-        print(f"missing of it: {counted(len(found.missing), 'clip')}, {', '.join(found.missing[:5])}{more}")
+        say(f"missing of it: {counted(len(found.missing), 'clip')}, {', '.join(found.missing[:5])}{more}")
 
     about: dict[str, Any] = {"predictions": predictions} if model is None else {}
     failed: dict[str, str] = {}
@@ -204,7 +205,7 @@ def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
             f"{len(failed)} of {counted(total, 'clip')} have no scores; mend them and run again, it goes on where "
             f"it was, or give --allow-missing, which lists them in the report\n{lines}"
         )
-    print(f"{len(failed)} of {counted(total, 'clip')} have no scores:\n{lines}")
+    say(f"{len(failed)} of {counted(total, 'clip')} have no scores:\n{lines}")
 
 
 def code_version() -> dict[str, str]:
