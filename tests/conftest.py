@@ -36,6 +36,15 @@ def ray_cluster(s3_server) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def joins_cluster(ray_cluster) -> dict[str, str]:
+    """Variables with which a command joins that cluster instead of starting one."""
+    from pipelines.cluster import ray
+
+    # On Linux, Ray takes 127.0.0.1 for another address of this machine unless it is told that it is one machine alone.
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory) -> Iterator[None]:
     """An S3 server, set in the environment that s3fs reads, with an empty bucket `clips`."""
     with S3Server(tmp_path_factory.mktemp("s3")):

@@ -2,13 +2,11 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
-import ray
 import torch
 
 from model import D4RT, ModelConfig, checkpoints
@@ -37,7 +35,7 @@ def test_each_frame_is_read_once_for_all_windows():
     assert [t for part in later for t in part] == list(range(6, FRAMES)) and set(plan.windows[3]) == set(later[0])
 
 
-def test_a_killed_job_goes_on_behind_its_last_window(ray_cluster, tmp_path):
+def test_a_killed_job_goes_on_behind_its_last_window(joins_cluster, tmp_path):
     torch.manual_seed(1)
     checkpoint = str(checkpoints.save(D4RT(ModelConfig.preset("tiny")).eval(), tmp_path / "checkpoint"))
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, 36, 64, 3), dtype=np.uint8)
@@ -45,15 +43,16 @@ def test_a_killed_job_goes_on_behind_its_last_window(ray_cluster, tmp_path):
     out, clip = tmp_path / "out", str(tmp_path / "Übung 1.mp4")
 
     command = [sys.executable, "-m", "pipelines", "infer", "--model", checkpoint, "--video", clip, "--out", str(out)]
-    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with (tmp_path / "log").open("wb") as log:
-        job = subprocess.Popen([*command, "--grid", "4"], env=os.environ | address, stdout=log, stderr=log)
+        job = subprocess.Popen([*command, "--grid", "4"], env=os.environ | joins_cluster, stdout=log, stderr=log)
         end = time.monotonic() + 240
-        while len(kept := list(out.glob(".*.windows/0000[0-2].geometry.npz"))) < 3:
-            assert job.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.01)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
+        try:
+            while len(kept := list(out.glob(".*.windows/0000[0-2].geometry.npz"))) < 3:
+                assert job.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+                time.sleep(0.01)
+        finally:
+            job.kill()
+            job.wait()
     assert not (out / "Übung 1").exists()
 
     # What was kept gets a mark. If it is in the result, these windows were not asked again.

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from shared_data import SHARED
 
 ROOT = Path(__file__).parent.parent
@@ -23,15 +22,15 @@ BY_HAND, ON_REAL_DATA = re.findall(r"^```bash run\n(.*?)^```$", README, re.MULTI
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, ray_cluster) -> Path:
+def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-def run(script: str, folder: Path) -> str:
+def run(script: str, folder: Path, variables: dict[str, str]) -> str:
     """The script in bash, which ends at the first command that fails; what it printed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "TMPDIR")}
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    environment |= variables
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,
@@ -45,9 +44,9 @@ def run(script: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_by_hand(folder):
+def test_by_hand(folder, joins_cluster):
     """From synthetic rooms to scores on others; nothing printed is a traceback or a warning of Ray's."""
-    said = run(BY_HAND, folder)
+    said = run(BY_HAND, folder, joins_cluster)
     assert "Traceback" not in said and "constructor arguments in the object store" not in said
     assert "was trained on" not in said  # the rooms it is judged by are others
 
@@ -63,9 +62,10 @@ def test_by_hand(folder):
 @pytest.mark.skipif(
     not (TARTANAIR.is_dir() and VIDEO.is_file()), reason=f"the real sequence and video are not in {SHARED}"
 )
-def test_on_real_data(folder):
+def test_on_real_data(folder, joins_cluster):
     """Real frames to a model that tracks points in a real video."""
-    run(ON_REAL_DATA.replace("TARTANAIR", str(TARTANAIR)).replace("my.mp4", str(VIDEO)), folder)
+    script = ON_REAL_DATA.replace("TARTANAIR", str(TARTANAIR)).replace("my.mp4", str(VIDEO))
+    run(script, folder, joins_cluster)
     result = folder / "results/my" / VIDEO.stem
     assert (folder / "results/my/index.html").exists() and (result / "page.html").exists()
     about = json.loads((result / "result.json").read_text())
