@@ -67,6 +67,9 @@ def run(config: TrainConfig) -> str:
         cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.values()))
         start = None if start is None else ray.put(start)  # which holds them from here on
         record = run_folder.claim(config, stores)
+        if record.model is not None:  # a scheduler starts a job again that was lost after its last word
+            say(f"run {config.name} in {config.out} is finished, nothing to do: another one needs another --name")
+            return record.model
         with tracking.ended(record.run_id):
             uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, record, held)
         replace(record, model=uri).save(held.run)

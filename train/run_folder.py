@@ -110,7 +110,8 @@ class Snapshot:
 def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
     """What is recorded of this run from now on: a new one, or, if a run of this name was interrupted, that one.
 
-    Says which stores are no longer what they were. ValueError if the run is finished, or was begun with another config.
+    Says which stores are no longer what they were. A finished run has its model. ValueError if the run was begun with
+    another config.
     """
     run = f"{config.out}/{config.name}"
     digests = {store.uri: store.info["digest"] for store in stores}
@@ -120,8 +121,6 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
         record = Record(config.to_dict(), run_id, {uri: [digest] for uri, digest in digests.items()})
         record.save(run)
         return record
-    if record.model is not None:
-        raise ValueError(f"run {config.name} in {config.out} is finished ({record.model}): choose another --name")
     before, now = (tracking.flatten(entry) for entry in (record.config, json.loads(json.dumps(config.to_dict()))))
     if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
         differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
@@ -129,6 +128,8 @@ def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
             f"run {config.name} in {config.out} was begun with another config ({differences}): "
             "use the same to go on with it, or choose another --name"
         )
+    if record.model is not None:
+        return record
     tracking.check_run(record.run_id, config.name)
     known = {uri: list(before) for uri, before in record.stores.items()}
     for uri, digest in digests.items():
