@@ -5,7 +5,6 @@ Every step is a public command; here they share one process, so that Ray starts 
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -53,6 +52,8 @@ def store(split: str, dataset: str) -> str:
 
 
 def main() -> None:
+    if OUT.exists():
+        raise ValueError(f"{OUT} is there already, and may hold results of yours: move it, or remove it (rm -r {OUT})")
     loading("PyTorch", "MLflow", "Ray")  # which are not needed to print help
     from pipelines.convert import convert
     from pipelines.evaluate import evaluate
@@ -61,7 +62,6 @@ def main() -> None:
     from pipelines.synthesize.job import write_scenes
     from train.loop import run
 
-    shutil.rmtree(OUT, ignore_errors=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{OUT.absolute()}/mlflow.db")
     registry = f"MLFLOW_TRACKING_URI={os.environ['MLFLOW_TRACKING_URI']}"
 

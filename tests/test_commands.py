@@ -75,6 +75,16 @@ def test_what_is_wrong_is_said_in_words(words, message, tmp_path):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_second_demo_deletes_nothing_of_the_first(tmp_path):
+    """Which told its user to put results of his own there."""
+    mine = tmp_path / "demo-output/mine/result.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    command = [sys.executable, "-m", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 2 and b"demo-output is there already" in done.stderr and mine.exists()
+
+
 @pytest.mark.parametrize("command", ["pipelines --help", "pipelines convert --help", "train tiny --help"])
 def test_a_reader_that_leaves_early_is_no_error(command):
     read, write = os.pipe()
