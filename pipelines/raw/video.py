@@ -1,15 +1,12 @@
 """The one door for video: frames of a file by their number, decoded when asked for.
 
-A video file is a program for FFmpeg, and somebody else wrote it. So what it is is told by its content alone, only
-containers and codecs of the lists below are opened, and FFmpeg reads from the file it was given and from nothing else:
-playlists, lists of files, subtitles, session descriptions and references to other files are refused unread. Sizes are
-checked before a frame is decoded (`limits.py`).
+A video file is a program for FFmpeg, and somebody else wrote it. So what it is is told by its content alone, few kinds
+are opened and no other file (`ffmpeg.py`), and sizes are checked before a frame is decoded (`limits.py`).
 
 One thread decodes: every further one holds frames of its own, and what FFmpeg says about damage could not be told to
 belong to a frame. Going forward costs one pass over the file; going back, or far ahead, starts again at a key frame.
 """
 
-import errno
 import hashlib
 import io
 from bisect import bisect_left, bisect_right
@@ -23,27 +20,11 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from pipelines.raw.display import Display, display_notes
+from pipelines.raw.ffmpeg import CODECS, open_container
 from pipelines.raw.images import format_of, unreadable
 from pipelines.raw.limits import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,yuv4mpegpipe"
-CODECS = (
-    "h264,hevc,libdav1d,av1,libvpx-vp9,vp9,libvpx,vp8,mpeg4,mpeg2video,mpeg1video,h263,h263p,flv,msmpeg4v1,msmpeg4,"
-    "msmpeg4v2,wmv1,wmv2,wmv3,vc1,theora,mjpeg,prores,dnxhd,ffv1,huffyuv,ffvhuff,utvideo,rawvideo,wrapped_avframe,png,"
-    "gif,dvvideo,jpeg2000,v210"
-)
-OPTIONS = {
-    "format_whitelist": FORMATS,
-    "codec_whitelist": CODECS,
-    "protocol_whitelist": "none",  # not one: what is read comes from the file object
-    "enable_drefs": "0",  # a .mov may name other files that hold its frames
-    "max_pixels": str(MAX_VIDEO_PIXELS),
-}
 REORDERED = 64  # packets; no codec shows a frame more than 16 later than it is stored
-
-# What FFmpeg says about damage is caught below, each time it says it.
-av.logging.set_level(av.logging.ERROR)
-av.logging.set_skip_repeated(False)
 
 
 class Index(NamedTuple):
@@ -158,7 +139,7 @@ class VideoFrames:
         self._next, self._decoder = 0, None
         self._file.seek(0)
         with self._reading():
-            self._container = av.open(_Unnamed(self._file), options=OPTIONS, metadata_errors="replace")
+            self._container = open_container(self._file)
             self._stream = self._container.streams.best("video")
         if self._stream is None:
             raise unreadable(self._where, "a video", "it has no video stream")
@@ -291,20 +272,6 @@ class VideoFrames:
             said += [message.strip() for _, name, message in log if by in (None, name)]
         except av.error.FFmpegError as error:
             raise unreadable(self._where, "a video", f"{error.strerror}{': ' if log else ''}{_last(log)}") from None
-
-
-class _Unnamed:
-    """A file without its name: FFmpeg would guess by it what it is."""
-
-    def __init__(self, file: io.IOBase) -> None:
-        self.read, self.tell, self._seek = file.read, file.tell, file.seek
-
-    def seek(self, offset: int, whence: int) -> int:
-        """A damaged file may send FFmpeg to a place where no file can be; that is an error as FFmpeg has them."""
-        try:
-            return self._seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -errno.EINVAL
 
 
 def _pixel_aspect(stream: av.VideoStream) -> float:
