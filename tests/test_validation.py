@@ -199,7 +199,7 @@ def test_a_worse_model_is_registered_without_the_alias(champion, untrained):
     assert dict(curve(validation.run_id, "val/median_relative_error/all")) == {STEPS: float(tags["validation_error"])}
     lines = []
     while len(lines) < 2:  # the task's call may arrive after ours
-        lines += ray.get(validation.progress.take.remote())
+        lines += [line for line, _ in ray.get(validation.progress.take.remote())]
         time.sleep(0.1)
     scored, compared = sorted(lines, reverse=True)  # validation of ..., champion: ...
     assert scored.startswith(
@@ -304,7 +304,7 @@ def test_scores_that_mlflow_did_not_take_are_sent_later(champion, held_out, monk
     assert away.scores(f"step_{STEPS:07d}") == scores_of(champion)
     written = Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes()
     away.publish(f"step_{STEPS:07d}", scores_of(champion), 0.0)
-    _, line = ray.get(progress.take.remote())
+    _, (line, _) = ray.get(progress.take.remote())
     assert line.startswith("MLflow did not take the scores of step_0000020")
     assert Path(run, f"validation/step_{STEPS:07d}/scores.json").read_bytes() == written
     back = Validation(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], **about)

@@ -51,7 +51,7 @@ def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
     if kind in ("videomae", "timm"):
         model = start_model(config)
         load = checkpoints.load_videomae if kind == "videomae" else checkpoints.load_timm
-        say(load(model, rest))
+        say(str(load(model, rest)))
         return model.state_dict()
     if kind == "opend4rt":
         return fitted(checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG), config)
