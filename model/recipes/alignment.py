@@ -1,7 +1,10 @@
 """The motion between two sets of points of which some are wrong: SE(3), or Sim(3) with a scale.
 
-Kabsch 1976 and Umeyama 1991 in closed form, reweighted by what is left (Geman and McClure 1985). A similarity is a
-matrix (4, 4) as a rigid motion is, its upper left being scale times rotation, so both compose and move points alike.
+Kabsch 1976 in closed form, reweighted by what is left (Geman and McClure 1985). The scale is Horn's symmetric one
+(1987, section 2.E), the ratio of both spreads: that of least squares (Umeyama 1991) takes the source for exact, and
+where both sets are off alike it is too small each time, which over the windows of a long video multiplies. A similarity
+is a matrix (4, 4) as a rigid motion is, its upper left being scale times rotation, so both compose and move points
+alike.
 """
 
 from typing import NamedTuple
@@ -57,7 +60,8 @@ def move_camera(similarity: Tensor, pose: Tensor) -> Tensor:
 
 
 def fit(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Tensor:
-    """The motion that best takes source to target in weighted least squares; with `scale`, a similarity.
+    """The motion that best takes source to target in weighted least squares; with `scale`, a similarity, whose scale is
+    the ratio of their spreads: of target to source it is the inverse.
 
     Always a proper rotation, also where a mirror image would fit better or the points lie in a plane.
 
@@ -73,13 +77,12 @@ def fit(source: Tensor, target: Tensor, weights: Tensor, *, scale: bool) -> Tens
     source_centre = (weights * source).sum(dim=-2, keepdim=True)  # (..., 1, 3)
     target_centre = (weights * target).sum(dim=-2, keepdim=True)
     source, target = source - source_centre, target - target_centre
-    u, singular, vh = torch.linalg.svd((weights * target).mT @ source)
+    u, _, vh = torch.linalg.svd((weights * target).mT @ source)
     mirrored = torch.linalg.det(u @ vh)[..., None]
     rotation = torch.cat([u[..., :2], u[..., 2:] * mirrored[..., None]], dim=-1) @ vh  # no reflection
     if scale:
-        along = singular[..., :2].sum(-1) + singular[..., 2] * mirrored[..., 0]
-        variance = (weights * source.square()).sum(dim=(-1, -2)).clamp(min=torch.finfo(torch.float64).tiny)
-        rotation = rotation * (along / variance)[..., None, None]
+        before, after = ((weights * points.square()).sum(dim=(-1, -2)) for points in (source, target))
+        rotation = rotation * (after / before.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()[..., None, None]
     target_from_source = torch.eye(4, dtype=torch.float64).repeat(*rotation.shape[:-2], 1, 1)
     target_from_source[..., :3, :3] = rotation
     target_from_source[..., :3, 3] = (target_centre - source_centre @ rotation.mT).squeeze(-2)
