@@ -284,3 +284,21 @@ def test_the_index_leads_to_every_page_and_names_what_failed(result, tmp_path):
         tab.evaluate("document.querySelectorAll('article > a')[1].click()")
         tab.wait_for(f"location.pathname.endsWith('page.html') && {READY}")
         assert tab.errors == []
+
+
+def test_a_camera_of_hardly_any_focal_length_does_not_cover_the_scene(result, tmp_path):
+    folder = tmp_path / "wide"
+    shutil.copytree(result, folder)
+    with np.load(folder / "cameras.npz") as cameras:
+        arrays = dict(cameras)
+    arrays["intrinsics"][:, [0, 1], [0, 1]] *= 0.01
+    np.savez(folder / "cameras.npz", **arrays)
+    rewrite_page(str(folder))
+    with chromium() as tab:
+        covered = []
+        for page in (result, folder):
+            tab.open((page / "page.html").as_uri())
+            tab.wait_for(READY)
+            picture = pixels(tab)
+            covered.append((picture != picture[0, -1]).any(axis=-1).mean())
+    assert covered[1] < covered[0] + 0.1

@@ -2,6 +2,7 @@
 
 const KIND = { seen: 0, hidden: 1, lost: 2, chosen: 3 };
 const LOST_COLOUR = [1.0, 0.42, 0.42], SEAM_COLOUR = [1.0, 0.8, 0.42], NOW_COLOUR = [1, 1, 1];
+const WIDEST = 2;  // of a camera's corner rays, in its depth: of a lens of 125 degrees from corner to corner
 
 class Scene {
   constructor(canvas, result) {
@@ -114,7 +115,9 @@ class Scene {
       if (before && !state.through) lines.push(...before, ...camera.centre, ...colour.map((c) => now ? 0.7 : c), 0.9);
       before = camera.centre;
       if (state.through) continue;
-      const ends = camera.corners.map((ray) => add(camera.centre, ray, now ? 2 * size : size));
+      // A camera with hardly any focal length, as a poor model tells of one, would cover all else.
+      const bound = size * Math.min(1, WIDEST / Math.max(...camera.corners.map(norm)));
+      const ends = camera.corners.map((ray) => add(camera.centre, ray, now ? 2 * bound : bound));
       const every = Math.ceil(result.length / 60);
       if (!now && !seams.has(t) && t % every) continue;
       ends.forEach((end, i) => {
