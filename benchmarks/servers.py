@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-class Server:
+class Server(ABC):
     """A `with` block sets what clients look for in the environment, and leaves no process behind."""
 
     def __init__(self, folder: Path, command: list[str], own: dict[str, str], clients: dict[str, str]) -> None:
@@ -66,8 +67,9 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it serves."""
 
 
 class S3Server(Server):

@@ -3,10 +3,9 @@
 OUT/.DIGEST.windows/ has a file for each thing that is kept of a window, NNNNN.FIELD.npz, where FIELD is one of
 `WindowAnswers` and the keys of the file are the names of what it is made of. Each file appears whole, `LAST` after the
 others of its window: where it is, the window is done. What is asked when all windows are done (`across.py`) lies beside
-it, under names of its own. DIGEST is made from the name of the video and from all that the
-answers depend on: the frames, the model, what is asked, and how. So a job that was killed goes on behind its last
-window, and joining windows can be repeated without the model. When the results are there, the folder is deleted; it may
-be deleted at any time.
+it, under names of its own. DIGEST is made from the name of the video and from all that the answers depend on: the
+frames, the model, what is asked, and how. So a job that was killed goes on behind its last window, and joining windows
+can be repeated without the model. When the results are there, the folder is deleted; it may be deleted at any time.
 """
 
 import hashlib
