@@ -64,6 +64,10 @@ def test_an_empty_address_is_none_and_a_dashboard_is_no_cluster(monkeypatch):
         cluster.require_answer("http://127.0.0.1:8265")
 
 
+def test_tasks_of_a_private_cluster_have_the_priority_of_the_command(ray_cluster):
+    assert ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote()) == os.nice(0)
+
+
 def test_a_temporary_folder_with_a_long_name_is_no_hindrance(tmp_path):
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
