@@ -94,7 +94,8 @@ class GroundTruth:
         if isinstance(motion, RigidInstances):
             self._moving_instances = _moving(motion.world_from_instance)
         elif isinstance(motion, Tracks):
-            low, high = (extreme.reduce(motion.xyz_world, axis=1) for extreme in (np.fmin, np.fmax))
+            by_frame = np.ascontiguousarray(motion.xyz_world.swapaxes(0, 1))  # NumPy reduces it ten times as fast
+            low, high = (extreme.reduce(by_frame, axis=0) for extreme in (np.fmin, np.fmax))
             self._track_path = np.nan_to_num(np.linalg.norm(high - low, axis=1))
 
     def lift(self, uv: Float64[np.ndarray, "N 2"], t_src: Int64[np.ndarray, "N"]) -> Points:
