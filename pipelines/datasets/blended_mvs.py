@@ -22,7 +22,7 @@ from pipelines.raw.pfm import read_pfm
 from pipelines.sequence import Cameras, Dataset, Sequence, Static
 
 LAYOUT = "BlendedMVS (+, ++): <PID of 24 hex digits>/ with blended_images/, rendered_depth_maps/ and cams/"
-MIN_KNOWN = 0.05  # share of a photo's pixels with depth, by every fourth along each side, below which no clip has it
+MIN_KNOWN = 0.05  # share of a photo's pixels with depth, below which no clip has it
 POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -48,7 +48,7 @@ class BlendedMvs(Sequence):
             Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)  # refuses what is no rigid motion
         except ValueError as error:
             raise ValueError(f"{self._cams} in {raw.uri}: {error}") from None
-        shown = [self._known(self._stored(t)[::4, ::4], t).mean() >= MIN_KNOWN for t in range(len(told))]
+        shown = [self._known(self._stored(t), t).mean() >= MIN_KNOWN for t in range(len(told))]
         world_from_cam[~np.array(shown)] = np.nan
         self.cameras = Cameras(intrinsics=intrinsics, world_from_cam=world_from_cam)
 
@@ -64,7 +64,7 @@ class BlendedMvs(Sequence):
     def _stored(self, t: int) -> Float32[np.ndarray, "H W"]:
         return self._sized(read_pfm(self.raw, self._depths[t]), self._depths[t])
 
-    def _known(self, stored: Float32[np.ndarray, "h w"], t: int) -> Bool[np.ndarray, "h w"]:
+    def _known(self, stored: Float32[np.ndarray, "h W"], t: int) -> Bool[np.ndarray, "h W"]:
         nearest, farthest = self._ranges[t]
         return (stored >= nearest) & (stored <= farthest)  # NaN is neither
 
