@@ -9,20 +9,18 @@ share is told twice: of clips per second, and of CPU time per clip, which other 
 Beside it the CPU time of the training process, and how long the first batch takes from the start of the readers.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from functools import cache
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 
 import cv2
 import numpy as np
 import psutil
 import torch
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.reading import write_store
 from model import ModelConfig
 from pipelines.cluster import cores
@@ -101,8 +99,7 @@ def cpu_seconds(processes: list[psutil.Process]) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     device, report = "cuda" if torch.cuda.is_available() else "cpu", {}
     with tempfile.TemporaryDirectory() as folder:
@@ -112,13 +109,12 @@ def main(argv: list[str] | None = None) -> None:
         for count in CLIPS_PER_STEP:
             report[f"{count} clips a step"] = measure(f"{folder}/store", count, device)
     print(as_text(report))
-    if arguments.out:
-        targets = {
-            "share": TARGET_SHARE,
-            "training_process_milliseconds": TARGET_MILLISECONDS,
-            "first_batch_seconds": TARGET_FIRST_SECONDS,
-        }
-        arguments.out.write_text(json.dumps({"targets": targets, "device": device, "feeding": report}, indent=1) + "\n")
+    targets = {
+        "share": TARGET_SHARE,
+        "training_process_milliseconds": TARGET_MILLISECONDS,
+        "first_batch_seconds": TARGET_FIRST_SECONDS,
+    }
+    keep({"targets": targets, "device": device, "feeding": report}, arguments.out)
 
 
 def as_text(report: dict[str, dict[str, float]]) -> str:

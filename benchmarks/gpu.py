@@ -24,7 +24,6 @@ For orientation, by hand on one H100 (80 GB, 16 cores, matrix product 770 TFLOP/
 | command, of bare step; data wait    | 0.73 to 0.84, 1 clip    | starved, 4 clips      | 0.95; below 0.02          |
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -35,12 +34,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import gpu_task
+from benchmarks.figures import keep, parser_of
 from benchmarks.model_task import Task
 from train.config import PRESETS, TrainConfig
 from train.memory import memory_of, step_bytes
@@ -204,10 +203,9 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--preset", choices=PRESETS, action="append", help="default: base and giant; may be repeated")
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
     arguments = parser.parse_args(argv)
     if arguments.device == "cpu":
         torch.set_num_threads(1)
@@ -215,8 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("there is no CUDA device here; --device cpu --preset tiny tries out the benchmark")
     report = measure(arguments.preset or ["base", "giant"], torch.device(arguments.device))
     print(table(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
     if report["failed"]:
         raise SystemExit(1)
 

@@ -22,18 +22,16 @@ true in a scene, and the time this takes is left out: `balls` move before a came
 that turns by a third of a circle. The textbook way is reckoned from its queries per second.
 """
 
-import argparse
-import json
 import os
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.model import largest_difference, weights
 from benchmarks.model_task import Task, prepare_plain, reset_peak, resident_bytes
 from benchmarks.plain_d4rt import PlainD4RT, to_opend4rt
@@ -277,13 +275,11 @@ def table(report: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     report = measure()
     print(table(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ do not count.
 `together`: CPU seconds per clip where a model looks at several at a time, in place of one after the other.
 """
 
-import argparse
-import json
 import os
 import tempfile
 import threading
@@ -32,6 +30,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.inference import CONFIG
 from benchmarks.model_task import resident_bytes
 from benchmarks.timing import cpu_seconds
@@ -189,13 +188,11 @@ def table(report: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     report = measure()
     print(table(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ For orientation, the best open implementation on another machine, in CPU seconds
 | small |        | 0.49, 0.78                           | 20             | 1.24                                  |
 """
 
-import argparse
-import json
 import math
 import multiprocessing
 import statistics
@@ -34,6 +32,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.model_task import Task, measure
 from benchmarks.plain_d4rt import random_state
 from model import ModelConfig
@@ -180,16 +179,14 @@ def table(name: str, report: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     parser.add_argument("--size", choices=SIZES, action="append", help="one size only; may be repeated")
     arguments = parser.parse_args(argv)
     report = {}
     for name in arguments.size or SIZES:
         report[name] = compare(SIZES[name], TASKS, TARGETS[name])
         print(table(name, report[name]), end="\n\n", flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ a group that this process touches for the first time. Clips of 4, 16 and 48 fram
 in TartanAir's layout and size; CPU seconds, one thread, the files in the page cache.
 """
 
-import argparse
-import json
 import tempfile
-from pathlib import Path
 
 import cv2
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.timing import cpu_seconds_in_turn
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
@@ -93,8 +91,7 @@ def measure(clips: list[Clip]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
     report = {}
@@ -105,8 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         for frames in FRAMES:
             report[f"{frames} frames"] = measure(write_store(f"{folder}/raw", f"{folder}/store{frames}", frames))
     print(as_text(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"target": TARGET, "reading": report}, indent=1) + "\n")
+    keep({"target": TARGET, "reading": report}, arguments.out)
 
 
 def as_text(report: dict[str, dict[str, float]]) -> str:

@@ -11,7 +11,6 @@ frames of 256 x 256 of a synthetic flight in TartanAir's layout, with samples of
     requests  of an epoch on S3, by how often a reader finds the group of its next clip still open
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from benchmarks.figures import keep, parser_of
 from benchmarks.reading import CLIPS_PER_GROUP, write_store
 from benchmarks.timing import cpu_seconds
 from pipelines.store.groups import KEPT_GROUPS
@@ -198,15 +198,13 @@ def measure(clips: int, marks: int) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--clips", type=int, default=CLIPS, help="rows of the index")
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
     arguments = parser.parse_args(argv)
     report = measure(arguments.clips, MARKS)
     for name, figure in report.items():
         print(f"{name.replace('_', ' '):34} {figure:,.6g}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 if __name__ == "__main__":

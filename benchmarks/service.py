@@ -11,9 +11,7 @@ Then 10,000 requests of 8 users, of which every 50th sends a video: the memory o
 room for eight clips, after each thousand. The first two thousand warm up allocators and caches.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import tempfile
 import time
@@ -28,6 +26,7 @@ import msgpack
 import numpy as np
 import psutil
 
+from benchmarks.figures import keep, parser_of
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.cluster import connect
 from pipelines.pictures.video_file import write_video
@@ -168,8 +167,7 @@ async def measure(url: str, video: bytes, starts: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     extra = 4 * ROOM
     with tempfile.TemporaryDirectory() as folder:
@@ -180,8 +178,7 @@ def main(argv: list[str] | None = None) -> None:
             report = asyncio.run(measure(url, Path(folder, "video.mp4").read_bytes(), extra - 1))
     report = {"config": CONFIG.to_dict(), "queries": QUERIES, "load": before} | report
     print(as_text(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 def as_text(report: dict) -> str:

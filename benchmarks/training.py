@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.figures import keep, parser_of
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS, open_sequence
 from pipelines.raw.folder import RawFolder
@@ -125,11 +126,10 @@ def measure(case: str, preset: str, store: str, steps: int) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--steps", type=int, default=60, help="of each run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="of all cases (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="file for the figures as JSON")
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)  # what the processes of the cases are told
     arguments = parser.parse_args(argv)
     if arguments.run:
@@ -155,8 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         row["efficiency"] = row["clips_per_second"] / one / sum(workers for workers, _ in CASES[case])
         print(f"{label:24}{row['clips_per_second']:8.2f}{row['efficiency']:14.2f}{row['data_wait']:11.1%}")
     print(f"targets: at least {EFFICIENCY} of twice one; data wait below {DATA_WAIT:.0%}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"preset": arguments.preset, "rounds": rounds, **figures}, indent=1) + "\n")
+    keep({"preset": arguments.preset, "rounds": rounds, **figures}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ asking every frame for its whole label of every point, which gives the same mask
 size; CPU seconds, one thread.
 """
 
-import argparse
 import itertools
-import json
 import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.timing import cpu_seconds
+from benchmarks.figures import keep, parser_of
+from benchmarks.timing import cpu_seconds, cpu_seconds_in_turn
 from pipelines.catalog import Catalog
 from pipelines.datasets import DATASETS
 from pipelines.geometry import transform
@@ -85,7 +84,7 @@ def measure_conversion(dataset: str, folder: Path) -> dict:
             resize(sequence.image(t), settings.image_size)
             sequence.depth(t), sequence.instance(t), sequence.normal(t, none, none)
 
-    plain, built, converted = (cpu_seconds(each, RUNS) for each in (decode_and_resize, build, convert))
+    plain, built, converted = cpu_seconds_in_turn(decode_and_resize, build, convert, runs=RUNS)
     return {
         "decode_and_resize_frames_per_second": len(times) / plain,
         "built_frames_per_second": len(times) / built,
@@ -179,8 +178,7 @@ def rests_by_whole_labels(truth: GroundTruth, points: Points) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
+    parser = parser_of(__doc__)
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
 
@@ -190,8 +188,7 @@ def main(argv: list[str] | None = None) -> None:
             report["conversion"][dataset] = measure_conversion(dataset, Path(folder))
 
     print(table(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
 
 
 def table(report: dict) -> str:
