@@ -36,6 +36,8 @@ class Faults:
     """Radians by which the world is believed to turn about the first camera's y axis from each frame to the next."""
     noise: float = 0.0
     """Of each coordinate, as a share of the depth, for each query by itself."""
+    elsewhen: float = 0.0
+    """Of each coordinate, likewise, where a point is asked for at another time than its own."""
     unseen: float = 0.0
     """Of each coordinate, as a share of the distance, where it is out of the view of the camera it is told in."""
     uv_noise: float = 0.0
@@ -155,6 +157,9 @@ class Oracle:
         faults = self.faults
         if faults.noise:
             xyz = xyz + faults.noise * np.abs(xyz[:, 2:]) * np.stack([chance.normal(i) for i in range(3)], axis=1)
+        if faults.elsewhen:
+            off = faults.elsewhen * np.stack([chance.normal(i) for i in (18, 19, 20)], axis=1)
+            xyz = np.where((t_tgt != t_src[source])[:, None], xyz + off * np.abs(xyz[:, 2:]), xyz)
         if faults.unseen:
             in_cam = project(xyz, scene.cameras.intrinsics[cam]) / [scene.width, scene.height]
             unseen = (xyz[:, 2] <= 0) | (in_cam < 0).any(axis=1) | (in_cam > 1).any(axis=1)

@@ -23,7 +23,10 @@ AGREEMENT = 0.01
 """Share of the distance by which two windows may always differ about one point."""
 
 NEAR = 3
-"""Beyond it, by so many times as much as is typical: of the points that go on, or of the landmarks of the seam."""
+"""Beyond it, by so many times as much as is typical of the points that go on."""
+
+HARDER = 3
+"""Where a point is at another time is known less well than a landmark at its own: by so many times, at most."""
 
 MOST_DISAGREEMENT = 0.2
 """But by no more than this, at which different things of a scene begin to be taken for one another."""
@@ -85,7 +88,7 @@ def compare(there: Tensor, here: Tensor, residual: float) -> Comparison:
         here: (P, K, C, 3), as the new one says of each candidate, in the unit of the other.
     """
     difference = (here - there[:, None]) / there.norm(dim=-1)[:, None, :, None]  # (P, K, C, 3)
-    near = difference.norm(dim=-1) < min(NEAR * max(AGREEMENT, residual), MOST_DISAGREEMENT)
+    near = difference.norm(dim=-1) < min(NEAR * max(AGREEMENT, HARDER * residual), MOST_DISAGREEMENT)
     left = difference.masked_fill(~near[..., None], torch.nan).nanquantile(0.5, dim=2).norm(dim=-1)
     votes = near.double().mean(dim=-1)
     return Comparison(torch.where(votes >= VOTES, left, torch.inf), votes)
@@ -96,7 +99,7 @@ def choose(seen: Tensor, compared: Comparison, residual: float) -> Tensor:
     for which most instants vote, and of which least is left.
 
     A model that is off by 5 % disagrees with itself by as much about what it knows well, so there is no fixed bound: no
-    more may be left than `NEAR` times what is typical of these points, or of the landmarks of the seam.
+    more may be left than `NEAR` times what is typical of these points, which the landmarks of the seam bound in turn.
 
     Args:
         seen: (P, K), as `Sightings.seen`; 0 is no candidate.
@@ -104,7 +107,7 @@ def choose(seen: Tensor, compared: Comparison, residual: float) -> Tensor:
     asked = compared.left[seen > 0].sort().values
     if len(asked) == 0:
         return torch.full((len(seen),), -1)
-    typical = max(AGREEMENT / NEAR, min(float(asked[int(len(asked) * RIGHT_SHARE / 2)]), residual))
+    typical = max(AGREEMENT / NEAR, min(float(asked[int(len(asked) * RIGHT_SHARE / 2)]), HARDER * residual))
     left = torch.where(seen > 0, compared.left, torch.inf)
     score = seen * compared.votes / (1 + (left / typical).square())
     best, which = score.masked_fill(left >= min(NEAR * typical, MOST_DISAGREEMENT), 0).max(dim=1)
