@@ -24,7 +24,7 @@ DatasetKey = Literal[
 ]
 
 
-HeldOutKey = Literal["bonn", "kitti", "sintel", "tum"]
+HeldOutKey = Literal["bonn", "kitti", "realestate10k", "sintel", "tum"]
 """What the field's benchmarks are made of: to evaluate on, never to train on."""
 
 

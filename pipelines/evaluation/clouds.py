@@ -8,11 +8,13 @@ P predicted, G true points at the pixels that have truth and are finite in both;
 | mean_shift         | P - mean(P) + mean(G)                                                  |
 | scale              | s P; WorldTrack's `global`                                             |
 | none               | P                                                                      |
+| moge               | s P + t, of the smallest relative error over a sample (`moge.py`)      |
 | sim3_closed, sim3  | as WorldTrack's evaluators fit them, in closed form and by RANSAC      |
 
 `l1_sum` is the mean over points of |dx| + |dy| + |dz|, `l1_mean_axis` a third of it, `l2` the mean distance
-(WorldTrack's EPE). The paper prints an "L1" without saying which. `apd` is WorldTrack's, of all pixels with truth: what
-is not finite is a miss.
+(WorldTrack's EPE). The paper prints an "L1" without saying which. MoGe's `rel` is the mean of distances by ||G||, and
+`delta` the share of distances below a quarter of the smaller of ||P|| and ||G||, P after the alignment. `apd` is
+WorldTrack's, of all pixels with truth: what is not finite is a miss.
 
 Frame by frame, several times over, so that a clip of a hundred maps needs the memory of a few.
 """
@@ -26,11 +28,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from scipy.spatial import KDTree
 
+from pipelines.evaluation import moge
 from pipelines.evaluation.similarity import MOST_PAIRS, Degenerate, Moments, Similarity
 from pipelines.evaluation.worldtrack import THRESHOLDS
 from pipelines.geometry import finite
 
-ALIGNMENTS = ("scale_mean_shift", "mean_shift", "scale", "none", "sim3_closed", "sim3")
+ALIGNMENTS = ("scale_mean_shift", "mean_shift", "scale", "none", "moge", "sim3_closed", "sim3")
+NEARER = 0.25  # of the shorter of two distances, strictly: of delta
 NEAR = 0.05  # metres, strictly: of the completion ratio
 NEAREST_POINTS = 50_000  # of each side, a sample
 
@@ -76,15 +80,18 @@ def cloud_scores(frames: Iterable[Maps]) -> dict[str, Any]:
         found["s"] = s = float(np.median(far) / np.median(said))
 
     fits = _alignments(frames, s, len(far), *sums / len(far))
-    totals = {name: np.zeros(2 + len(THRESHOLDS)) for name in fits}
+    totals = {name: np.zeros(4 + len(THRESHOLDS)) for name in fits}
     for maps in frames:
         g, p = maps.pairs
         for name, fit in fits.items():
-            off = fit(p) - g
-            length = np.linalg.norm(off, axis=1)
-            totals[name] += [np.abs(off).sum(), length.sum(), *((length <= near).sum() for near in THRESHOLDS)]
-    for name, (l1, l2, *hits) in totals.items():
-        means = {"l1_sum": l1, "l1_mean_axis": l1 / 3, "l2": l2}
+            said = fit(p)
+            length, away, said_away = (np.linalg.norm(points, axis=1) for points in (said - g, g, said))
+            near = length < NEARER * np.minimum(away, said_away)
+            with np.errstate(all="ignore"):
+                sums = [np.abs(said - g).sum(), length.sum(), (length / away).sum(), near.sum()]
+            totals[name] += [*sums, *((length <= bound).sum() for bound in THRESHOLDS)]
+    for name, (l1, l2, rel, near, *hits) in totals.items():
+        means = {"l1_sum": l1, "l1_mean_axis": l1 / 3, "l2": l2, "rel": rel, "delta": near}
         found[name] = {metric: float(total / len(far)) for metric, total in means.items()}
         found[name]["apd"] = float(np.mean(hits) / expected)
     if maps.truth.ndim == 3:
@@ -103,6 +110,8 @@ def _alignments(
         "scale": Similarity(s, same, np.zeros(3)),
         "none": Similarity(1.0, same, np.zeros(3)),
     }
+    if moge_fit := _moge(frames):
+        fits["moge"] = moge_fit
     rng = np.random.default_rng(0)
     chosen = rng.choice(count, MOST_PAIRS, replace=False) if count > MOST_PAIRS else np.arange(count)
     sample, begin = np.zeros((2, len(chosen), 3)), 0
@@ -120,6 +129,19 @@ def _alignments(
     with suppress(Degenerate):
         fits["sim3"] = Similarity.ransac(sample[1], sample[0], rng)
     return fits
+
+
+def _moge(frames: Iterable[Maps]) -> Similarity | None:
+    """None where nothing tells it, and of points that are no maps of pixels."""
+    sides: list[list[np.ndarray]] = [[], []]
+    for maps in frames:
+        if maps.truth.ndim != 3:
+            return None
+        used = moge.sampled(maps.used[None])
+        for side, points in zip(sides, (maps.truth, maps.predicted), strict=True):
+            side.append(moge.sampled(points[None])[used].astype(np.float64))
+    s, shift = moge.fit_affine(*(np.concatenate(side) for side in sides))
+    return Similarity(s, np.eye(3), shift) if np.isfinite(s) else None
 
 
 def nearest_of(frames: Iterable[Maps], fit: Similarity, count: int) -> dict[str, Any]:

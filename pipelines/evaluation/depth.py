@@ -12,6 +12,8 @@ looks at the truth alone. A = s P + t is compared with G.
 | lstsq                 | least squares                                                                              |
 | scale_exact           | the s that makes the sum of |A - G| smallest; where `scale` was to arrive                  |
 | scale_shift_exact     | the same with t; where `scale_shift` was to arrive                                         |
+| moge_scale            | the s that makes the sum of |A - G| / G smallest over 16 x 16 pixels a frame (`moge.py`)   |
+| moge_affine           | the same with t                                                                            |
 
 `scale` and `scale_shift` do not converge: a shift of 1.6 m is not found in 1,000 steps of 1e-4. They are what tables
 hold all the same, so they are kept to the letter, in float64.
@@ -23,6 +25,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 from scipy.optimize import minimize_scalar
+
+from pipelines.evaluation import moge
 
 MIN_SCALE = 1e-3
 ROUNDS = 10
@@ -116,6 +120,15 @@ def fit_scale_shift_exact(truth: Pixels, predicted: Pixels) -> tuple[float, floa
     return s, float(np.median(truth - s * predicted))
 
 
+def fit_moge_scale(truth: Pixels, predicted: Pixels) -> tuple[float, float]:
+    return moge.fit_scale(truth[:, None], predicted[:, None]), 0.0
+
+
+def fit_moge_affine(truth: Pixels, predicted: Pixels) -> tuple[float, float]:
+    s, t = moge.fit_affine(truth[:, None], predicted[:, None])
+    return s, float(t[0])
+
+
 FITS = {
     "metric": lambda truth, predicted: (1.0, 0.0),
     "median": fit_median,
@@ -124,7 +137,11 @@ FITS = {
     "lstsq": fit_lstsq,
     "scale_exact": fit_scale_exact,
     "scale_shift_exact": fit_scale_shift_exact,
+    "moge_scale": fit_moge_scale,
+    "moge_affine": fit_moge_affine,
 }
+SAMPLED = ("moge_scale", "moge_affine")
+"""Fitted to a sample."""
 
 
 def depth_scores(
@@ -162,7 +179,7 @@ def depth_scores(
         return wrong | counts | {"scale": float("nan"), "shift": float("nan")}
 
     with np.errstate(all="ignore"):  # parity has NaN
-        s, t = FITS[alignment](g, p)
+        s, t = FITS[alignment](*(_sample(truth, predicted, cap) if alignment in SAMPLED else (g, p)))
         aligned = s * p + t
         if clip is not None:
             aligned = np.minimum(aligned, clip)
@@ -170,6 +187,13 @@ def depth_scores(
     for name in DELTAS:
         scores[name] *= len(g) / counts["valid_pixels"]
     return scores | counts | {"scale": s, "shift": t}
+
+
+def _sample(truth: np.ndarray, predicted: np.ndarray, cap: float | None) -> tuple[Pixels, Pixels]:
+    """Of both, where there is truth and something finite was predicted."""
+    truth, predicted = (moge.sampled(depth).astype(np.float64) for depth in (truth, predicted))
+    used = valid_pixels(truth, cap) & np.isfinite(predicted)
+    return truth[used], predicted[used]
 
 
 def errors(g: Pixels, aligned: Pixels) -> dict[str, float]:

@@ -50,6 +50,7 @@ class VideoFrames:
         asked for at most; what comes after them is not even looked for. `index`: of this file, if it was made before.
         """
         self._file, self._where, self._first = file, where, first
+        self._container: av.container.InputContainer | None = None
         if index is not None:
             self.index = index
         if file.seek(0, io.SEEK_END) == 0:
@@ -128,7 +129,8 @@ class VideoFrames:
     def close(self) -> None:
         """Let go of what FFmpeg holds, some frames that were decoded among it, without waiting to be collected."""
         self._decoder = None
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -136,7 +138,8 @@ class VideoFrames:
 
     def _open(self) -> None:
         """At its start, with nothing decoded."""
-        self._next, self._decoder = 0, None
+        self.close()
+        self._next = 0
         self._file.seek(0)
         with self._reading():
             self._container = open_container(self._file)

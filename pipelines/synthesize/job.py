@@ -27,6 +27,7 @@ Twin = Literal[
     "bonn",
     "tum",
     "kitti",
+    "realestate10k",
     "bonn_prepared",
     "tum_prepared",
     "kitti_prepared",
@@ -45,6 +46,7 @@ BENCHMARKS_OF = {
     "bonn": ["depth", "pose"],
     "kitti": ["depth"],
     "tum": ["pose"],
+    "realestate10k": ["pose"],
     "bonn_prepared": ["depth", "pose"],
     "tum_prepared": ["pose"],
     "kitti_prepared": ["depth"],
@@ -102,8 +104,8 @@ def synthesize(
 
     Args:
         dataset: Whose official layout (tartanair_v2 is another one of tartanair; tapvid3d, worldtrack, hidden, sintel,
-            bonn, tum and kitti are benchmarks, ..._prepared as evaluation codes lay them out); with "all", each to
-            train on gets a folder of its name below OUT.
+            bonn, tum, kitti and realestate10k are benchmarks, ..._prepared as evaluation codes lay them out); with
+            "all", each to train on gets a folder of its name below OUT.
         out: A folder that is new or empty, on a disk that all workers share.
         scenes: Number of scenes per dataset.
         frames: Frames per scene.

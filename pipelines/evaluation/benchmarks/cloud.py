@@ -38,7 +38,14 @@ from pipelines.pictures.drawing import below, beside, caption, depth_colours, de
 from pipelines.problems import counted
 from pipelines.results.asked import Asked
 
-METRICS = {"l1_sum": "l1_sum", "l1_mean_axis": "l1_mean_axis", "l2": "epe", "apd": "apd"}
+METRICS = {
+    "l1_sum": "l1_sum",
+    "l1_mean_axis": "l1_mean_axis",
+    "l2": "epe",
+    "apd": "apd",
+    "rel": "rel",
+    "delta": "delta",
+}
 WORLDTRACK = {"po_mini": 50, "tum": None}  # clips of the release, where that is known
 FRAMES, NEAREST, FARTHEST = 64, 0.1, 5.0  # of WorldTrack; metres, strictly
 SHOWN, SIDE = 3, 420  # of the picture
@@ -56,6 +63,8 @@ class PointClouds(Benchmark):
         "l1_mean_axis": "L1 per axis, m ↓",
         "epe": "EPE, m ↓",
         "apd": "APD ↑",
+        "rel": "Rel ↓",
+        "delta": "distance < 25 % ↑",
         "accuracy": "accuracy, m ↓",
         "completion": "completion, m ↓",
         "completion_ratio": "completion < 5 cm ↑",

@@ -1,4 +1,7 @@
-"""Camera paths on Sintel, Bonn, TUM and ScanNet, or any truth in TUM's format: ATE and RPE after Sim(3), and AUC@30.
+"""Camera paths: ATE and RPE after Sim(3), and AUC@30.
+
+On Sintel, Bonn, TUM and ScanNet, or any truth in TUM's format; on RealEstate10K and CO3D, of which the field prints
+AUC@30, and whose lengths have a unit of their own.
 
 A path that cannot be aligned (a camera that stands still, a line) has no ATE and no RPE-T, keeps its RPE-R, and is
 counted. A path with a camera that could not be told fails: it has no scores, and is listed with its reason.
@@ -9,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from pipelines.datasets import reader
 from pipelines.evaluation import pose
 from pipelines.evaluation.benchmarks.benchmark import (
     Benchmark,
@@ -27,6 +31,10 @@ from pipelines.geometry import inverse
 from pipelines.results.asked import Asked
 
 DRAWN = 10  # frames of a scene, as VGGT draws them
+BY_CATEGORY = "co3d"
+"""Scores are means over its categories, each that over its sequences; with as many pairs in each, that is pooling."""
+WORDS = ("reason", "drawn", "category")
+"""What is told of a clip, and is no score."""
 
 
 class CameraPose(Benchmark):
@@ -46,7 +54,7 @@ class CameraPose(Benchmark):
     rules = (
         "Sim(3) by Umeyama over all frames; RPE of neighbouring frames, root mean squares; AUC@30 over all pairs of "
         f"frames of a sequence, or of {DRAWN} drawn by generator 0, VGGT's bins; plain mean over the sequences "
-        "that have the score"
+        "that have the score, on CO3D over categories; lengths on RealEstate10K and CO3D are no metres"
     )
 
     def find(self, data: Sequence[str]) -> Found:
@@ -70,6 +78,8 @@ class CameraPose(Benchmark):
         right = truth.world_from_cam
         said = require_shape(prediction, "world_from_cam", right.shape, truth.where)
         row: Scores = {"frames": len(truth)} | pair_scores(said, right, "pairs")
+        if truth.name.subset == BY_CATEGORY:
+            row["category"] = reader(BY_CATEGORY).scene_of(truth.name.name)
         drawn = drawn_frames(right)
         row |= pair_scores(said[drawn], right[drawn], "ten_frames") | {"drawn": " ".join(map(str, drawn.tolist()))}
         try:
@@ -94,9 +104,16 @@ class CameraPose(Benchmark):
         return row
 
     def summary(self, rows: Sequence[Scores]) -> Scores:
-        kept = [{key: value for key, value in row.items() if key not in ("reason", "drawn")} for row in rows]
+        kept = [{key: value for key, value in row.items() if key not in WORDS} for row in rows]
         not_alignable = sum(row["alignable"] == 0 for row in rows)
-        return plain_means(kept) | {"clips": len(rows), "not_alignable": not_alignable}
+        categories = sorted({row["category"] for row in rows if "category" in row})
+        if not categories:
+            return plain_means(kept) | {"clips": len(rows), "not_alignable": not_alignable}
+        means = []
+        for category in categories:
+            of_it = plain_means([scores for scores, row in zip(kept, rows, strict=True) if row["category"] == category])
+            means.append({key: value for key, value in of_it.items() if not key.endswith("#")})
+        return plain_means(means) | {"clips": len(rows), "categories": len(categories), "not_alignable": not_alignable}
 
     def picture(self, truth: SequenceClip, prediction: Prediction, title: str) -> np.ndarray:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

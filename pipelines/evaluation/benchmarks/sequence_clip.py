@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float32, Float64, UInt8
 
-from pipelines.catalog import FOLDER
+from pipelines.catalog import FOLDER, Catalog
 from pipelines.datasets import open_sequence, reader
 from pipelines.evaluation.benchmarks.benchmark import NOT_PUBLISHED, ClipName, Found
 from pipelines.geometry import inverse
@@ -18,6 +18,7 @@ from pipelines.problems import counted
 from pipelines.raw.folder import RawFolder
 from pipelines.results.selection import Selection
 from pipelines.results.sources import Source, Video, read_video, video_digest
+from pipelines.sequence import Excluded
 from pipelines.sequence import Sequence as RawSequence
 
 LAYOUT = "give the folders of its datasets as they are shipped"
@@ -101,7 +102,7 @@ class SequenceClip:
 
 
 def find_sequences(key: str, data: Sequence[str]) -> Found:
-    """Of each dataset that lies in the folders, the sequences of the published list; if none of it is there, all.
+    """Of each dataset that lies in the folders, the sequences that the field takes; if none of these is there, all.
 
     No clips if there is no dataset.
     """
@@ -112,16 +113,47 @@ def find_sequences(key: str, data: Sequence[str]) -> Found:
         ]
         if not there:
             continue
-        listed = set(rule["sequences"])
-        chosen = [clip for clip in there if clip.name.rpartition("/")[2] in listed]
-        told[subset] = f"{len(chosen)} of {len(listed)} sequences"
-        whole &= len(chosen) == len(listed)
-        if chosen:
-            missing += sorted(f"{subset}/{name}" for name in listed - {clip.name.rpartition("/")[2] for clip in chosen})
+        if "sequences" in rule:
+            chosen, gone, told[subset] = _listed(there, set(rule["sequences"]))
+            missing += sorted(f"{subset}/{name}" for name in gone)
+            whole &= not gone and bool(chosen)
         else:
-            told[subset] = f"{counted(len(there), 'sequence')}, none of the published list"
+            chosen, told[subset] = _held_out(there, rule.get("least", 2))
+            whole = False
         clips += chosen or there
     return Found(clips, missing, ", ".join(told) + ("" if whole else NOT_PUBLISHED), told)
+
+
+def _listed(there: Sequence[ClipName], listed: set[str]) -> tuple[list[ClipName], set[str], str]:
+    """Those of a published list, what is missing of it, and how much of it there is."""
+    chosen = [clip for clip in there if clip.name.rpartition("/")[2] in listed]
+    if not chosen:
+        return [], set(), f"{counted(len(there), 'sequence')}, none of the published list"
+    gone = listed - {clip.name.rpartition("/")[2] for clip in chosen}
+    return chosen, gone, f"{len(chosen)} of {len(listed)} sequences"
+
+
+def _held_out(there: Sequence[ClipName], least: int) -> tuple[list[ClipName], str]:
+    """Those of the catalog's test split with so many frames, where no list is published."""
+    subset = there[0].subset
+    catalog, dataset = Catalog.load(subset), reader(subset)
+    chosen = [clip for clip in there if catalog.split_of(dataset.scene_of(clip.name)) == "test"]
+    if least > 2:
+        chosen = [clip for clip in chosen if _is_as_long(clip, least)]
+    rule = f" of the test split with at least {least} frames" if least > 2 else ""
+    if not chosen:
+        return [], f"{counted(len(there), 'sequence')}, none{rule}"
+    return chosen, f"{counted(len(chosen), 'sequence')}{rule}"
+
+
+def _is_as_long(clip: ClipName, least: int) -> bool:
+    """Also where it cannot be opened, so that it is not passed over in silence; False if its dataset leaves it out."""
+    try:
+        return len(open_sequence(clip.subset, clip.data, clip.name)) >= least
+    except Excluded:
+        return False
+    except ValueError:
+        return True
 
 
 def open_clip(key: str, clip: ClipName) -> SequenceClip:
