@@ -1,5 +1,6 @@
 """The one door for video: it reads what a file shows, opens nothing else, and never shows what was made up."""
 
+import gc
 import http.server
 import io
 import random
@@ -341,6 +342,23 @@ def test_frames_that_were_shown_are_let_go():
         video.shown(t)
         held.append(resident_bytes("RssAnon"))
     assert held[-1] - held[20] < 40e6
+
+
+def test_what_decoded_the_first_frame_is_let_go_when_a_file_is_opened_again():
+    """Some frames of 1080p, of 3 MB each, are decoded to know the size; the garbage collector would come for them late."""
+    content = write(count=8, frame=lambda k: np.full((1080, 1920, 3), k, np.uint8), preset="ultrafast", refs="4")
+    gc.collect()
+    gc.disable()
+    try:
+        held = []
+        for _ in range(12):
+            video = opened(content)
+            video.shown_size, video.digest, video.shown(2)
+            video.close()
+            held.append(resident_bytes("RssAnon"))
+    finally:
+        gc.enable()
+    assert held[-1] - held[2] < 30e6
 
 
 def test_a_long_large_video_needs_memory_for_a_few_frames(tmp_path):
