@@ -345,8 +345,8 @@ def test_frames_that_were_shown_are_let_go():
 
 
 def test_what_decoded_the_first_frame_is_let_go_when_a_file_is_opened_again():
-    """Some frames of 1080p, of 3 MB each, are decoded to know the size; the garbage collector would come for them late."""
-    content = write(count=8, frame=lambda k: np.full((1080, 1920, 3), k, np.uint8), preset="ultrafast", refs="4")
+    """Some frames of 1080p, 3 MB each, are decoded to know the size: the garbage collector would come late for them."""
+    content = write(count=8, frame=lambda k: np.full((1080, 1920, 3), k, np.uint8), preset="ultrafast")
     gc.collect()
     gc.disable()
     try:
