@@ -24,7 +24,7 @@ a recipe with another learning rate.
 | adamw_torch_start | both of these                                                                         |
 | plain             | all eight                                                                             |
 | plain_muon        | all but AdamW                                                                         |
-| ..._again         | ours and plain with other fresh weights and clips in another order: what chance does  |
+| ..._again         | ours, adamw and plain with other fresh weights and order of clips: what chance does   |
 """
 
 import argparse
@@ -136,11 +136,12 @@ def main(argv: list[str] | None = None) -> None:
     out = arguments.out or Path(__file__).parent / "results" / f"learning_{arguments.setting}"
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    clips = make_clips(setting)
+    asked = arguments.only or [(name, None) for name in RECIPES]
+    clips = make_clips(setting, [name for name, _ in asked])
     with ProcessPoolExecutor(max_workers=arguments.processes, mp_context=get_context("spawn")) as pool:
         jobs = {
             name if rate is None else f"{name}@{rate:g}": pool.submit(train, name, setting, rate, clips, steps)
-            for name, rate in arguments.only or [(name, None) for name in RECIPES]
+            for name, rate in asked
         }
         for name, job in jobs.items():
             (out / f"{name}.json").write_text(json.dumps(job.result(), indent=1) + "\n")

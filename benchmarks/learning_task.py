@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -121,11 +122,12 @@ RECIPES = {
     "plain": Recipe("plain", 0.1, "paper", "metric", mean_per_worker=True, fresh="torch", optimiser="adamw"),
     "plain_muon": Recipe("plain", 0.1, "paper", "metric", mean_per_worker=True, fresh="torch"),
 }
-RECIPES |= {name + AGAIN: replace(RECIPES[name], seed=1) for name in ("ours", "plain")}
+RECIPES |= {name + AGAIN: replace(RECIPES[name], seed=1) for name in ("ours", "adamw", "plain")}
 
 
-def clips_of(setting: Setting, dataset: str, split: str, index: int) -> dict[Draw, list[ClipData]]:
-    """The clips of one synthetic scene: to learn from, with each way of drawing queries; else as they are judged."""
+def clips_of(setting: Setting, draws: set[Draw], dataset: str, split: str, index: int) -> dict[Draw, list[ClipData]]:
+    """The clips of one synthetic scene: to learn from, with each of these ways of drawing queries; else as they are
+    judged."""
     learn, frames = split == "learn", setting.model.clip_frames
     settings = replace(setting.settings, dataset=dataset, samples=SAMPLES if learn else 1)
     catalog, found = Catalog.load(dataset), {}
@@ -133,7 +135,7 @@ def clips_of(setting: Setting, dataset: str, split: str, index: int) -> dict[Dra
         # A scan may lose its pose in the middle: two frames more leave room for two clips around it.
         row = {"dataset": dataset, "root": raw, "index": index}
         write_sequence(row, frames=2 * frames + 2, size="small", seed=SETS.index(split))
-        for draw in DRAWS if learn else (JUDGED,):
+        for draw in draws if learn else (JUDGED,):
             for name, share in (OURS | DRAWS[draw]).items():
                 setattr(query_drawing, name, share)
             found[draw] = []
@@ -143,17 +145,18 @@ def clips_of(setting: Setting, dataset: str, split: str, index: int) -> dict[Dra
     return found
 
 
-def make_clips(setting: Setting) -> dict[tuple[str, Draw], ByDataset]:
-    """All clips, by set and way of drawing."""
+def make_clips(setting: Setting, recipes: Iterable[str]) -> dict[tuple[str, Draw], ByDataset]:
+    """All clips that these recipes need, by set and way of drawing."""
+    draws = {RECIPES[name].draw for name in recipes}
     jobs = [
-        (setting, dataset, split, index)
+        (setting, draws, dataset, split, index)
         for split, count in zip(SETS, setting.scenes, strict=True)
         for dataset in DATASETS
         for index in range(count)
     ]
     made: dict[tuple[str, Draw], ByDataset] = {}
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        for (_, dataset, split, _), found in zip(jobs, pool.map(clips_of, *zip(*jobs, strict=True)), strict=True):
+        for (_, _, dataset, split, _), found in zip(jobs, pool.map(clips_of, *zip(*jobs, strict=True)), strict=True):
             for draw, clips in found.items():
                 made.setdefault((split, draw), {}).setdefault(dataset, []).extend(clips)
     return made

@@ -67,7 +67,7 @@ def test_queries_are_drawn_as_the_recipe_says(monkeypatch):
     """Edges get 30 % or what chance gives; t_cam = t_tgt in 40 % and a quarter of the rest, or in a quarter of all."""
     for name in OURS:
         monkeypatch.setattr(query_drawing, name, OURS[name])  # what `clips_of` sets is put back
-    found = clips_of(TINY, "kubric", "learn", 0)
+    found = clips_of(TINY, set(DRAWS), "kubric", "learn", 0)
     edges, same = {}, {}
     for draw, clips in found.items():
         queries = np.concatenate([clip.queries.ravel() for clip in clips])
@@ -80,7 +80,7 @@ def test_queries_are_drawn_as_the_recipe_says(monkeypatch):
         assert same[draw] == pytest.approx(0.4 + 0.6 / 4, abs=0.03)
     for draw in ("plain", "free_cameras"):
         assert same[draw] == pytest.approx(1 / 4, abs=0.03)
-    unseen = [clips_of(TINY, "kubric", split, 0)[JUDGED][0].video for split in ("choose", "report")]
+    unseen = [clips_of(TINY, set(), "kubric", split, 0)[JUDGED][0].video for split in ("choose", "report")]
     videos = [found["plain"][0].video, *unseen]
     assert not any(np.array_equal(a, b) for i, a in enumerate(videos) for b in videos[:i])
 
