@@ -20,7 +20,7 @@ from pipelines.log import say
 from pipelines.problems import Problems, alike
 from pipelines.raw.place import absolute, lasting
 from pipelines.results.asked import Asked
-from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, is_answered
+from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, digest_told, is_answered
 from pipelines.results.finding import find_sources
 from pipelines.results.given import read_intrinsics, read_points, read_poses
 from pipelines.results.selection import Selection, check_windows
@@ -211,7 +211,8 @@ def _undone(
                 asked.check(*check_video(source, selection, asked.least), str(source))
             if not there:
                 return False
-            claim = request | {"video": video_digest(source, selection)}
+            known = digest_told(uri, source.uri) if done else None
+            claim = request | {"video": known or video_digest(source, selection)}
         except ValueError as error:
             failed[source.name] = str(error)
             return True

@@ -393,6 +393,47 @@ def test_a_teacher_is_asked_once_about_a_video(place, tmp_path, monkeypatch):
     assert json.loads((tmp_path / f"out/one/{ADAPTED}").read_text())["labels"]["from"] == changes["teacher"]
 
 
+TRACKER = """
+import numpy as np
+
+
+def labels(frames):
+    (T, H, W, _), calls = frames.shape, open("calls", "a")
+    print(frames.dtype, T, H, W, file=calls)
+    uv = np.random.default_rng(0).random((40, 2), np.float32)
+    t_tgt = np.tile(np.arange(T), 40)
+    asked = {"uv_norm": uv.repeat(T, axis=0), "t_src": 0 * t_tgt, "t_tgt": t_tgt, "t_cam": t_tgt}
+    return asked | {"uv_tgt": asked["uv_norm"], "visible": np.ones(40 * T, bool)}
+
+
+def broken(frames):
+    raise MemoryError("of the tracker")
+"""
+
+
+def test_a_function_of_the_user_is_a_teacher_asked_once(place, tmp_path, monkeypatch):
+    """It gets frames as they are shown; when its file changes, it is asked again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_tracker.py").write_text(TRACKER)
+    changes = {"labels": None, "teacher": "python:my_tracker:labels"}
+    for lr in (LR, LR / 2):
+        work, (row,) = adapter(place, tmp_path / "out", **changes, lr=lr)
+        work(row)
+        os.rename(tmp_path / "out/one", tmp_path / f"adapted-{lr:g}")
+    assert (tmp_path / "calls").read_text() == f"uint8 {FRAMES} {SCENE.height} {SCENE.width}\n"
+    about = json.loads((tmp_path / f"adapted-{LR:g}/{ADAPTED}").read_text())
+    assert about["labels"]["from"] == changes["teacher"]
+    assert about["labels"]["learnt"] > 0
+
+    work, (row,) = adapter(place, tmp_path / "out", **changes | {"teacher": "python:my_tracker:broken"})
+    with pytest.raises(ValueError, match=r"--teacher python:my_tracker:broken failed \(MemoryError: of the tracker\)"):
+        work(row)
+    for name in ("python:my_tracker:nothing", "python:no_tracker:labels", "python:labels", "python:my_tracker:np"):
+        with pytest.raises(ValueError, match=f"--teacher {name}"):
+            adapter(place, tmp_path / "out", **changes | {"teacher": name})
+
+
 def test_another_request_is_not_answered_by_an_old_one(place, tmp_path, capsys):
     work, (row,) = adapter(place, tmp_path / "out")
     assert not row["task"].done

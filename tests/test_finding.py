@@ -244,6 +244,18 @@ def test_a_video_that_changes_under_the_hands_is_named(tmp_path):
         video.clip[[0, 1]]
 
 
+def test_a_video_that_is_only_touched_is_the_same(tmp_path):
+    write_video(tmp_path / "clip.mp4", TWO.repeat(3, axis=0), 10.0)
+    video = look_at(Source(str(tmp_path / "clip.mp4")), Selection(), 16)
+    (tmp_path / "clip.mp4").touch()
+    assert video.clip[[0, 1]].shape == (2, 16, 16, 3)
+    (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    linked = look_at(Source(str(tmp_path / "link.mp4")), Selection(), 16)
+    write_video(tmp_path / "clip.mp4", TWO[::-1].repeat(3, axis=0), 10.0)
+    with pytest.raises(ValueError, match=r"link\.mp4 has changed since its first frame was read"):
+        next(iter(linked.frames))
+
+
 def test_images_of_several_sizes_are_no_video(tmp_path):
     """Known before any is decoded, so that it is refused before the work."""
     folder = images(tmp_path / "frames", 3)

@@ -27,6 +27,7 @@ from pipelines.models import load_model, model_digest, model_version
 from pipelines.pictures.drawing import fitted
 from pipelines.pictures.video_file import write_video
 from pipelines.raw.place import open_place
+from pipelines.raw.video import VideoFrames
 from pipelines.results.asked import Asked
 from pipelines.results.files import FIELDS, TASKS
 from pipelines.results.finding import find_sources
@@ -273,6 +274,29 @@ def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_p
     (tmp_path / "moving" / "diary.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists already and is not overwritten"):
         infer(**request | {"out": str(tmp_path)}, num_frames=4, grid=5)
+
+
+def test_a_file_that_nobody_touched_is_not_read_again(results, checkpoint, tmp_path, monkeypatch):
+    """Unlike one that has another content now, though it has its old size and its old time."""
+    video = results.parent / "moving.mp4"
+    request = {"model": checkpoint, "video": [str(video)], "out": str(results), "num_frames": 4, "grid": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoFrames, "index", property(lambda self: pytest.fail(f"{self} was read")))
+        infer(**request)
+
+    before, content = video.stat(), video.read_bytes()
+    other = bytearray(content)
+    with av.open(io.BytesIO(content)) as container:
+        third = [bytes(packet) for packet in container.demux(video=0) if packet.size][2]
+    other[content.index(third) + len(third) // 2] ^= 1
+    try:
+        video.write_bytes(other)
+        os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(ValueError, match=r"moving holds results of another request \(video was"):
+            infer(**request)
+    finally:
+        video.write_bytes(content)
+    infer(**request)  # touched, and the same
 
 
 def test_raw_sequences_go_to_s3(ray_cluster, checkpoint, tmp_path, s3_uri):

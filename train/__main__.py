@@ -104,7 +104,8 @@ def adapt(
         video: Video files or folders of images.
         out: Folder or s3:// URI; OUT/NAME is a checkpoint for the video of that name, for infer --model.
         labels: Pseudo-labels: a .npz file of one video, or a folder with NAME.npz for each. See docs/adapt.md.
-        teacher: Or a model that makes them, named as --model; what it says of a video is kept in OUT.
+        teacher: Or a model that makes them, named as --model, or python:MODULE:FUNCTION, a function of yours; what it
+            says of a video is kept in OUT.
         truth: True answers in files like --labels: for the report, before and after; nothing is chosen by them.
         start: First frame to take, counted from 0.
         step: Take every so many-th frame.

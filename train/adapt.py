@@ -1,14 +1,15 @@
 """Test-time adaptation: a model learns from what others believe of one video, and is judged by what it has not seen.
 
 The encoder rests, and all else that makes the memory of a clip; so that is computed once, and a step is only a decode.
-Losses are those of training but for the confidence, which would learn how far the pseudo-labels are off. A part of the
-labelled points is held out: where their loss no longer falls, it ends, and the best weights are kept; those of the
-start if none were better.
+Losses are those of training but for the confidence, which would learn how far the pseudo-labels are off; where no
+positions are labelled, those of `track_terms.py` too. A part of the labelled points is held out: where their loss no
+longer falls, it ends, and the best weights are kept; those of the start if none were better.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -27,11 +28,13 @@ from train.query_batch import QueryBatch
 from train.recipe import LossConfig, OptimConfig
 from train.state import TrainState
 from train.step import train_step
+from train.track_terms import Drawn, TrackLabels, track_loss
 
 QUERIES = 2048  # of a step, at most
 CHECK_EVERY = 10  # steps, after which the held-out loss is looked at
 PATIENCE = 5  # looks without a better one, after which it ends
 WARMUP_STEPS = 10
+LOOKED_AT = 4  # times as many tracks of the held-out ones as are learnt from in a step
 FINAL_SHARE = 0.8  # of the learning rate, at the last step (St4RTrack: 5e-5 to 4e-5)
 DATASETS = ("video",)
 
@@ -46,12 +49,22 @@ class LabelledClip:
     truth: Columns | None = None
     """To report by, never to choose by."""
 
+    @cached_property
+    def tracks(self) -> TrackLabels:
+        """Of what is learnt."""
+        return TrackLabels.of(self.learnt)
+
     def batch(self, columns: Columns, rows: np.ndarray | None = None) -> QueryBatch:
         """The rows of these columns, or all, as a batch of one clip, on the model's device."""
-        asked = {name: column if rows is None else column[rows] for name, column in columns.items() if name != "weight"}
+        kept = {name: column for name, column in columns.items() if name not in ("weight", "depth")}
+        asked = kept if rows is None else {name: column[rows] for name, column in kept.items()}
         tensors = {name: torch.from_numpy(column)[None] for name, column in asked.items()}
         tensors |= {"video": self.memory.video, "aspect": self.memory.aspect, "dataset": torch.zeros(1).long()}
         return QueryBatch.from_columns(tensors, DATASETS).to(self.memory.tokens.device)
+
+    def track_loss(self, model: D4RT, columns: Columns, drawn: Drawn) -> Tensor:
+        """() of rows drawn from these columns."""
+        return track_loss(partial(model.decode, self.memory), columns, drawn, self.memory.aspect.item(), model.device)
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ def adapt(
             rows = rng.choice(len(chance[number]), min(QUERIES, len(chance[number])), p=chance[number])
             state.network.memory = clips[number].memory
             try:
-                taken.append(train_step(state, clips[number].batch(clips[number].learnt, rows), config)["loss"])
+                taken.append(learn(state, clips[number], rows, rng, config))
             except TrainingDiverged as error:
                 ended = str(error)
                 break
@@ -155,6 +168,22 @@ def adapt(
                 parameter.copy_(value)
         after = all_scores(model, clips, config.loss) if best_step else before
     return Report(before, after, curve, best_step, state.step, ended)
+
+
+def learn(
+    state: TrainState, clip: LabelledClip, rows: np.ndarray, rng: np.random.Generator, config: TrainConfig
+) -> float:
+    """Take a step with these rows; its loss."""
+    if not len(clip.tracks):
+        return train_step(state, clip.batch(clip.learnt, rows), config)["loss"]
+    found, drawn = [], clip.tracks.draw(rng)
+
+    def of_tracks() -> Tensor:
+        found.append(clip.track_loss(state.model, clip.learnt, drawn))
+        return found[0]
+
+    metrics = train_step(state, clip.batch(clip.learnt, rows), config, of_tracks)
+    return metrics["loss"] + found[0].item()
 
 
 def recipe(model: D4RT, steps: int, lr: float) -> TrainConfig:
@@ -201,7 +230,7 @@ def all_scores(model: D4RT, clips: Sequence[LabelledClip], config: LossConfig) -
 def scores(model: D4RT, clips: Sequence[LabelledClip], labels: Sequence[Columns], config: LossConfig) -> Scores:
     """Of the model's answers about each clip against its labels; those that weigh more count more in the loss."""
     sums, weights = torch.zeros(len(losses.TERMS)), torch.zeros(len(losses.TERMS))
-    relative, distance, right = [], [], []
+    relative, distance, right, of_tracks = [], [], [], []
     for clip, columns in zip(clips, labels, strict=True):
         batch = clip.batch(columns)
         with half_on_gpu(model.device):
@@ -210,13 +239,19 @@ def scores(model: D4RT, clips: Sequence[LabelledClip], labels: Sequence[Columns]
         for i, (value, mask) in enumerate(losses.loss_terms(prediction, batch, config, 0).values()):
             sums[i] += torch.where(mask, value * weight, 0).sum().cpu()
             weights[i] += torch.where(mask, weight, 0).sum().cpu()
+        tracks = TrackLabels.of(columns)
+        if len(tracks):
+            drawn = tracks.draw(np.random.default_rng(SEED), times=LOOKED_AT)
+            with half_on_gpu(model.device):
+                of_tracks.append(clip.track_loss(model, columns, drawn).item())
         known = losses.term_masks(batch, config)
         relative.append(losses.relative_error(prediction, batch)[known["l3d"]])
         distance.append((prediction.uv_tgt - batch.uv_tgt).norm(dim=-1)[known["l2d"]])
         right.append((prediction.visible == batch.visible)[known["lvis"]].float())
     means = sums / weights.clamp(min=1e-12)
+    loss = sum(getattr(config, name) * mean for name, mean in zip(losses.TERMS, means.tolist(), strict=True))
     return Scores(
-        loss=sum(getattr(config, name) * mean for name, mean in zip(losses.TERMS, means.tolist(), strict=True)),
+        loss=loss + (float(np.mean(of_tracks)) if of_tracks else 0.0),
         median_relative_error=_over(relative, torch.median),
         uv_error=_over(distance, torch.mean),
         visibility_accuracy=_over(right, torch.mean),

@@ -28,6 +28,7 @@ from train.adapt_video import AdaptVideo, Task
 from train.config import STEPS
 from train.label_split import deal
 from train.pseudo_labels import PseudoLabels, read_labels
+from train.teacher import FUNCTION, function_digest
 
 READERS = 8  # videos that are looked at together, before the work
 HIGHEST_LR = 1.0
@@ -95,7 +96,9 @@ def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict
     clip_frames, size = loaded.config.clip_frames, 4 * sum(x.numel() for x in loaded.parameters())
     request = {"model_digest": model_digest(loaded), **vars(asked.selection), "steps": asked.steps, "lr": asked.lr}
     teacher = None
-    if asked.teacher is not None:
+    if asked.teacher is not None and asked.teacher.startswith(FUNCTION):
+        teacher, request["teacher"] = asked.teacher, function_digest(asked.teacher)
+    elif asked.teacher is not None:
         teacher = model_version(asked.teacher)
         loaded = load_model(teacher)
         if loaded.config.clip_frames < clip_frames:

@@ -55,7 +55,8 @@ def countable(columns: Columns) -> int:
     known = {name: int((columns["valid"] & bit > 0).sum()) for name, bit in VALID_BITS.items()}
     if known["xyz"] < MIN_POINTS:
         known["xyz"] = known["displacement"] = 0
-    return sum(known.values())
+    depths = int(np.isfinite(columns["depth"]).sum())
+    return sum(known.values()) + (depths if depths >= MIN_POINTS else 0)
 
 
 def window_of(columns: Columns, plan: WindowPlan) -> Int64[np.ndarray, "Q"]:

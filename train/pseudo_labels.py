@@ -12,10 +12,11 @@
 | `visible`                   | (Q,) bool        | seen in frame `t_tgt`                                            |
 | `displacement`              | (Q, 3) float     | the point at `t_tgt` minus the point at `t_src`                  |
 | `normal`                    | (Q, 3) float     | of its surface, unit length                                      |
+| `depth`                     | (Q,) float       | z of `xyz`, where no more is known of it; above 0, any one unit  |
 | `xyz_known` and so on       | (Q,) bool        | optional: the rows in which that label is known; by default all  |
 | `weight`                    | (Q,) float       | optional, >= 0: how often a row is learnt from; 0 never          |
 
-One of the five labels is enough; what is not there is masked. Conventions as everywhere: docs/formats.md.
+One of the six labels is enough; what is not there is masked. Conventions as everywhere: docs/formats.md.
 """
 
 import hashlib
@@ -39,7 +40,8 @@ MOST_LABELS = 10_000_000  # a file of them is 500 MB
 UNIT_TOLERANCE = 1e-2  # of the length of a normal; files may be float16
 
 Columns = dict[str, np.ndarray]
-"""`ASKED`, the five labels, `valid` and `flags` as in query_table.py, and `weight`, with Q rows each."""
+"""`ASKED`, five labels, `valid` and `flags` as in query_table.py, `weight`, and `depth`, NaN where it is not known: Q
+rows of each."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class PseudoLabels:
     @classmethod
     def of(cls, clip: tuple[int, int, int], given: Columns, where: str, video: str | None = None) -> "PseudoLabels":
         """From the arrays of a file, without `clip` and `video`. ValueError, naming `where`, for what is no label."""
-        unknown = sorted(set(given) - {*ASKED, *SHAPES, "weight", *(f"{name}_known" for name in SHAPES)})
+        known_names = {*SHAPES, "depth"}
+        unknown = sorted(set(given) - {*ASKED, *known_names, "weight", *(f"{name}_known" for name in known_names)})
         if unknown:
             raise ValueError(f"{where} has {', '.join(unknown)}, which no label is called: see docs/adapt.md")
         if missing := [name for name in ASKED if name not in given]:
@@ -76,14 +79,17 @@ class PseudoLabels:
         _require_range(columns, clip[0], where)
 
         columns["valid"], columns["flags"] = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
-        columns["weight"] = _array(given, "weight", (count,), "f", where) if "weight" in given else np.ones(count)
+        evenly = {"weight": np.ones(count, np.float32)}
+        columns["weight"] = _array(evenly | given, "weight", (count,), "f", where)
         if not (np.isfinite(columns["weight"]) & (columns["weight"] >= 0)).all():
             raise ValueError(f"{where}: a weight is negative or no number; 0 is for rows not to learn from")
         for name in SHAPES:
             columns[name], known = _label(given, name, count, where)
             columns["valid"] |= np.where(known & (columns["weight"] > 0), VALID_BITS[name], 0).astype(np.uint8)
-        if not columns["valid"].any():
-            raise ValueError(f"{where} has no label: one of {', '.join(SHAPES)} must be known in some row")
+        depth, known = _label(given, "depth", count, where)
+        columns["depth"] = np.where(known & (columns["weight"] > 0), depth, np.float32(np.nan))
+        if not (columns["valid"].any() or np.isfinite(columns["depth"]).any()):
+            raise ValueError(f"{where} has no label: one of {', '.join(SHAPES)}, depth must be known in some row")
         return cls(clip, columns, video)
 
     def require_of(self, clip: tuple[int, int, int], video: str, where: str) -> None:
@@ -123,7 +129,7 @@ def _require_range(columns: Columns, num_frames: int, where: str) -> None:
 
 def _label(given: Columns, name: str, count: int, where: str) -> tuple[np.ndarray, Bool[np.ndarray, "Q"]]:
     """(values, 0 where they are not known; where they are)."""
-    shape, kind = (count, *SHAPES[name]), "b" if name == "visible" else "f"
+    shape, kind = (count, *SHAPES.get(name, ())), "b" if name == "visible" else "f"
     if name not in given:
         if f"{name}_known" in given:
             raise ValueError(f"{where} has {name}_known, but no {name}")
@@ -136,6 +142,8 @@ def _label(given: Columns, name: str, count: int, where: str) -> tuple[np.ndarra
     bad = ~np.isfinite(values.reshape(count, -1)).all(axis=1)
     if name == "normal":
         bad |= known & (np.abs(np.linalg.norm(values, axis=1) - 1) > UNIT_TOLERANCE)
+    if name == "depth":
+        bad |= known & ~(values > 0)
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
@@ -175,6 +183,9 @@ def write_labels(uri: str, labels: PseudoLabels) -> None:
         known = labels.columns["valid"] & bit > 0
         if known.any():
             arrays |= {name: labels.columns[name], f"{name}_known": known}
+    known = np.isfinite(labels.columns["depth"])
+    if known.any():
+        arrays |= {"depth": labels.columns["depth"], "depth_known": known}
     if labels.video is not None:
         arrays["video"] = np.array([labels.video])
     file = io.BytesIO()

@@ -21,14 +21,20 @@ from train.query_batch import QueryBatch
 from train.state import TrainState
 
 
-def train_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> dict[str, float]:
+def train_step(
+    state: TrainState, batch: QueryBatch, config: TrainConfig, also: Callable[[], Tensor] | None = None
+) -> dict[str, float]:
     """Learn from one batch, this worker's part of it, and return the metrics of the whole batch: `take_step`, waited
     for."""
-    return take_step(state, batch, config).metrics(state, config)
+    return take_step(state, batch, config, also).metrics(state, config)
 
 
-def take_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> "Taken":
+def take_step(
+    state: TrainState, batch: QueryBatch, config: TrainConfig, also: Callable[[], Tensor] | None = None
+) -> "Taken":
     """Learn from one batch, this worker's part of it, without a wait for the device.
+
+    `also`: another loss, (), to be made smaller in the same step; it is in no metric.
 
     If a loss or a gradient is not finite, nothing that is learnt changes; `Taken.metrics` then says so.
     """
@@ -39,6 +45,10 @@ def take_step(state: TrainState, batch: QueryBatch, config: TrainConfig) -> "Tak
         prediction, sums = add_gradients(state, part, counts, config, last=number == len(parts))
         mine = mine + torch.cat([sums.flatten(), losses.monitors(prediction, part, config.loss)])
         predictions.append(prediction)
+    if also is not None:
+        with computing(config, batch.video.device), fused_attention(batch.video.device):
+            loss = also()
+            (loss if state.loss_scale is None else loss * state.loss_scale.scale).backward()
     if state.loss_scale is not None:
         state.loss_scale.unscale(state.model.parameters())
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)

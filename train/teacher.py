@@ -1,4 +1,14 @@
-"""Pseudo-labels from a model: whatever answers queries of a clip, such as a larger checkpoint."""
+"""Pseudo-labels from others: a model of ours, such as a larger checkpoint, or a function of the user's, around any
+tracker or depth network.
+
+A function is named by the user on the command line, as python:MODULE:FUNCTION. It gets the frames of a video, (T, H, W,
+3) uint8 RGB, at most 1280 pixels wide or high, and gives the arrays of a file of labels (`pseudo_labels.py`).
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -14,6 +24,36 @@ from train.pseudo_labels import ASKED, Columns, PseudoLabels
 
 POINTS, TIMES_EACH = 512, 16  # per window: points, and how many questions about each
 SAME_CAMERA = 0.4  # share of the questions with t_tgt = t_cam, as in training
+FUNCTION = "python:"
+
+
+def function_of(name: str) -> Callable[[UInt8[np.ndarray, "T H W 3"]], Columns]:
+    """What python:MODULE:FUNCTION names. ValueError if there is no such function."""
+    module, _, function = name.removeprefix(FUNCTION).rpartition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--teacher {name}: {error}; give {FUNCTION}MODULE:FUNCTION, to be found here") from None
+    if not inspect.isfunction(found):
+        raise ValueError(f"--teacher {name} is no function: give one that gets frames and gives labels")
+    return found
+
+
+def function_digest(name: str) -> str:
+    """Of its file: what it said is asked again when that has changed. ValueError if there is no such function."""
+    source = inspect.getsource(inspect.getmodule(function_of(name)))
+    return hashlib.blake2b(f"{name}\n{source}".encode(), digest_size=16).hexdigest()
+
+
+def ask_function(
+    name: str, frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int], digest: str | None = None
+) -> PseudoLabels:
+    """What it says of a video of (H, W) natively. ValueError for what it raises, and for what is no label."""
+    try:
+        given = {key: np.asarray(value) for key, value in function_of(name)(frames).items()}
+    except Exception as error:  # it is the user's, and may raise anything
+        raise ValueError(f"--teacher {name} failed ({type(error).__name__}: {error}): mend it") from error
+    return PseudoLabels.of((len(frames), *size), given, f"what {name} gives", digest)
 
 
 def questions(plan: WindowPlan, number: int) -> Columns:

@@ -65,10 +65,11 @@ less than 2 seconds is shown more slowly. `export` puts what it makes into expor
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import documents
+from pipelines.raw.place import version_of
 from pipelines.whole import listed
 
 SCHEMA = 1
@@ -170,6 +171,25 @@ def read_answer(uri: str, document: str = RESULT) -> Answer | None:
     if answer is not None and (gone := sorted(set(answer.all_files) - set(listed(uri)))):
         raise ValueError(f"{uri} lacks {', '.join(gone)}, which its {document} lists: {remedy}")
     return answer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of result.json, what tells what the results were made from."""
+
+    request: dict[str, Any]
+    source: dict[str, Any] = field(default_factory=dict)
+    source_version: str | None = None
+    """Of the file, if it was one (`raw/place.py`)."""
+
+
+def digest_told(uri: str, source: str) -> str | None:
+    """Of the frames that the results at `uri` are of, if they are of the file `source` and nobody has touched it since:
+    it need not be read to know that it is the same. None if that cannot be told."""
+    origin = documents.read(f"{uri}/{RESULT}", Origin, f"remove {uri}, or use another --out", others="ignore")
+    if origin is None or origin.source_version is None or origin.source.get("uri") != source:
+        return None
+    return origin.request.get("video") if version_of(source) == origin.source_version else None
 
 
 def is_answered(uri: str, request: dict[str, Any], document: str = RESULT) -> bool:

@@ -31,7 +31,7 @@ IMAGE_FPS = 10.0  # images do not say how fast they were taken; only the speed o
 
 
 class Known(NamedTuple):
-    """What a pass over a video file told: another one is not needed as long as it is the same file."""
+    """What a pass over a video file told: another one is not needed as long as nobody touched the file."""
 
     version: str
     index: Index
@@ -81,7 +81,7 @@ def open_footage(
     known: Known | None = None,
 ) -> Iterator[Footage]:
     """Of a `Source`. `first`: how many of its first frames may be asked for; a file is not read further, and its length
-    is at most that. `known`: of the file, when it was opened before; ValueError if it is another one now."""
+    is at most that. `known`: of the file, when it was opened before; ValueError if it has another content now."""
     if dataset is not None:
         yield SequenceFootage(dataset, uri, sequence)
         return
@@ -98,11 +98,13 @@ def open_footage(
         yield ArrayFootage(uri)
         return
     current = version_of(uri)
-    if known is not None and known.version != current:
-        raise ValueError(f"{uri} has changed since its first frame was read: run it again")
+    touched = known is not None and known.version != current
     with reachable(uri):
         file = fs.open(path, "rb", block_size=None if first is None else BLOCK)
-    with file, closing(VideoFrames(file, uri, first=first, index=known and known.index)) as video:
+    index = None if known is None or touched else known.index
+    with file, closing(VideoFrames(file, uri, first=first, index=index)) as video:
+        if touched and video.index != known.index:
+            raise ValueError(f"{uri} has changed since its first frame was read: run it again")
         yield FileFootage(video, current)
 
 

@@ -111,7 +111,7 @@ class Reconstruct:
         config = self.model.config
         video = jobs.aside(look_at, source, self.selection, config.image_size)()
         request = self.about["request"] | {"video": video.digest}
-        about = self.about | {"request": request, "source": row}
+        about = self.about | {"request": request, "source": row, "source_version": video.version}
         try:
             require_new(f"{self.out}/{source.name}", claim_of(request))
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile

@@ -95,6 +95,8 @@ class Video:
     """Of the chosen frames."""
     digest: str
     """Of the content of these frames in the source."""
+    version: str | None = None
+    """Of the file that the source is, when it was read (`version_of`)."""
     native: Callable[[Sequence[int]], Iterator[UInt8[np.ndarray, "H W 3"]]] | None = None
     """Frames as the source has them, by their places among those chosen, one after the other; None where there is no
     source."""
@@ -227,6 +229,7 @@ def look_at(source: Source, selection: Selection, image_size: int) -> Video:
             seconds=None if seconds is None else seconds[chosen],
             fps=selection.fps or footage.fps / selection.step,
             digest=digest,
+            version=known and known.version,
             native=partial(native_frames, source, selection, known),
             notes=tuple(footage.notes),
         )
