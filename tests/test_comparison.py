@@ -85,6 +85,8 @@ def test_unlike_things_are_not_compared(tmp_path: Path) -> None:
         ("scannet", "scans_test/scene0750_00", "depth"),
         ("point_odyssey", "test/room_1", "worldtrack"),
         ("dynamic_replica", "test/abc-3_obj/left", "worldtrack"),
+        ("co3d", "kite/400_51925_100234", "pose"),
+        ("co3d", "apple/110_13051_23361", None),
         ("scannet", "scans/scene0100_00", None),
         ("point_odyssey", "train/room_1", None),
     ],

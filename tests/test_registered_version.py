@@ -13,10 +13,12 @@ import torch
 from mlflow.pyfunc import scoring_server
 from plane_store import write_plane_store
 from starlette.testclient import TestClient
+from test_comparison import evaluation
 
 from model import D4RT, ModelConfig, checkpoints
 from model.queries import Queries
 from pipelines.catalog import Catalog
+from pipelines.compare import compare
 from pipelines.store.reader import ClipStore
 from train import provenance, tracking
 from train.__main__ import main
@@ -145,6 +147,32 @@ def test_a_version_that_bears_the_alias_already(registry, capsys):
     version = mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion").version
     assert main(["promote", "--version", str(version), "--because", "again"]) == 2
     assert "is champion already" in capsys.readouterr().err
+
+
+def test_an_alias_goes_to_the_first_of_a_leaderboard_if_that_is_surely_better(registry, tmp_path, capsys):
+    """The lower error, on the same clips; what may be chance moves nothing."""
+    bearer = int(mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion").version)
+    other = 3 - bearer
+    scores = {bearer: [0.30, 0.40, 0.50, 0.60], other: [0.32, 0.30, 0.55, 0.55]}
+    better = scores | {other: [x - 0.1 for x in scores[bearer]]}
+    boards = []
+    for number, of_versions in enumerate((scores, better)):
+        places = []
+        for version, values in of_versions.items():
+            model = {"version": f"models:/d4rt/{version}"}
+            places.append(evaluation(tmp_path / f"{number}-{version}", {"sintel": values}, "", model=model))
+        compare(places, out=str(tmp_path / f"board-{number}"))
+        boards.append(str(tmp_path / f"board-{number}"))
+    promote = ["promote", "--by"]
+    assert main([*promote, boards[0]]) == 2
+    assert f"models:/d4rt/{other} is first on" in (said := capsys.readouterr().err) and "champion stays" in said
+    assert main([*promote, boards[1]]) == 0
+    assert int(mlflow.MlflowClient().get_model_version_by_alias("d4rt", "champion").version) == other
+    told = tags_of(other)["promoted/champion"]
+    assert f"less version {bearer}: -0.1 to -0.1" in told and "by sim3.ate" in told
+    assert main([*promote, boards[1]]) == 2 and "is champion already" in capsys.readouterr().err
+    assert main([*promote, boards[1], "--name", "opend4rt"]) == 2 and "versions of opend4rt" in capsys.readouterr().err
+    assert main([*promote, boards[1], "--version", "1"]) == 2 and "give either --version" in capsys.readouterr().err
 
 
 def test_what_mlflow_models_serve_answers_is_what_the_model_answers(registry):

@@ -50,7 +50,14 @@ def register(
     announce(f"models:/{name}/{version}", name, alias)
 
 
-def promote(*, name: str = "d4rt", version: int, alias: str = "champion", because: str) -> None:
+def promote(
+    *,
+    name: str = "d4rt",
+    version: int | None = None,
+    alias: str = "champion",
+    because: str = "",
+    by: str | None = None,
+) -> None:
     """Give an alias to a version of a registered model, and write down why.
 
     Args:
@@ -58,12 +65,18 @@ def promote(*, name: str = "d4rt", version: int, alias: str = "champion", becaus
         version: Its number.
         alias: champion, which commands use; challenger, which is to be compared with it; or any other.
         because: Why, in words: kept with the version, with the time, who did it, and which version had the alias.
+        by: Instead of both: a leaderboard, OUT of `compare` or of an evaluation of all versions; its first version gets
+            the alias if it is surely better than the one that has it.
     """
     check_registry_names(name, alias)
-    if not because.strip():
+    if (by is None) == (version is None):
+        raise ValueError("give either --version, and --because, or --by LEADERBOARD")
+    if by is None and not because.strip():
         raise ValueError("--because is empty: say why, for those who come later")
-    from train.promotion import move_alias
+    from train.promotion import first_of, move_alias
 
+    if by is not None:
+        version, because = first_of(by, name, alias)
     print(move_alias(name, version, alias, because.strip()))
 
 

@@ -1,16 +1,20 @@
-"""`python -m train promote`: an alias of a registered model goes to another version, by hand and with a reason.
+"""`python -m train promote`: an alias of a registered model goes to another version, by hand and with a reason, or to
+the first of a leaderboard.
 
 Training moves `champion` by itself, by scores (`train/champion.py`). What a person decides is a tag of the version,
 `promoted/ALIAS`, that stays when the alias goes on.
 """
 
 import getpass
+import json
 import time
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines.models import not_known
+from pipelines.raw.place import absolute
+from pipelines.whole import read_file
 from train import tracking
 
 
@@ -30,3 +34,35 @@ def move_alias(name: str, version: int, alias: str, because: str) -> str:
     client.set_model_version_tag(name, number, f"promoted/{alias}", told)
     client.set_registered_model_alias(name, alias, number)
     return f"{alias} of {name} is version {number} now, {from_where}: {because}"
+
+
+def first_of(board: str, name: str, alias: str) -> tuple[int, str]:
+    """(number, why) of the version that is first on a leaderboard, of `compare` or of `evaluate` of all versions.
+
+    ValueError if none of `name` is on it, and where it is not sure that the first is better than the one that bears the
+    alias: that must be on the leaderboard too, and the interval of their difference, on the same clips, without 0.
+    """
+    from pipelines.evaluation.benchmarks.comparison import Evaluation, compare
+
+    content = read_file(f"{absolute(board)}/leaderboard.json")
+    rows = json.loads(content) if content else []
+    prefix = f"models:/{name}/"
+    versions = {row["name"].removeprefix(prefix): row for row in rows if row["name"].startswith(prefix)}
+    if not versions:
+        raise ValueError(f"{board} has no leaderboard with versions of {name}: compare evaluations of them")
+    number, best = next(iter(versions.items()))
+    why = f"first of {len(rows)} by {best['of']} ({best['score']:.4g}) on {best['clips']} clips, {best['uri']}"
+    tracking.connect()
+    before, _ = tracking.bearer(name, alias) or (None, {})
+    if before is None or before == number:
+        return int(number), why
+    if before not in versions:
+        raise ValueError(f"models:/{name}/{before}, which is {alias}, is not on {board}: evaluate it too")
+    _, pair = compare([Evaluation.read(versions[each]["uri"]) for each in (before, number)], best["of"])
+    ((low, high),) = [row["interval"] for row in pair if row["uri"] == best["uri"]]
+    if low <= 0 <= high:
+        raise ValueError(
+            f"models:/{name}/{number} is first on {board}, but its difference to {before}, which is {alias}, may be "
+            f"0 ({low:+.4g} to {high:+.4g}): {alias} stays; more clips would tell"
+        )
+    return int(number), f"{why}; less version {before}: {low:+.4g} to {high:+.4g}"

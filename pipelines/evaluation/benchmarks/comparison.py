@@ -64,6 +64,7 @@ def compare(evaluations: list[Evaluation], score: str | None) -> tuple[Table, li
             {
                 "name": ours_name(each.metrics),
                 "uri": each.uri,
+                "of": score,
                 "score": float(np.mean([theirs.mean() for _, theirs in pairs])),
                 "difference": mean,
                 "interval": [low, high],
