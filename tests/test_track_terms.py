@@ -37,7 +37,7 @@ def labels() -> PseudoLabels:
             dict(zip(("uv_norm", "t_src", "t_tgt", "t_cam"), (grid, *times), strict=True))
             | {"uv_tgt": said.uv_tgt[0].numpy(), "uv_tgt_known": known}
             | {"visible": said.visible[0].numpy(), "visible_known": known}
-            | {"depth": 3.7 * said.xyz[0, :, 2].numpy(), "depth_known": ~known}
+            | {"depth": np.where(known, np.float32(np.nan), 3.7 * said.xyz[0, :, 2].numpy())}
         )
     return PseudoLabels.of(SHAPE, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, "labels")
 
@@ -106,8 +106,6 @@ def test_they_come_back_from_their_file(labels: PseudoLabels, tmp_path) -> None:
     again = read_labels(str(tmp_path / "street.npz"), "--labels")
     assert again.digest == labels.digest
     given = {name: labels.columns[name] for name in ("uv_norm", "t_src", "t_tgt", "t_cam", "depth")}
-    given["depth"] = np.where(np.isnan(given["depth"]), 1, given["depth"])
-    assert np.isfinite(PseudoLabels.of(SHAPE, given, "street.npz").columns["depth"]).all()
     given["depth"][7] = -0.5
-    with pytest.raises(ValueError, match=r"street.npz: depth of row 7 is -0.5.*give depth_known"):
+    with pytest.raises(ValueError, match=r"street.npz: depth of row 7 is -0.5: it must be above 0, or NaN"):
         PseudoLabels.of(SHAPE, given, "street.npz")

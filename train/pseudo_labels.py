@@ -12,7 +12,8 @@
 | `visible`                   | (Q,) bool        | seen in frame `t_tgt`                                            |
 | `displacement`              | (Q, 3) float     | the point at `t_tgt` minus the point at `t_src`                  |
 | `normal`                    | (Q, 3) float     | of its surface, unit length                                      |
-| `depth`                     | (Q,) float       | z of `xyz`, where no more is known of it; above 0, any one unit  |
+| `depth`                     | (Q,) float       | z of `xyz`, where no more is known of it, in any one unit; NaN   |
+|                             |                  | where it is not known                                            |
 | `xyz_known` and so on       | (Q,) bool        | optional: the rows in which that label is known; by default all  |
 | `weight`                    | (Q,) float       | optional, >= 0: how often a row is learnt from; 0 never          |
 
@@ -25,7 +26,7 @@ import posixpath
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from pipelines.query_table import VALID_BITS
 from pipelines.raw.folder import RawFolder
@@ -67,8 +68,7 @@ class PseudoLabels:
     @classmethod
     def of(cls, clip: tuple[int, int, int], given: Columns, where: str, video: str | None = None) -> "PseudoLabels":
         """From the arrays of a file, without `clip` and `video`. ValueError, naming `where`, for what is no label."""
-        known_names = {*SHAPES, "depth"}
-        unknown = sorted(set(given) - {*ASKED, *known_names, "weight", *(f"{name}_known" for name in known_names)})
+        unknown = sorted(set(given) - {*ASKED, *SHAPES, "depth", "weight", *(f"{name}_known" for name in SHAPES)})
         if unknown:
             raise ValueError(f"{where} has {', '.join(unknown)}, which no label is called: see docs/adapt.md")
         if missing := [name for name in ASKED if name not in given]:
@@ -86,8 +86,7 @@ class PseudoLabels:
         for name in SHAPES:
             columns[name], known = _label(given, name, count, where)
             columns["valid"] |= np.where(known & (columns["weight"] > 0), VALID_BITS[name], 0).astype(np.uint8)
-        depth, known = _label(given, "depth", count, where)
-        columns["depth"] = np.where(known & (columns["weight"] > 0), depth, np.float32(np.nan))
+        columns["depth"] = np.where(columns["weight"] > 0, _depth(given, count, where), np.float32(np.nan))
         if not (columns["valid"].any() or np.isfinite(columns["depth"]).any()):
             raise ValueError(f"{where} has no label: one of {', '.join(SHAPES)}, depth must be known in some row")
         return cls(clip, columns, video)
@@ -129,7 +128,7 @@ def _require_range(columns: Columns, num_frames: int, where: str) -> None:
 
 def _label(given: Columns, name: str, count: int, where: str) -> tuple[np.ndarray, Bool[np.ndarray, "Q"]]:
     """(values, 0 where they are not known; where they are)."""
-    shape, kind = (count, *SHAPES.get(name, ())), "b" if name == "visible" else "f"
+    shape, kind = (count, *SHAPES[name]), "b" if name == "visible" else "f"
     if name not in given:
         if f"{name}_known" in given:
             raise ValueError(f"{where} has {name}_known, but no {name}")
@@ -142,8 +141,6 @@ def _label(given: Columns, name: str, count: int, where: str) -> tuple[np.ndarra
     bad = ~np.isfinite(values.reshape(count, -1)).all(axis=1)
     if name == "normal":
         bad |= known & (np.abs(np.linalg.norm(values, axis=1) - 1) > UNIT_TOLERANCE)
-    if name == "depth":
-        bad |= known & ~(values > 0)
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
@@ -151,6 +148,18 @@ def _label(given: Columns, name: str, count: int, where: str) -> tuple[np.ndarra
             f"give {name}_known, False there"
         )
     return values, known
+
+
+def _depth(given: Columns, count: int, where: str) -> Float32[np.ndarray, "Q"]:
+    if "depth" not in given:
+        return np.full(count, np.nan, np.float32)
+    depth = _array(given, "depth", (count,), "f", where)
+    if (bad := (depth <= 0) | np.isinf(depth)).any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{where}: depth of row {row} is {depth[row]}: it must be above 0, or NaN where it is not known"
+        )
+    return depth
 
 
 def read_labels(uri: str, what: str) -> PseudoLabels:
@@ -183,9 +192,8 @@ def write_labels(uri: str, labels: PseudoLabels) -> None:
         known = labels.columns["valid"] & bit > 0
         if known.any():
             arrays |= {name: labels.columns[name], f"{name}_known": known}
-    known = np.isfinite(labels.columns["depth"])
-    if known.any():
-        arrays |= {"depth": labels.columns["depth"], "depth_known": known}
+    if np.isfinite(labels.columns["depth"]).any():
+        arrays["depth"] = labels.columns["depth"]
     if labels.video is not None:
         arrays["video"] = np.array([labels.video])
     file = io.BytesIO()
