@@ -23,12 +23,13 @@ from train.config import DataConfig, TrainConfig
 from train.errors import TrainingDiverged
 from train.label_split import SEED
 from train.optim import freeze_memory
+from train.parallel import computing
 from train.pseudo_labels import Columns
 from train.query_batch import QueryBatch
 from train.recipe import LossConfig, OptimConfig
 from train.state import TrainState
 from train.step import train_step
-from train.track_terms import Drawn, TrackLabels, track_loss
+from train.track_terms import Decode, Drawn, TrackLabels, track_loss
 
 QUERIES = 2048  # of a step, at most
 CHECK_EVERY = 10  # steps, after which the held-out loss is looked at
@@ -62,9 +63,9 @@ class LabelledClip:
         tensors |= {"video": self.memory.video, "aspect": self.memory.aspect, "dataset": torch.zeros(1).long()}
         return QueryBatch.from_columns(tensors, DATASETS).to(self.memory.tokens.device)
 
-    def track_loss(self, model: D4RT, columns: Columns, drawn: Drawn) -> Tensor:
-        """() of rows drawn from these columns."""
-        return track_loss(partial(model.decode, self.memory), columns, drawn, self.memory.aspect.item(), model.device)
+    def track_loss(self, decode: Decode, columns: Columns, drawn: Drawn) -> Tensor:
+        """() of rows drawn from these columns; `decode` answers about this clip."""
+        return track_loss(decode, columns, drawn, self.memory.aspect.item(), self.memory.tokens.device)
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,12 @@ def learn(
         return train_step(state, clip.batch(clip.learnt, rows), config)["loss"]
     found, drawn = [], clip.tracks.draw(rng)
 
+    def decode(queries: Queries) -> Prediction:
+        with computing(config, state.model.device):
+            return state.model.decode(clip.memory, queries)
+
     def of_tracks() -> Tensor:
-        found.append(clip.track_loss(state.model, clip.learnt, drawn))
+        found.append(clip.track_loss(decode, clip.learnt, drawn))
         return found[0]
 
     metrics = train_step(state, clip.batch(clip.learnt, rows), config, of_tracks)
@@ -233,8 +238,7 @@ def scores(model: D4RT, clips: Sequence[LabelledClip], labels: Sequence[Columns]
     relative, distance, right, of_tracks = [], [], [], []
     for clip, columns in zip(clips, labels, strict=True):
         batch = clip.batch(columns)
-        with half_on_gpu(model.device):
-            prediction = model.decode(clip.memory, batch.queries)
+        prediction = answers(model, clip.memory, batch.queries)
         weight = torch.from_numpy(columns["weight"]).to(batch.xyz)
         for i, (value, mask) in enumerate(losses.loss_terms(prediction, batch, config, 0).values()):
             sums[i] += torch.where(mask, value * weight, 0).sum().cpu()
@@ -242,8 +246,7 @@ def scores(model: D4RT, clips: Sequence[LabelledClip], labels: Sequence[Columns]
         tracks = TrackLabels.of(columns)
         if len(tracks):
             drawn = tracks.draw(np.random.default_rng(SEED), times=LOOKED_AT)
-            with half_on_gpu(model.device):
-                of_tracks.append(clip.track_loss(model, columns, drawn).item())
+            of_tracks.append(clip.track_loss(partial(answers, model, clip.memory), columns, drawn).item())
         known = losses.term_masks(batch, config)
         relative.append(losses.relative_error(prediction, batch)[known["l3d"]])
         distance.append((prediction.uv_tgt - batch.uv_tgt).norm(dim=-1)[known["l2d"]])
@@ -256,6 +259,11 @@ def scores(model: D4RT, clips: Sequence[LabelledClip], labels: Sequence[Columns]
         uv_error=_over(distance, torch.mean),
         visibility_accuracy=_over(right, torch.mean),
     )
+
+
+def answers(model: D4RT, memory: Memory, queries: Queries) -> Prediction:
+    with half_on_gpu(model.device):
+        return model.decode(memory, queries)
 
 
 def _over(parts: list[Tensor], statistic: Callable[[Tensor], Tensor]) -> float | None:

@@ -46,8 +46,8 @@ def take_step(
         mine = mine + torch.cat([sums.flatten(), losses.monitors(prediction, part, config.loss)])
         predictions.append(prediction)
     if also is not None:
-        with computing(config, batch.video.device), fused_attention(batch.video.device):
-            loss = also()
+        loss = also()
+        with fused_attention(batch.video.device):
             (loss if state.loss_scale is None else loss * state.loss_scale.scale).backward()
     if state.loss_scale is not None:
         state.loss_scale.unscale(state.model.parameters())
