@@ -10,7 +10,7 @@ from PIL import Image
 from plane_store import cut_chunks, write_plane_store
 
 from pipelines.inspect import DEPTH_EDGES, inspect, percentiles
-from pipelines.pictures.drawing import UNKNOWN, depth_colours, distinct_colours, dot
+from pipelines.pictures.drawing import UNKNOWN, caption, depth_colours, distinct_colours, dot
 from pipelines.pictures.results import TRAIL, track_frames
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.store.reader import ClipStore
@@ -161,6 +161,18 @@ def test_frames_are_large_enough_for_a_grid_of_points():
         (image,) = track_frames(np.zeros((1, *size, 3), np.uint8), *arrays)
         text = image.shape[0] - shown[0]
         assert image.shape[1] == shown[1] and 0.025 * max(shown) <= text <= 0.05 * max(shown)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (64, 36), (720, 1280), (2160, 3840)])
+def test_all_that_is_said_of_tracks_is_there_also_upright(size):
+    """In some size of letters; what is cut ends otherwise."""
+    seen = np.ones((300, 1), bool)
+    arrays = np.full((300, 1, 2), np.nan), seen, ~seen, ~seen, np.zeros((300, 3), np.uint8)
+    (image,) = track_frames(np.zeros((1, *size, 3), np.uint8), *arrays, among=20_000)
+    text = "300 of 20000 tracks:   300 seen: discs   0 hidden: rings   0 lost: crosses"
+    letters = (image > 128).any(axis=(0, 2))
+    whole = ((caption(4000, text, height) > 128).any(axis=(0, 2)) for height in range(80, 11, -1))
+    assert any(np.array_equal(np.flatnonzero(letters), np.flatnonzero(columns)) for columns in whole)
 
 
 def test_colours_of_a_list_differ():

@@ -20,6 +20,7 @@ Colour = tuple[int, ...]
 SUBPIXEL = 4  # bits of a pixel that OpenCV draws with
 RANGE_VALUES = 1 << 24  # that are sorted to find a range of colours
 TEXT = 15  # height of a line of text, in pixels
+SMALLEST_TEXT = 12
 DARK, LIGHT = (24, 24, 28), (235, 235, 235)
 UNKNOWN = (70, 70, 70)  # where depth is NaN
 
@@ -128,8 +129,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def caption(width: int, text: str, size: int = TEXT) -> Picture:
-    """A strip with one line of text, shortened if it is too long."""
-    font = _font(size)
+    """A strip with one line of text, as high for any text: what is too long is smaller, then shortened."""
+    smaller = size
+    while smaller > SMALLEST_TEXT and _font(smaller).getlength(text) > width - 8:
+        smaller -= 1
+    font = _font(smaller)
     while text and font.getlength(text) > width - 8:
         text = text[:-2].rstrip("…") + "…"
     strip = Image.new("RGB", (width, round(1.7 * size)), DARK)
