@@ -50,16 +50,32 @@ def partial_folder(path: str) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
+def scratch_folder(key: str | None = None) -> Iterator[Path]:
     """A local folder for files on their way, gone when the block ends. ValueError, naming TMPDIR, where there is no
-    room for it."""
+    room for it. With a `key` (32 hexadecimal digits), other processes find it by `scratch_path`."""
     place = "the folder for temporary files (TMPDIR)"
     with reachable(place):
-        folder = Path(tempfile.gettempdir(), f"d4rt.{uuid.uuid4().hex}.partial")
+        folder = scratch_path(key or uuid.uuid4().hex)
         sweep(str(folder.parent))
         folder.mkdir(mode=0o700)
     with _held(folder), room_in(f"{folder}, in {place}"):
         yield folder
+
+
+def scratch_path(key: str) -> Path:
+    return Path(tempfile.gettempdir(), f"d4rt.{key}.partial")
+
+
+@contextmanager
+def temporary_files_together() -> Iterator[Path]:
+    """A scratch folder in which all temporary files of this process lie while the block runs, those of libraries
+    included: they would stay when it is killed."""
+    with scratch_folder() as folder:
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 def sweep(folder: str) -> None:

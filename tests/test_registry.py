@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.models import load_model, model_version, tracking_uri, trained_on
+from pipelines.partial import PARTIAL
 from train import tracking
 from train.__main__ import main
 from train.champion import unscored
@@ -123,6 +125,16 @@ def test_no_version_without_its_alias_is_left_behind(workplace, monkeypatch):
     assert not mlflow.MlflowClient().search_model_versions("name = 'd4rt'")
     tracking.register("checkpoint", "d4rt", "champion")
     assert model_version("models:/d4rt@champion") == "models:/d4rt/2"
+
+
+def test_registering_that_is_killed_leaves_only_what_the_next_command_deletes(workplace, monkeypatch):
+    """MLflow makes temporary folders of its own."""
+    made, make = [], tempfile.mkdtemp
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *args, **options: made.append(make(*args, **options)) or made[-1])
+    tracking.register("checkpoint", "d4rt", None)
+    assert made
+    for folder in map(Path, made):
+        assert PARTIAL.fullmatch(folder.relative_to(tempfile.gettempdir()).parts[0])
 
 
 def test_an_alias_that_moves_unscored_says_from_where(workplace):

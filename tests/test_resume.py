@@ -1,7 +1,9 @@
 """Where a run goes on, without Ray: checkpoints are found only whole, curves wait for MLflow, the monitors warn."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from safetensors import safe_open
 
 from benchmarks.servers import MlflowServer
 from model import D4RT, ModelConfig
+from pipelines.partial import scratch_path
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file
 from train import curves, run_folder, tracking
@@ -183,6 +186,26 @@ def test_a_checkpoint_that_cannot_be_downloaded_for_lack_of_room_is_refused(tmp_
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_000))
     with pytest.raises(ValueError, match=r"step_0000020 takes 0\.00 GB, .* has 0\.00 GB free: make room there, or let"):
         run_folder.require_room_for(fs, f"{folder}/step_0000020")
+
+
+def test_what_a_killed_worker_had_downloaded_is_deleted_by_the_next_one(tmp_path, monkeypatch):
+    fs, folder = run_folder.open_folder(str(tmp_path / "run"))
+    run_folder.store(files_of(Position(step=20)), f"{folder}/step_0000020", Lease(folder, 1))
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("pipelines.partial.NEW_SECONDS", 0)
+    checkpoint = Checkpoint(f"{folder}/step_0000020", fs)
+
+    if (killed := os.fork()) == 0:
+        with run_folder.downloaded(checkpoint, "a" * 32):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert (scratch_path("a" * 32) / run_folder.POSITION).is_file()
+
+    with run_folder.downloaded(checkpoint, "b" * 32) as there:
+        assert Position.load(there).step == 20
+        assert list(temporary.iterdir()) == [there] == [scratch_path("b" * 32)]
+    assert list(temporary.iterdir()) == []
 
 
 # Python waits for the thread, which waits for what never comes.

@@ -17,8 +17,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from io import IOBase
 from pathlib import Path
@@ -28,9 +28,11 @@ import fsspec
 import pyarrow.fs
 from annotated_types import Ge, MinLen
 from pyarrow.fs import FileSelector, FileSystem
+from ray.train import Checkpoint
 
 from pipelines import documents
 from pipelines.log import say
+from pipelines.partial import scratch_folder
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file, require_writable, write_file, written
@@ -217,6 +219,15 @@ def store(files: dict[str, Callable[[IOBase], None]], place: str, lease: Lease) 
         except (OSError, RuntimeError, ValueError) as error:
             said = error.__context__ if isinstance(error.__context__, OSError) else error  # else torch.save's own words
             raise CheckpointFailed(place, said) from error
+
+
+@contextmanager
+def downloaded(checkpoint: Checkpoint, key: str) -> Iterator[Path]:
+    """A scratch folder of that key with the files of a checkpoint. ValueError if there is no room for them."""
+    require_room_for(checkpoint.filesystem, checkpoint.path)
+    with scratch_folder(key) as folder:
+        checkpoint.to_directory(folder)
+        yield folder
 
 
 def require_room_for(fs: FileSystem, path: str) -> None:

@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import subprocess
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from model import checkpoints
 from model.confidence import Calibration
 from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
+from pipelines.partial import scratch_folder, temporary_files_together
 from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore
 from train import provenance
@@ -88,11 +89,12 @@ def check_writable() -> None:
         mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, "checked", time.strftime("%F %T"))
     place = experiment.artifact_location
     try:
-        with impatient(), tempfile.NamedTemporaryFile(prefix="checked-") as file:
+        with impatient(), scratch_folder() as folder:
+            (file := folder / f"checked-{uuid.uuid4().hex}").touch()
             artifacts = get_artifact_repository(place)
-            artifacts.log_artifact(file.name)
+            artifacts.log_artifact(str(file))
             with suppress(Exception):  # then an empty file stays
-                artifacts.delete_artifacts(Path(file.name).name)
+                artifacts.delete_artifacts(file.name)
     except Exception as error:  # of any of the services that MLflow may keep artifacts in
         raise ValueError(
             f"MLflow at {uri} keeps models in {place}, which cannot be written ({_first_line(error)}): give this "
@@ -218,11 +220,11 @@ def register(
     one is given. The model carries its own code and needs neither this repository nor the checkpoint any more.
     ValueError, before anything is written, if it is none.
     """
-    with checkpoint_folder(str(checkpoint)) as folder, tempfile.TemporaryDirectory() as scratch:
+    with temporary_files_together() as scratch, checkpoint_folder(str(checkpoint)) as folder:
         model = checkpoints.load(folder)  # refuses what could not be loaded later
         if calibration is not None:
             model.calibration = calibration
-            folder = checkpoints.save(model, scratch)
+            folder = checkpoints.save(model, scratch / "calibrated")
         connect()
         check_writable()
         run_name = None if run_id else f"register {name}"
@@ -265,5 +267,5 @@ def register_opend4rt(checkpoint: Path, config: Path, name: str, alias: str) -> 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{checkpoint}: all {len(model.state_dict())} tensors fit, {parameters:,} parameters, sha256 {digest}")
     tags = {"compat": "opend4rt", "source_sha256": digest, "parameters": str(parameters)}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         return register(checkpoints.save(model, folder), name, alias, tags=tags)

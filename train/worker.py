@@ -4,12 +4,10 @@ Weights, clips, random numbers and curves of a step follow from the newest whole
 how often and by what a run was interrupted.
 """
 
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from ray.train.collective import barrier, broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from pipelines import cluster, telemetry
+from pipelines.partial import scratch_path
 from pipelines.store.reader import ClipStore
 from train import curves, memory, parallel, run_folder
 from train.averages import Averages
@@ -233,18 +232,12 @@ def on_node(checkpoint: Checkpoint) -> Iterator[Path]:
     if isinstance(checkpoint.filesystem, LocalFileSystem):
         yield Path(checkpoint.path)
         return
-    folder = Path(tempfile.gettempdir(), broadcast_from_rank_zero(f"checkpoint_{uuid.uuid4().hex}"))
+    key = broadcast_from_rank_zero(uuid.uuid4().hex)
     first = ray.train.get_context().get_local_rank() == 0
-    try:
-        if first:
-            run_folder.require_room_for(checkpoint.filesystem, checkpoint.path)
-            checkpoint.to_directory(folder)
+    with run_folder.downloaded(checkpoint, key) if first else nullcontext(scratch_path(key)) as folder:
         barrier()
         yield folder
         barrier()
-    finally:
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def going_on(before: Position, world: int, config: TrainConfig) -> str:
