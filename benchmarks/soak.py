@@ -25,7 +25,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +53,9 @@ HEAD = NODE | {"include_dashboard": False, "_system_config": WORKERS}
 VIDEOS, FRAMES = 4, 24
 STEPS, LOG_EVERY = 60, 5
 CONVERT = f"pipelines convert tartanair --raw {PLACE}/raw --split all --frames 4 --image-size 64 --queries 64"
-COMMANDS = {  # what is done, and what of it lies there once it has got on
-    "convert": (f"{CONVERT} --max-failed-share 0 --store {{place}}", r"^groups/"),
+PROGRESS = re.compile(r"(\w+) tartanair: +\d+%[^|]*\|[^|]*\| ([1-9]\d*)/")  # of `convert`, in its log
+COMMANDS = {  # what is done, and what of it lies there once it has got on; of `convert`, PROGRESS tells
+    "convert": (f"{CONVERT} --max-failed-share 0 --store {{place}}", None),
     "train": (
         "train tiny --model.encoder-layers 2 --model.decoder-layers 1 --data.queries 48 --data.clips-per-worker 2 "
         f"--data.mixture.{PLACE}/undisturbed 1 --workers 1 --optim.warmup-steps 10 --steps {STEPS} "
@@ -102,8 +105,11 @@ class Repeated(threading.Thread):
 
     def signs(self) -> set[str]:
         """Names that are there because it got on: of files, and of places, each of which is begun when one is done."""
-        place = self.places[-1]
-        return {f"{place}/{name}" for name in sizes(place) if re.search(self.sign, name)} | set(self.places[1:])
+        place, begun = self.places[-1], set(self.places[1:])
+        if self.sign is None:
+            states = [state for state, _ in groupby(PROGRESS.findall(self.log.read_text(errors="replace")))]
+            return begun | {f"progress {number}" for number in range(len(states))}
+        return begun | {f"{place}/{name}" for name in sizes(place) if re.search(self.sign, name)}
 
     def require_hope(self) -> None:
         if self.failures > MOST_FAILURES:
@@ -226,11 +232,13 @@ def measure(folder: Path, minutes: float, sequences: int, seed: int) -> dict:
             with watch.measured():
                 soak.run(60 * minutes)
             convert, train, infer = (command.places for command in commands)
-            digest = ClipStore(f"{PLACE}/undisturbed").info["digest"]
-            checked = [soak_checks.check_stores(convert, digest)]
-            checked += [soak_checks.check_runs(train, range(LOG_EVERY, STEPS + 1, LOG_EVERY))]
-            checked += [soak_checks.check_results(infer, VIDEOS), soak_checks.check_nothing_is_left(PLACE, scratch)]
-        checked += [watch.require_flat(MOST_GROWTH), watch.require_none_left()]
+            checks = Checks()
+            checks.do(soak_checks.check_stores, convert, ClipStore(f"{PLACE}/undisturbed").info["digest"])
+            checks.do(soak_checks.check_runs, train, range(LOG_EVERY, STEPS + 1, LOG_EVERY))
+            checks.do(soak_checks.check_results, infer, VIDEOS)
+            checks.do(soak_checks.check_nothing_is_left, PLACE, scratch)
+        checks.do(watch.require_flat, MOST_GROWTH)
+        checks.do(watch.require_none_left)
     return {
         "seconds_of_an_undisturbed_conversion": undisturbed,
         "kills": {kind: len(seconds) for kind, seconds in soak.seconds.items()},
@@ -239,8 +247,22 @@ def measure(folder: Path, minutes: float, sequences: int, seed: int) -> dict:
         "exit_codes": {command.name: dict(command.exits) for command in commands},
         "megabytes": watch.thirds(),
         "peak_megabytes": watch.peak,
-        "checked": checked,
+        "checked": checks.right,
+        "wrong": checks.wrong,
     }
+
+
+class Checks:
+    """What was looked at in the end, in words: one that fails keeps the others from nothing."""
+
+    def __init__(self) -> None:
+        self.right, self.wrong = [], []
+
+    def do(self, check: Callable[..., str], *arguments: object) -> None:
+        try:
+            self.right.append(check(*arguments))
+        except AssertionError as error:
+            self.wrong.append(str(error))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -259,6 +281,7 @@ def main(argv: list[str] | None = None) -> None:
     print(json.dumps(report, indent=1))
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(1 if report["wrong"] else 0)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Watch:
 
     def require_flat(self, most: float) -> str:
         for kind, (first, _, last) in self.thirds().items():
-            if kind in OURS and last > (1 + most) * first:
+            if kind in OURS and first and last > (1 + most) * first:
                 raise AssertionError(f"{kind} grows, from {first:.0f} to {last:.0f} MB")
         return f"no process takes {most:.0%} more memory in the last third than in the first"
 

@@ -60,7 +60,8 @@ def create_if_absent(uri: str, content: bytes) -> bool:
     """Create a file, whole, unless there is one: then that one stays as it is. Whether it was created.
 
     Of several processes that create one file at the same time, exactly one succeeds: by a hard link locally, on S3 by a
-    conditional PUT. ValueError if the place refuses.
+    conditional PUT. It learns so even if the server's word of it is lost and the request made again. ValueError if the
+    place refuses.
     """
     fs, path = open_place(uri)
     with reachable(uri):
@@ -72,24 +73,31 @@ def create_if_absent(uri: str, content: bytes) -> bool:
             try:
                 os.link(file.name, path)
             except FileExistsError:
-                return False
+                return os.fstat(file.fileno()).st_nlink > 1  # by this process: NFS, too, makes a request again
     return True
 
 
 def _put_if_absent(fs: AbstractFileSystem, path: str, content: bytes) -> bool:
-    attempts_left = CONFLICTS
+    attempts_left, writer = CONFLICTS, uuid.uuid4().hex
     while True:
         try:
-            fs.pipe_file(path, content, mode="create")
+            fs.pipe_file(path, content, mode="create", Metadata={"writer": writer})
             return True
         except OSError as error:
             code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
             if code == "PreconditionFailed":
-                return False
+                return _writer_of(fs, path) == writer
             attempts_left -= 1
             if code != "ConditionalRequestConflict" or attempts_left == 0:  # another one is being written just now
                 raise
             time.sleep(0.1)
+
+
+def _writer_of(fs: AbstractFileSystem, path: str) -> str | None:
+    try:
+        return fs.metadata(path, refresh=True).get("writer")
+    except FileNotFoundError:  # deleted meanwhile
+        return None
 
 
 def _to_disk(file: IOBase) -> None:

@@ -1,8 +1,23 @@
-"""A TCP proxy on loopback that can be away for a while: what a network does to a service."""
+"""A TCP proxy on loopback between S3 and its clients: what networks and busy servers do to a service."""
 
+import re
 import socket
 import threading
+import time
 from contextlib import suppress
+
+REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) \S+ HTTP/1\.1\r\n")
+CONTINUE = b"HTTP/1.1 100"  # which is no answer yet: the server asks for the body of the request
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+THROTTLED = b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(SLOW_DOWN) + SLOW_DOWN
+SLOW_SECONDS = 1.0
+FAULTS = {
+    "throttled": "503, and nothing is done",
+    "dropped": "the connection breaks before the server hears of it",
+    "unanswered": "the server does it, and the connection breaks before it can say so",
+    "truncated": "the answer lacks its end",
+    "slow": "the answer takes a second",
+}
 
 
 class Proxy:
@@ -12,6 +27,7 @@ class Proxy:
         self.target, self.away, self.open = port, False, set()
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
+        self.fault, self.every, self.requests, self.faults = None, 1, 0, 0
 
     def __enter__(self) -> "Proxy":
         threading.Thread(target=self._serve, daemon=True).start()
@@ -31,6 +47,10 @@ class Proxy:
     def mend(self) -> None:
         self.away = False
 
+    def disturb(self, fault: str, every: int) -> None:
+        """From now on, one of so many requests has that fault of `FAULTS`."""
+        self.fault, self.every = fault, every
+
     def _serve(self) -> None:
         with suppress(OSError):  # closed
             while True:
@@ -40,14 +60,40 @@ class Proxy:
                     continue
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self.open |= {client, server}
-                for pair in ((client, server), (server, client)):
-                    threading.Thread(target=self._forward, args=pair, daemon=True).start()
+                faults: list[str] = []  # of the answer that comes next on this connection
+                for forward in (self._requests, self._answers):
+                    threading.Thread(target=self._until_one_ends, args=(forward, client, server, faults)).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _until_one_ends(self, forward, client: socket.socket, server: socket.socket, faults: list[str]) -> None:
         with suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        for end in (source, sink):
+            forward(client, server, faults)
+        for end in (client, server):
             self.open.discard(end)
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _requests(self, client: socket.socket, server: socket.socket, faults: list[str]) -> None:
+        while data := client.recv(1 << 16):
+            if REQUEST.match(data):
+                self.requests += 1
+                if self.fault and self.requests % self.every == 0:
+                    self.faults += 1
+                    faults.append(self.fault)
+            if "throttled" in faults:
+                client.sendall(THROTTLED)
+                return
+            if "dropped" in faults:
+                return
+            server.sendall(data)
+
+    def _answers(self, client: socket.socket, server: socket.socket, faults: list[str]) -> None:
+        while data := server.recv(1 << 16):
+            fault = faults.pop() if faults and not data.startswith(CONTINUE) else None
+            if fault == "unanswered":
+                return
+            if fault == "truncated":
+                client.sendall(data[:-1])
+                return
+            if fault == "slow":
+                time.sleep(SLOW_SECONDS)
+            client.sendall(data)
