@@ -10,13 +10,13 @@ REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) \S+ HTTP/1\.1\r\n")
 CONTINUE = b"HTTP/1.1 100"  # which is no answer yet: the server asks for the body of the request
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 THROTTLED = b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(SLOW_DOWN) + SLOW_DOWN
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 0.5
 FAULTS = {
     "throttled": "503, and nothing is done",
     "dropped": "the connection breaks before the server hears of it",
     "unanswered": "the server does it, and the connection breaks before it can say so",
     "truncated": "the answer lacks its end",
-    "slow": "the answer takes a second",
+    "slow": "the answer takes longer than clients wait",
 }
 
 

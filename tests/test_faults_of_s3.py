@@ -37,13 +37,13 @@ def model() -> D4RT:
 
 @pytest.fixture(scope="module", params=FAULTS)
 def disturbed(request, s3_server):
-    """S3 behind a proxy that disturbs; clients ask again without much ado, and wait for an answer half a second."""
+    """S3 behind a proxy that disturbs; clients ask again soon, also where there is no answer yet."""
     port = int(re.search(r":(\d+)$", os.environ["AWS_ENDPOINT_URL"])[1])
     with Proxy(port) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         patch.setattr("botocore.retryhandler.random.random", lambda: 0.01)
         if request.param == "slow":
-            patch.setattr(S3FileSystem, "read_timeout", 0.5)
+            patch.setattr(S3FileSystem, "read_timeout", 0.25)
         S3FileSystem.clear_instance_cache()
         proxy.disturb(request.param, EVERY)
         yield proxy

@@ -44,6 +44,18 @@ def test_the_first_to_create_a_file_wins(folder):
     assert read_file(f"{folder}/nothing") is None and listed(f"{folder}/nothing") == []
 
 
+def test_a_request_that_nfs_makes_again_finds_what_the_first_one_did(tmp_path, monkeypatch):
+    link = os.link
+
+    def twice(*arguments):
+        link(*arguments)
+        link(*arguments)
+
+    monkeypatch.setattr("os.link", twice)
+    assert create_if_absent(f"{tmp_path}/mark", b"first")
+    assert not create_if_absent(f"{tmp_path}/mark", b"second")
+
+
 def test_of_many_at_once_one_wins(folder):
     won = []
 
