@@ -127,6 +127,30 @@ def test_no_version_without_its_alias_is_left_behind(workplace, monkeypatch):
     assert model_version("models:/d4rt@champion") == "models:/d4rt/2"
 
 
+def test_registering_that_is_killed_leaves_no_version_without_its_tags_and_is_not_done_twice(workplace, monkeypatch):
+    class Killed(BaseException): ...
+
+    def kill(*_):
+        raise Killed
+
+    tracking.connect()
+    with mlflow.start_run() as run:
+        for name in ("config.json", "stores.json"):
+            mlflow.log_dict({}, name)
+    client, tags = mlflow.MlflowClient(), {tracking.STEPS: "60"}
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.MlflowClient, "set_registered_model_alias", kill)
+        with pytest.raises(Killed):
+            tracking.register("checkpoint", "d4rt", "champion", run.info.run_id, tags)
+    (version,) = client.search_model_versions("name = 'd4rt'")
+    assert version.tags[tracking.STEPS] == "60"
+
+    client.update_run(run.info.run_id, "RUNNING")
+    assert tracking.register("checkpoint", "d4rt", "champion", run.info.run_id, tags) == 1
+    assert model_version("models:/d4rt@champion") == "models:/d4rt/1"
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
 def test_registering_that_is_killed_leaves_only_what_the_next_command_deletes(workplace, monkeypatch):
     """MLflow makes temporary folders of its own."""
     made, make = [], tempfile.mkdtemp

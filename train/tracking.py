@@ -22,7 +22,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from model import checkpoints
+from model import D4RT, checkpoints
 from model.confidence import Calibration
 from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
 from pipelines.partial import scratch_folder, temporary_files_together
@@ -215,9 +215,10 @@ def register(
     """Make a checkpoint the newest version of registered model `name`, move the alias to it, and return it.
 
     `checkpoint`: whatever names a model (`pipelines/models.py`). Without an `alias` none moves. `run_id` is the run it
-    came from, whose last losses and scores become metrics `final/...` of the model; without one it gets a run of its
-    own. The version gets the `tags` and those of `train/provenance.py`, and the `calibration` in place of its own, if
-    one is given. The model carries its own code and needs neither this repository nor the checkpoint any more.
+    came from, whose last losses and scores become metrics `final/...` of the model, and which has one version, however
+    often this is done; without one it gets a run of its own. The version gets the `tags` and those of
+    `train/provenance.py`, and the `calibration` in place of its own, if one is given. The model carries its own code
+    and needs neither this repository nor the checkpoint any more.
     ValueError, before anything is written, if it is none.
     """
     with temporary_files_together() as scratch, checkpoint_folder(str(checkpoint)) as folder:
@@ -227,29 +228,11 @@ def register(
             folder = checkpoints.save(model, scratch / "calibrated")
         connect()
         check_writable()
-        run_name = None if run_id else f"register {name}"
         origin = provenance.of_run(run_id) if run_id else provenance.of_checkpoint(str(checkpoint))
-        last = mlflow.get_run(run_id).data.metrics if run_id else {}
-        # MLflow asks for type hints; the signature says it all.
-        with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(PACKAGE / "registered_model.py"),
-                code_paths=[str(PACKAGE.parent / "model")],
-                artifacts={"checkpoint": str(folder.absolute())},
-                signature=signature(model.config.image_size),
-                input_example=example(model.config.image_size),
-                metadata={"config": model.config.to_dict()},
-                pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
-                registered_model_name=name,
-            )
-            final = {f"final/{key}": value for key, value in last.items() if key.startswith(("loss", "val/"))}
-            mlflow.log_metrics(final, model_id=info.model_id)
-    client, number = mlflow.MlflowClient(), str(info.registered_model_version)
-    tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
+        tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
+        number = _version(name, run_id, model, folder, tags)
+    client = mlflow.MlflowClient()
     try:
-        for key, value in tags.items():
-            client.set_model_version_tag(name, number, key, value)
         if alias is not None:
             client.set_registered_model_alias(name, alias, number)
     except UNREACHABLE:
@@ -257,6 +240,31 @@ def register(
             client.delete_model_version(name, number)
         raise
     return int(number)
+
+
+def _version(name: str, run_id: str | None, model: D4RT, folder: Path, tags: dict[str, str]) -> str:
+    """The number of a new version, or of the one that this run has from a command that was killed afterwards. A version
+    is there as soon as all of it is, with its tags: nobody sees half of one."""
+    last = mlflow.get_run(run_id).data.metrics if run_id else {}
+    run_name = None if run_id else f"register {name}"
+    # MLflow asks for type hints; the signature says it all.
+    with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
+        before = run_id and mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if before:
+            return str(before[0].version)
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(PACKAGE / "registered_model.py"),
+            code_paths=[str(PACKAGE.parent / "model")],
+            artifacts={"checkpoint": str(folder.absolute())},
+            signature=signature(model.config.image_size),
+            input_example=example(model.config.image_size),
+            metadata={"config": model.config.to_dict()},
+            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+        )
+        final = {f"final/{key}": value for key, value in last.items() if key.startswith(("loss", "val/"))}
+        mlflow.log_metrics(final, model_id=info.model_id)
+        return str(mlflow.register_model(info.model_uri, name, tags=tags).version)
 
 
 def register_opend4rt(checkpoint: Path, config: Path, name: str, alias: str) -> int:
