@@ -261,8 +261,8 @@ class Checks:
     def do(self, check: Callable[..., str], *arguments: object) -> None:
         try:
             self.right.append(check(*arguments))
-        except AssertionError as error:
-            self.wrong.append(str(error))
+        except Exception as error:  # figures of an hour are not lost because one cannot be had
+            self.wrong.append(str(error) if isinstance(error, AssertionError) else repr(error))
 
 
 def main(argv: list[str] | None = None) -> None:

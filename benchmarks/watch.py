@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 EVERY_SECONDS = 5.0
+END_SECONDS = 30.0  # that all may take to end
 KINDS = {  # how the command line tells
     "convert": "-m pipelines convert",
     "train": "-m train",
@@ -81,7 +82,16 @@ class Watch:
 
     def require_none_left(self) -> str:
         """Of all processes that were seen, when everything has been ended."""
-        _, left = psutil.wait_procs(self.seen, timeout=30)
-        if left:
-            raise AssertionError(f"processes are left: {[' '.join(process.cmdline()) for process in left]}")
+        end = time.monotonic() + END_SECONDS
+        while left := list(filter(runs, self.seen)):
+            if time.monotonic() > end:
+                raise AssertionError(f"processes are left: {left}")
+            time.sleep(1)
         return f"of {len(self.seen)} processes none is left"
+
+
+def runs(process: psutil.Process) -> bool:
+    """One of which only the exit code is left does not."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
