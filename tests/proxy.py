@@ -62,7 +62,8 @@ class Proxy:
                 self.open |= {client, server}
                 faults: list[str] = []  # of the answer that comes next on this connection
                 for forward in (self._requests, self._answers):
-                    threading.Thread(target=self._until_one_ends, args=(forward, client, server, faults)).start()
+                    arguments = (forward, client, server, faults)
+                    threading.Thread(target=self._until_one_ends, args=arguments, daemon=True).start()
 
     def _until_one_ends(self, forward, client: socket.socket, server: socket.socket, faults: list[str]) -> None:
         with suppress(OSError):

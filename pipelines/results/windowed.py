@@ -168,8 +168,8 @@ def notes_on(results: dict[str, dict[str, np.ndarray]], windows: list[dict[str, 
     if "tracks" in results and (lost := float((results["tracks"]["status"] == LOST).any(axis=1).mean())):
         least = min((window["seam"]["inliers"] for window in windows[1:]), default=1.0)
         notes.append(
-            f"{lost:.0%} of its tracks are lost on the way, where two windows did not agree on them or did not see them "
-            f"(of the points asked of both, {least:.0%} agree at the worst seam)"
+            f"{lost:.0%} of its tracks are lost on the way, where two windows did not agree on them or did not see them"
+            f" (of the points asked of both, {least:.0%} agree at the worst seam)"
         )
     return tuple(notes)
 
