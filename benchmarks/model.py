@@ -30,13 +30,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks.figures import keep, parser_of
 from benchmarks.model_task import Task, measure
 from benchmarks.plain_d4rt import random_state
 from model import ModelConfig
 from model.config import OPEND4RT, sizes
+from pipelines.log import shown
 
 SIZES = {
     "base": ModelConfig(**ModelConfig.preset("base").to_dict() | OPEND4RT | {"clip_frames": 16}),
@@ -86,7 +86,7 @@ def compare(config: ModelConfig, tasks: tuple[Task, ...], targets: dict[str, dic
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         torch.save(weights(config), file := Path(folder, "weights.pt"))
-        for task in tqdm(tasks, unit="task"):
+        for task in shown(tasks, len(tasks), "measure", "task"):
             ours, plain = (alone(task, side, config, file) for side in SIDES)
             difference = largest_difference(ours.pop("answers"), plain.pop("answers"))
             if task.dropout == 0:

@@ -5,7 +5,7 @@
 | ValueError: what was given is wrong      | `error: ` and its words | 2         |
 | a failure that the command knows         | `error: ` and its words | 1         |
 | a disk without room                      | `error: ` and its words | 2         |
-| Ctrl-C, SIGTERM                          |                         | 130       |
+| Ctrl-C, SIGTERM                          | how it goes on, if said | 130       |
 | nobody reads the output any more: `head` |                         | 141       |
 
 130 and 141 are what a shell gives for SIGINT and SIGPIPE. Anything else is a mistake of ours, with a traceback.
@@ -50,7 +50,8 @@ def line(text: str, **about: object) -> str:
 
 
 def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
-    """Do it and say how it ended. `failures`: errors that are not about what was given, but can be said in words."""
+    """Do it and say how it ended. `failures`: errors that are not about what was given, but can be said in words; one
+    with an `exit_code` ends with that."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a name in other letters than the terminal's is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -79,7 +80,7 @@ def exit_code(command: Callable[[], object], *failures: type[Exception]) -> int:
         raise
     except (ValueError, *failures) as error:
         print(line(f"error: {error}"), file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 2 if isinstance(error, ValueError) else getattr(error, "exit_code", 1)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

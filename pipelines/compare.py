@@ -46,5 +46,5 @@ def write_leaderboard(uris: list[str], out: str, score: str | None = None) -> li
     write_file(f"{out}/index.html", f"{page}{table.html()}<ul>{links}</ul></html>\n".encode())
     write_file(f"{out}/leaderboard.md", (table.markdown() + "\n").encode())
     write_file(f"{out}/leaderboard.json", (json.dumps(rows, indent=1) + "\n").encode())
-    print(table.markdown())
+    print(f"{table.markdown()}\n{out}: leaderboard.md, leaderboard.json, index.html", flush=True)
     return rows

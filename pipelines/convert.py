@@ -7,6 +7,7 @@ is written. How a group is published, so that any number of jobs may convert int
 """
 
 from functools import partial
+from shlex import quote
 from typing import Literal
 
 from model.command_line import loading
@@ -128,6 +129,7 @@ def convert(
     document = finish(store, settings, groups, facts)
     counted = ", ".join(f"{value} {key}" for key, value in document["counts"].items())
     say(f"{store}: {counted}; digest {document['digest']}", store=store)
+    say(f"next: python -m pipelines inspect {quote(store)}", store=store)
 
 
 def plan_all(names: list[str], conversion: Conversion) -> tuple[dict[str, Plan], dict[str, str]]:

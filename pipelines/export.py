@@ -3,9 +3,8 @@
 Made from the result folders alone, as often as one likes, into NAME/exports/FORMAT/ of each video.
 """
 
-from tqdm import tqdm
-
-from pipelines.problems import alike
+from pipelines.log import say, shown
+from pipelines.problems import alike, counted
 from pipelines.results.reading import find_results
 
 # The libraries of the formats take a second to import and are not needed to print help: see below.
@@ -33,20 +32,21 @@ def export(place: str, /, *, formats: str = "all") -> None:
     found = find_results(place)
     noted, failed = {}, {}
     work = [(uri, name) for uri in found for name in chosen]
-    for uri, name in tqdm(work, desc="export", unit="export", delay=2):
+    for uri, name in shown(work, len(work), "export", "export", delay=2):
         video = uri.rpartition("/")[2]
         try:
             notes = rewrite_page(uri) if name == "page" else export_one(uri, name)
         except ValueError as error:
             failed[f"{name} of {video}"] = str(error)
             continue
-        tqdm.write(f"{uri}/page.html" if name == "page" else f"{uri}/exports/{name}")
+        say(f"{uri}/page.html" if name == "page" else f"{uri}/exports/{name}")
         if notes:
             noted[f"{name} of {video}"] = "; ".join(notes)
     if "page" in chosen and found != [place.rstrip("/")]:
         write_index(place.rstrip("/"), {})
     for line in alike(noted):
-        print(f"noted {line}")
+        say(f"noted {line}")
     if failed:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise ValueError(f"{len(failed)} of {len(work)} exports could not be made\n{listed}")
+    say(f"{place}: {', '.join(chosen)} of {counted(len(found), 'video')}")

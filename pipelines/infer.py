@@ -12,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from tqdm import tqdm
-
 from model.command_line import loading
 from pipelines.datasets import DatasetKey, HeldOutKey
-from pipelines.log import say
-from pipelines.problems import Problems, alike
+from pipelines.log import say, shown
+from pipelines.problems import Problems, alike, counted
 from pipelines.raw.place import absolute, lasting
 from pipelines.results.asked import Asked
 from pipelines.results.files import RESULT, TASKS, USUAL_TASKS, claim_of, digest_told, is_answered
@@ -149,7 +147,7 @@ def infer(
         "model": {"uri": model, "version": version, "digest": digest, "config": loaded.config.to_dict()},
     }
     del loaded
-    todo, failed = _undone(sources, selection, asked, out, request)
+    todo, failed = _undone(sources, selection, asked, out, about)
     if before := len(sources) - len(todo) - len(failed):
         say(f"{before} of {len(sources)} videos were done before")
     if failed and (dry_run or not todo):
@@ -176,7 +174,7 @@ def infer(
     write_index(out, failed)
     for line in alike(noted):
         say(f"noted {line}")
-    say(f"to look at: {out}/index.html")
+    say(f"{out}: results of {counted(len(sources) - len(failed), 'video')}; to look at: {out}/index.html")
     if failed:
         raise ValueError(_list_of(failed, sources, out))
 
@@ -194,7 +192,7 @@ def _list_of(failed: dict[str, str], sources: list[Source], out: str) -> str:
 
 
 def _undone(
-    sources: list[Source], selection: Selection, asked: Asked, out: str, request: dict[str, Any]
+    sources: list[Source], selection: Selection, asked: Asked, out: str, about: dict[str, Any]
 ) -> tuple[list[Source], dict[str, str]]:
     """Those without results of this request; and of which, by name, that cannot be answered, and why.
 
@@ -212,19 +210,19 @@ def _undone(
             if not there:
                 return False
             known = digest_told(uri, source.uri) if done else None
-            claim = request | {"video": known or video_digest(source, selection)}
+            claim = about["request"] | {"video": known or video_digest(source, selection)}
         except ValueError as error:
             failed[source.name] = str(error)
             return True
         with problems.noted():
             if done:
-                is_answered(uri, claim)
+                is_answered(uri, claim, about["model"])
             else:
                 require_new(uri, claim_of(claim))
         return done
 
     with ThreadPoolExecutor(READERS) as pool:
-        answers = tqdm(pool.map(is_done, sources), total=len(sources), desc="check", unit="video", delay=2)
+        answers = shown(pool.map(is_done, sources), len(sources), "check", "video", delay=2)
         todo = [source for source, done in zip(sources, answers, strict=True) if not done]
     problems.refuse()
     return todo, failed

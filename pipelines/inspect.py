@@ -12,6 +12,7 @@ The queries are counted by a Ray Data job.
 import json
 from collections import Counter
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     print(summary_text(summary))
     print(f"{out}: {SUMMARY} and {counted(len(chosen), 'contact sheet')}")
+    print(f"next: python -m train PRESET --data.mixture.{quote(opened.uri)} 1")
 
 
 def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:

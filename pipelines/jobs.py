@@ -5,9 +5,7 @@ keeps dying. Here it repeats it until there were `MAX_TRIES`: then the row has f
 on.
 """
 
-import sys
 import threading
-import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -18,22 +16,19 @@ from typing import Any
 import ray
 import ray.data
 from ray import cloudpickle
-from tqdm import tqdm
 
-from model.command_line import says_json
 from pipelines import telemetry
 from pipelines.cluster import connect, model_resources
-from pipelines.log import say
-from pipelines.problems import counted
+from pipelines.log import Bar
 from pipelines.raw.place import NoRoom
 
 TOLD = 4  # rows under way, of which it is shown what is done
 MAX_TRIES = 3  # of a row whose process dies
 PROGRESS_SECONDS = 5  # after which it is asked what is done of a row that takes long
-LOG_SECONDS = 15  # from one sign of progress in a log to the next
 READY = 2  # parts that `ahead` has ready before they are asked for
 ROWS_AT_ONCE = 4096  # given to Ray Data together, each a block and so a task of its own
 DIED = f"the process that worked on it died {MAX_TRIES} times: it crashed, or there was too little memory"
+DIED_WITH = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 
 Row = dict[str, Any]
 
@@ -141,7 +136,7 @@ def run_models(
             actor, number = running.pop(done[0])
             try:
                 answer = cloudpickle.loads(ray.get(done[0]))
-            except ray.exceptions.RayActorError:
+            except DIED_WITH:
                 if actor not in replaced:  # or another of its rows has seen to it
                     replaced[actor] = start()
                 idle = [replaced.get(each, each) for each in [*idle, actor]]
@@ -196,7 +191,7 @@ def _got(answer: ray.ObjectRef) -> Any:
         return ray.get(answer)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+    except DIED_WITH:
         raise ValueError(DIED) from None
 
 
@@ -222,39 +217,25 @@ def _progress(actors: set[ray.actor.ActorHandle]) -> str:
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=1)
     told = []
     for answer in ready:
-        with suppress(ray.exceptions.RayActorError):
+        with suppress(*DIED_WITH):
             told += ray.get(answer)
     return ", ".join(sorted(told)[:TOLD])
 
 
 def _shown(rows: list[Row], answers: Iterator[tuple[int, _Answer] | str], label: str, unit: str) -> Iterator[Outcome]:
-    """The outcomes behind a progress bar, on a terminal live, in a log now and then. Text is shown beside it.
-
-    With D4RT_LOG=json, lines with the same figures take the place of the bar.
-    """
-    pause = 0.2 if sys.stderr.isatty() else LOG_SECONDS
-    done = failed = 0
-    told_at = time.monotonic()
+    """The outcomes behind a `Bar`. Text is what is under way."""
     telemetry.show("job", {"waiting": len(rows), "done": 0, "failed": 0}, job=label)
-    bar = tqdm(total=len(rows), desc=label, unit=unit, mininterval=pause, maxinterval=pause, disable=says_json())
-    with closing(answers), bar:
+    with closing(answers), Bar(len(rows), label, unit) as bar:
         for told in answers:
             if isinstance(told, str):
-                bar.set_postfix_str(f"{told}, failed={failed}" if failed else told)
+                bar.doing(told)
                 continue
             number, answer = told
             if answer.stop:
                 raise StopJob(answer.reason)
-            done += 1
-            failed += answer.reason != ""
-            telemetry.show("job", {"waiting": len(rows) - done, "done": done, "failed": failed}, job=label)
-            if failed:
-                bar.set_postfix(failed=failed, refresh=False)
-            bar.update()
-            if bar.disable and (done == len(rows) or time.monotonic() > told_at + LOG_SECONDS):
-                told_at = time.monotonic()
-                words = f"{label}: {done} of {counted(len(rows), unit)}"
-                say(words, job=label, done=done, waiting=len(rows) - done, failed=failed)
+            bar.add(failed=answer.reason != "")
+            figures = {"waiting": len(rows) - bar.done, "done": bar.done, "failed": bar.failed}
+            telemetry.show("job", figures, job=label)
             yield Outcome(rows[number], answer.result, answer.reason)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.command_line import loading
+from model.command_line import exit_code, loading
+from train.errors import RunFailed, RunStopped
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "ray", "mlflow", "matplotlib", "timm")
@@ -127,3 +128,11 @@ sys.exit(exit_code(command))
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def test_a_run_that_was_stopped_says_how_it_goes_on_and_ends_as_what_was_stopped(capsys):
+    def stopped() -> None:
+        raise RunStopped("run a was stopped at step 10: the same command goes on")
+
+    assert exit_code(stopped, RunFailed) == 130
+    assert "the same command goes on" in capsys.readouterr().err

@@ -268,8 +268,15 @@ def test_the_same_request_is_done_and_another_refused(results, checkpoint, tmp_p
         (tmp_path / folder).mkdir()
         write_video(tmp_path / folder / "moving.mp4", textured(8, seed=count), 10.0)
     infer(**request | {"video": [str(tmp_path / "elsewhere" / "moving.mp4")]}, num_frames=4, grid=5)
-    with pytest.raises(ValueError, match=r"moving holds results of another request \(video was .*remove it"):
+    digests = r"/moving.mp4 with digest \w{8}, now digest \w{8}\)"
+    with pytest.raises(
+        ValueError, match=rf"moving holds results of another request \(video was .*{digests}.*remove it"
+    ):
         infer(**request | {"video": [str(tmp_path / "another" / "moving.mp4")]}, num_frames=4, grid=5)
+    other = checkpoints.save(D4RT(checkpoints.load(checkpoint).config), tmp_path / "other")
+    was, now = (rf"{re.escape(str(folder))} \(digest \w{{8}}\)" for folder in (checkpoint, other))
+    with pytest.raises(ValueError, match=rf"another request \(model was {was}, now {now}\)"):
+        infer(**request | {"model": str(other)}, num_frames=4, grid=5)
     (tmp_path / "moving").mkdir()
     (tmp_path / "moving" / "diary.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists already and is not overwritten"):

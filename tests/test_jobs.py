@@ -57,6 +57,7 @@ def test_every_row_has_an_outcome_also_one_whose_process_dies(kind, ray_cluster,
     assert outcomes[7].reason == DIED
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err and "Deprecation" not in said.err
+    assert "\r" not in said.out + said.err and "halve: 5 of 5 numbers, 2 failed\n" in said.out
     begun = log.read_text().split()
     assert begun.count("7") == MAX_TRIES and all(begun.count(number) == 1 for number in "0124")
 
@@ -172,10 +173,11 @@ class Slow:
 
 def test_rows_at_once_and_what_is_done_of_them(ray_cluster, monkeypatch, capfd):
     monkeypatch.setattr("pipelines.jobs.PROGRESS_SECONDS", 0.2)
+    monkeypatch.setattr("pipelines.log.LOG_SECONDS", 0)
     rows = [{"number": number, "seconds": 0.4} for number in range(2)]
     outcomes = list(run_models(Slow, {}, rows, label="wait", unit="row", at_once=2))
     assert sorted(outcome.result for outcome in outcomes) == [0, 1]
-    assert "row 0: half, row 1: half" in capfd.readouterr().err
+    assert "wait: 0 of 2 rows: row 0: half, row 1: half\n" in capfd.readouterr().out
 
 
 def test_too_large_a_share_of_failures():

@@ -1,16 +1,18 @@
 """What jobs say, as JSON for whoever collects logs: objects, with the run, sequence and step that they are about."""
 
 import json
+import re
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 import ray
 
 from model.command_line import exit_code, loading
-from pipelines import jobs
+from pipelines import log
 from pipelines.convert import convert
-from pipelines.log import say
+from pipelines.log import Bar, say, shown
 from pipelines.synthesize.job import write_sequence
 from train.progress import printed_progress
 
@@ -32,6 +34,41 @@ def test_people_are_told_the_words_alone(monkeypatch, capsys):
     monkeypatch.delenv("D4RT_LOG", raising=False)
     say("failed a: broken", sequence="a")
     assert capsys.readouterr().out == "failed a: broken\n"
+
+
+def test_a_log_has_lines_and_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr(log, "LOG_SECONDS", 0)
+    with Bar(2, "convert", "sequence") as bar:
+        bar.doing("room0: 3 of 9 frames")
+        bar.add()
+        bar.add(failed=True)
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "convert: 0 of 2 sequences: room0: 3 of 9 frames",
+        "convert: 1 of 2 sequences",
+        "convert: 2 of 2 sequences, 1 failed",
+    ]
+    assert told.err == ""
+
+
+def test_a_log_is_not_told_of_every_row(capsys):
+    assert list(shown(range(100), 100, "check", "video")) == list(range(100))
+    assert list(shown(range(100), 100, "check", "video", delay=60)) == list(range(100))
+    assert capsys.readouterr().out.splitlines() == ["check: 100 of 100 videos"]
+
+
+def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(shown("abc", 3, "check", "video")) == ["a", "b", "c"]
+    told = capsys.readouterr()
+    assert told.out == "" and "\rcheck: 100%" in told.err
+
+
+def test_there_is_one_bar_for_the_whole_project():
+    root = Path(__file__).parent.parent
+    code = [file for part in ("model", "pipelines", "train", "benchmarks") for file in Path(root, part).rglob("*.py")]
+    uses = [file for file in [*code, root / "demo.py"] if re.search(r"^\s*(from|import) tqdm", file.read_text(), re.M)]
+    assert uses == [root / "pipelines/log.py"]
 
 
 def test_an_error_is_an_object_too(as_json, monkeypatch, capsys):
@@ -67,7 +104,7 @@ def test_sequences_and_how_far_a_job_is(as_json, ray_cluster, tmp_path, capsys, 
     raw = tmp_path / "raw"
     for index in range(2):
         write_sequence({"dataset": "tartanair", "root": str(raw), "index": index}, frames=4, size="small", seed=0)
-    monkeypatch.setattr(jobs, "LOG_SECONDS", 0)
+    monkeypatch.setattr(log, "LOG_SECONDS", 0)
     broken = next(raw.rglob("pose_left.txt"))
     broken.write_text("no pose")
     store, options = f"{tmp_path}/store", {"split": "all", "frames": 4, "image_size": 64, "queries": 64}
@@ -77,7 +114,7 @@ def test_sequences_and_how_far_a_job_is(as_json, ray_cluster, tmp_path, capsys, 
     lines = objects(told.out)
     assert lines[0] == {
         "level": "INFO",
-        "message": "plan tartanair: 1 of 2 sequences",
+        "message": "plan tartanair: 1 of 2 sequences" + ", 1 failed" * lines[0]["failed"],
         "job": "plan tartanair",
         "done": 1,
         "waiting": 1,
@@ -86,4 +123,4 @@ def test_sequences_and_how_far_a_job_is(as_json, ray_cluster, tmp_path, capsys, 
     (failed,) = (each for each in lines if each["level"] == "WARNING")
     assert failed["sequence"] in broken.parent.as_posix()
     assert failed["store"] == store and "pose_left.txt" in failed["message"]
-    assert lines[-1]["message"].startswith(f"{store}: 2 sequences, 1 failed")
+    assert lines[-2]["message"].startswith(f"{store}: 2 sequences, 1 failed")

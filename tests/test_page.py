@@ -280,7 +280,7 @@ def test_the_index_leads_to_every_page_and_names_what_failed(result, tmp_path):
         told = tab.evaluate("document.body.innerText")
         assert "third: it is no video" in told and "damaged" in told and f"{FRAMES} frames" in told
         loaded = "[...document.images].filter((image) => image.complete && image.naturalWidth > 0).length"
-        tab.wait_for(f"{loaded} === 2")
+        tab.wait_for(f"{loaded} === 6")  # of each a frame, points and cameras
         tab.evaluate("document.querySelectorAll('article > a')[1].click()")
         tab.wait_for(f"location.pathname.endsWith('page.html') && {READY}")
         assert tab.errors == []

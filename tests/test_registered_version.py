@@ -133,7 +133,7 @@ def test_an_alias_moves_by_a_command_that_says_why(registry, capsys):
     ("words", "message"),
     [
         (["--version", "9", "--because", "x"], "no model 'models:/d4rt/9' in the registry"),
-        (["--name", "none", "--version", "1", "--because", "x"], "no model 'models:/none/1' in the registry"),
+        (["--name", "none", "--version", "1", "--because", "x"], "no model 'none' in the registry"),
         (["--version", "1", "--because", "  "], "--because is empty"),
         (["--version", "1", "--alias", "latest", "--because", "x"], "'latest' is no alias"),
     ],
@@ -141,6 +141,12 @@ def test_an_alias_moves_by_a_command_that_says_why(registry, capsys):
 def test_what_cannot_be_promoted(words, message, registry, capsys):
     assert main(["promote", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_promoting_makes_no_registry(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert main(["promote", "--version", "1", "--because", "x"]) == 2
+    assert "there is no model registry at" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_version_that_bears_the_alias_already(registry, capsys):

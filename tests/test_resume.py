@@ -17,22 +17,26 @@ from types import SimpleNamespace
 import mlflow
 import psutil
 import pytest
+import ray
 import torch
 from plane_store import write_plane_store
 from ray.train import Checkpoint
+from ray.train.torch import TorchTrainer
 from safetensors import safe_open
 
 from benchmarks.servers import MlflowServer
-from model import D4RT, ModelConfig
+from model import D4RT, ModelConfig, checkpoints
 from pipelines.partial import scratch_path
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file
-from train import curves, run_folder, tracking
+from train import curves, record, run_folder, tracking
 from train.averages import SETTLED_STEPS, Averages
 from train.checkpoint import HostMemory
 from train.config import PRESETS
-from train.errors import CheckpointFailed
+from train.errors import CheckpointFailed, RunFailed
 from train.lease import Lease
+from train.loop import train
+from train.progress import printed_progress
 from train.run_folder import Position
 from train.state import TrainState
 
@@ -231,14 +235,51 @@ def test_a_worker_ends_with_its_node_whatever_it_waits_for():
                 worker.kill()
 
 
+class Lost(TorchTrainer):
+    """Whose controller Ray ended, as the machine has no memory left."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fit(self) -> None:
+        raise ray.exceptions.OutOfMemoryError("1 worker(s) were killed, as memory is low.\nTop 10 memory users:")
+
+
+def test_a_lost_controller_is_said_in_words(ray_cluster):
+    config = replace(PRESETS["tiny"][1], name="mine")
+    with printed_progress("mine") as progress, pytest.raises(RunFailed) as failed:
+        train(config, Lost(), progress)
+    assert str(failed.value) == (
+        "run mine failed, because Ray lost its controller: 1 worker(s) were killed, as memory is low.; "
+        "the same command with --name mine goes on from its last checkpoint"
+    )
+
+
+def test_an_alias_means_what_it_meant_when_the_run_began(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    given = replace(PRESETS["tiny"][1], out=str(tmp_path / "runs"), name="mine", init="models:/d4rt@champion")
+    tracking.connect()
+    model = D4RT(ModelConfig.preset("tiny"))
+    for number in (1, 2):
+        tracking.register(checkpoints.save(model, tmp_path / str(number)), "d4rt", "champion")
+        config = record.meant(given, record.recorded(given))
+        assert config.init == "models:/d4rt/1"  # also of a finished run, whose own model is the champion now
+        record.claim(config, [], given.init)
+    other = replace(given, init="models:/d4rt/2")
+    asked = record.meant(other, record.recorded(other))
+    there = r"init: models:/d4rt@champion = models:/d4rt/1 there, models:/d4rt/2 asked"
+    with pytest.raises(ValueError, match=rf"begun with another config \({there}\)"):
+        record.require_same(asked, record.recorded(other), other.init)
+
+
 def test_a_run_that_goes_on_says_which_store_is_another_one_now(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     config = replace(PRESETS["tiny"][1], out=str(tmp_path / "runs"), name="mine")
     tracking.connect()
 
-    def claimed(seed: int) -> run_folder.Record:
+    def claimed(seed: int) -> record.Record:
         shutil.rmtree(tmp_path / "planes", ignore_errors=True)
-        return run_folder.claim(config, [ClipStore(write_plane_store(tmp_path / "planes", clips=2, seed=seed))])
+        return record.claim(config, [ClipStore(write_plane_store(tmp_path / "planes", clips=2, seed=seed))], None)
 
     begun, again = claimed(0), claimed(0)
     assert begun == again and not capsys.readouterr().out
@@ -392,8 +433,8 @@ def test_a_position_that_cannot_be_is_refused(content, tmp_path):
 )
 def test_a_damaged_run_is_no_run(change, tmp_path):
     config = replace(PRESETS["tiny"][1], out=str(tmp_path), name="run")
-    record = {"config": config.to_dict(), "run_id": "abc", "stores": {}, "model": None} | change
+    content = {"config": config.to_dict(), "run_id": "abc", "stores": {}, "model": None} | change
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    (tmp_path / "run/run.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\): choose another --name"):
-        run_folder.claim(config, [])
+        record.claim(config, [], None)

@@ -108,7 +108,7 @@ def test_what_is_damaged_is_no_result(tmp_path, capsys):
     assert all(line.startswith("damaged ") and str(tmp_path) in line and "remove" in line for line in told[1:])
     assert "part lacks depth.npz, which its result.json lists" in "".join(told)
     with pytest.raises(ValueError, match=r"null/result\.json is damaged \(request: "):
-        is_answered(str(tmp_path / "null"), {})
+        is_answered(str(tmp_path / "null"), {}, {})
 
 
 @pytest.mark.parametrize("file", ["run.json", "step_0000020/position.json"])

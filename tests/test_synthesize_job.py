@@ -1,5 +1,6 @@
 """Where synthetic raw data lies, and the job that writes it: what it writes, says and refuses."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipelines.synthesize import (
     tartanair_v2,
     virtual_kitti2,
 )
+from pipelines.synthesize.begun import begun
 from pipelines.synthesize.job import (
     ALL,
     BENCHMARKS_OF,
@@ -116,17 +118,30 @@ def test_job_writes_the_scenes_it_says(ray_cluster, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(Image.open(written)), scene.render(1).image)
 
 
-def test_job_writes_variants_and_says_whose_they_are(ray_cluster, tmp_path, capsys):
+def test_job_goes_on_with_its_half_writes_variants_and_says_whose_they_are(ray_cluster, tmp_path, capsys):
     assert list(VARIANTS) == ["kubric_tfrecord", "scannet_exported", "scannet_iphone", "tartanair_v2"]
-    synthesize("tartanair_v2", out=str(tmp_path / "held-out"), scenes=2, frames=2)
-    said = capsys.readouterr().out  # the store is named after the raw folder, so that two of them do not share one
+    out, request = str(tmp_path / "held-out"), {"dataset": "tartanair_v2", "scenes": 2, "frames": 2, "size": "small"}
+    half = tmp_path / "held-out" / ".0.partial"
+    with suppress(KeyboardInterrupt), begun(out, request | {"seed": 0}):
+        with pytest.raises(ValueError, match="another synthesize writes to"):
+            synthesize("tartanair_v2", out=out, scenes=2, frames=2)
+        half.mkdir()
+        (half / "image.png").write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match=r"half of other scenes \(seed was 0, now 1\): the command that began them"):
+        synthesize("tartanair_v2", out=out, scenes=2, frames=2, seed=1)
+    synthesize("tartanair_v2", out=out, scenes=2, frames=2)
+    assert {path.name for path in (tmp_path / "held-out").iterdir()} == {tartanair_v2.folder(0).partition("/")[0]}
+    said = capsys.readouterr().out
+    assert f"going on with {out}, where another command was interrupted" in said
+    # the store is named after the raw folder, so that two of them do not share one
     assert f"python -m pipelines convert tartanair --raw {tmp_path}/held-out --store clips/held-out " in said
     assert all((tmp_path / "held-out" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))
 
 
 def test_job_refuses_to_mix_with_what_is_there(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="not an empty folder: choose a new one"):
+    with pytest.raises(ValueError, match="not an empty folder: choose a new folder"):
         synthesize("tartanair", out=str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"
 

@@ -40,6 +40,8 @@ class Task:
     truth: str | None
     request: dict[str, Any]
     """All that the adapted weights depend on, by digests."""
+    model: dict[str, str]
+    """How adapt.json names it: as the user does, its version, its digest."""
     done: bool = False
 
 
@@ -72,7 +74,7 @@ class AdaptVideo:
         try:
             require_new(uri, claim_of(task.request))
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
-            if not is_answered(uri, task.request, ADAPTED):
+            if not is_answered(uri, task.request, task.model, ADAPTED):
                 raise
             return "was done by another job"
         try:
@@ -131,7 +133,7 @@ class AdaptVideo:
         return {
             "schema": SCHEMA,
             "request": task.request,
-            "model": {"version": self.name, "digest": self.digest},
+            "model": task.model,
             "source": asdict(task.source),
             "labels": {
                 "from": task.labels or self.teacher_name,
@@ -175,7 +177,7 @@ def publish(uri: str, model: D4RT, report: Report, about: dict[str, Any]) -> Non
             checkpoints.save(model, folder)
             (folder / ADAPTED).write_text(json.dumps(json_value(document), indent=1) + "\n")
     except ExistsAlready:  # another job did the same meanwhile
-        if not is_answered(uri, request, ADAPTED):
+        if not is_answered(uri, request, about["model"], ADAPTED):
             raise
 
 

@@ -8,14 +8,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
-
-from tqdm import tqdm
 
 from model import checkpoints
 from model.recipes import plan_windows
 from pipelines import jobs
-from pipelines.log import say
+from pipelines.log import say, shown
 from pipelines.models import load_model, model_digest, model_version, tracking_uri
 from pipelines.problems import Problems
 from pipelines.raw.place import absolute, is_local, lasting, open_place
@@ -75,7 +74,8 @@ def adapt_videos(model: str, videos: list[str], out: str, asked: Asked, *, dry_r
         told = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failed.items()))
         raise ValueError(f"{len(failed)} of {len(tasks)} videos failed\n{told}")
     first = tasks[0].source
-    say(f"next: python -m pipelines infer --model {out}/{first.name} --video {first.uri} --out RESULTS")
+    folder = f"{out}/{first.name}"
+    say(f"next: python -m pipelines infer --model {quote(folder)} --video {quote(first.uri)} --out RESULTS")
 
 
 def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict[str, Any], list[Task]]:
@@ -94,7 +94,8 @@ def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict
     version = model_version(model)
     loaded = load_model(version)
     clip_frames, size = loaded.config.clip_frames, 4 * sum(x.numel() for x in loaded.parameters())
-    request = {"model_digest": model_digest(loaded), **vars(asked.selection), "steps": asked.steps, "lr": asked.lr}
+    named = {"uri": model, "version": version, "digest": model_digest(loaded)}
+    request = {"model_digest": named["digest"], **vars(asked.selection), "steps": asked.steps, "lr": asked.lr}
     teacher = None
     if asked.teacher is not None and asked.teacher.startswith(FUNCTION):
         teacher, request["teacher"] = asked.teacher, function_digest(asked.teacher)
@@ -123,11 +124,11 @@ def prepare(model: str, videos: list[str], out: str, asked: Asked) -> tuple[dict
                 found["labels"] = believed.digest
             if known is not None:
                 found["truth"] = known.digest
-            return Task(source, labels, truth, found, done=_is_done(f"{out}/{source.name}", found))
+            return Task(source, labels, truth, found, named, done=_is_done(f"{out}/{source.name}", found, named))
         return None
 
     with ThreadPoolExecutor(READERS) as pool:
-        tasks = list(tqdm(pool.map(task_of, sources), total=len(sources), desc="check", unit="video", delay=2))
+        tasks = list(shown(pool.map(task_of, sources), len(sources), "check", "video", delay=2))
     problems.refuse()
     _require_room(out, size * sum(not task.done for task in tasks))
     arguments = {"model": version, "teacher": teacher, "registry": tracking_uri(), "out": out}
@@ -152,10 +153,10 @@ def _read(option: str, file: str, clip: tuple[int, int, int], video: str) -> Pse
     return labels
 
 
-def _is_done(uri: str, request: dict[str, Any]) -> bool:
+def _is_done(uri: str, request: dict[str, Any], model: dict[str, str]) -> bool:
     """ValueError if there is something else."""
     if read_file(f"{uri}/{checkpoints.CONFIG}") is not None:
-        return is_answered(uri, request, ADAPTED)
+        return is_answered(uri, request, model, ADAPTED)
     if listed(uri):
         require_new(uri, claim_of(request))
     return False

@@ -1,12 +1,12 @@
 """What the confidences of a model stand for, counted on clips that it has not learnt from."""
 
 import torch
-from tqdm import tqdm
 
 from model.confidence import Calibration
 from pipelines.evaluation.calibration import FEWEST
 from pipelines.evaluation.scores import ask, measure, require_fit
 from pipelines.evaluation.tally import Tally
+from pipelines.log import shown
 from pipelines.models import load_model
 from pipelines.store.reader import evenly, open_different
 
@@ -30,7 +30,7 @@ def calibrate(model: str, data: list[str]) -> Calibration:
             )
     clips = [(store, number) for store in stores for number in evenly(len(store), MOST_CLIPS)]
     tally = Tally()
-    for store, number in tqdm(clips, desc="calibrate", unit="clip"):
+    for store, number in shown(clips, len(clips), "calibrate", "clip"):
         clip = store[int(number)]
         truth = clip.all_queries()
         answers = ask(loaded, clip.video, clip.aspect, truth)

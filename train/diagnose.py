@@ -22,12 +22,12 @@ from collections import Counter
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from model import D4RT, Prediction
 from model.confidence import SHARES
 from pipelines.evaluation.scores import answers_of, constant_depth, measure, require_fit
 from pipelines.evaluation.tally import WITHIN, Tally
+from pipelines.log import shown
 from pipelines.models import load_model
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import Clip, open_different, open_store
@@ -72,7 +72,7 @@ def numbers(model: D4RT, uri: str, count: int) -> dict[str, float]:
     seen = np.concatenate([row["visible"][row["valid"] & VALID_BITS["visible"] > 0] for row in read])
     sums, counts, tally, watched = Counter(), Counter(), Tally(), torch.zeros(len(losses.MONITORS))
     model.zero_grad()
-    for i, row in enumerate(tqdm(read, desc="diagnose", unit="clip")):
+    for i, row in enumerate(shown(read, count, "diagnose", "clip", delay=2)):
         clip = store[plan.clip(i)[1]]
         columns = {name: np.asarray(value)[None] for name, value in row.items() if name != "store"}
         batch = QueryBatch.from_columns(columns | {"dataset": np.zeros(1, np.int64)}, (clip.dataset,)).to(model.device)

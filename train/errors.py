@@ -29,3 +29,5 @@ class RunFailed(RuntimeError):
 
 class RunStopped(RunFailed):
     """Somebody stopped it; it can go on."""
+
+    exit_code = 130

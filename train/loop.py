@@ -31,8 +31,9 @@ from train.errors import CheckpointFailed, OutOfMemory, RunFailed, RunStopped
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
-from train.run_folder import Position, Record
-from train.start import pinned, starting_weights, trained_before
+from train.record import Record, claim, meant, recorded, require_same
+from train.run_folder import Position
+from train.start import starting_weights, trained_before
 from train.state import MODEL
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut, Validation
@@ -51,6 +52,11 @@ def run(config: TrainConfig) -> str:
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
     failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
     """
+    given, before = config.init, recorded(config)
+    config = meant(config, before)
+    if before is not None and before.model is not None:  # a scheduler repeats a job that was lost after its last word
+        require_same(config, before, given)
+        return finished(config, before.model)
     say("reading stores and weights", run=config.name)
     plan, stores = open_mixture(config.data, config.model, config.seed)
     check_labels(stores, config.data, config.loss)
@@ -58,7 +64,6 @@ def run(config: TrainConfig) -> str:
     run_folder.check_room(config)
     if cluster.is_private():  # else each worker looks at its own
         memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
-    config = pinned(config)
     start = starting_weights(config)
     say("connecting to MLflow and Ray", run=config.name)
     tracking_uri = tracking.connect()
@@ -66,14 +71,20 @@ def run(config: TrainConfig) -> str:
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
         cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.values()))
         start = None if start is None else ray.put(start)  # which holds them from here on
-        record = run_folder.claim(config, stores)
-        if record.model is not None:  # a scheduler starts a job again that was lost after its last word
-            say(f"run {config.name} in {config.out} is finished, nothing to do: another one needs another --name")
-            return record.model
+        record = claim(config, stores, given)
+        if record.model is not None:  # another command has just been there
+            return finished(config, record.model)
         with tracking.ended(record.run_id):
             uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, record, held)
         replace(record, model=uri).save(held.run)
     return uri
+
+
+def finished(config: TrainConfig, model: str) -> str:
+    """Say so; the name of its model."""
+    say(f"run {config.name} in {config.out} is finished, nothing to do: another one needs another --name")
+    tracking.connect()
+    return model
 
 
 def run_on_cluster(
@@ -103,6 +114,7 @@ def run_on_cluster(
             f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers",
             run=config.name,
         )
+    say("starting workers", run=config.name)
     with printed_progress(config.name) as progress:
         validation = held_out and Validation(
             held_out=held_out,
@@ -198,6 +210,9 @@ def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorH
         raise RunFailed(f"run {config.name} failed: {reason(error)}") from error
     except KeyboardInterrupt:
         raise RunStopped(f"run {config.name} was stopped at once: {again}") from None
+    except ray.exceptions.RayError as error:  # of what Ray keeps beside the workers: too little memory, a lost node
+        what = str(error).strip().partition("\n")[0]
+        raise RunFailed(f"run {config.name} failed, because Ray lost its controller: {what}; {again}") from error
     step, failed = result.return_value
     if failed:
         raise RunFailed(f"run {config.name} failed: {failed}")

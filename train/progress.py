@@ -50,7 +50,8 @@ class Progress:
 def printed_progress(run: str) -> Iterator[ray.actor.ActorHandle]:
     """Give the actor to the workers of the run of that name; while the block runs, what they add is printed."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other nodes may go
-    progress = ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote()
+    lasting = {"max_restarts": -1, "max_task_retries": -1}  # when it is ended for lack of memory
+    progress = ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here, **lasting).remote()
     done = threading.Event()
 
     def show() -> None:

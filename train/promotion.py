@@ -12,7 +12,7 @@ import time
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipelines.models import not_known
+from pipelines.models import model_versions, not_known
 from pipelines.raw.place import absolute
 from pipelines.whole import read_file
 from train import tracking
@@ -20,6 +20,7 @@ from train import tracking
 
 def move_alias(name: str, version: int, alias: str, because: str) -> str:
     """Move it, and say so in words. ValueError if there is no such version, or it bears the alias already."""
+    model_versions(f"models:/{name}/*")  # where there is no registry, none is made
     tracking.connect()
     client, number, uri = mlflow.MlflowClient(), str(version), f"models:/{name}/{version}"
     try:

@@ -19,24 +19,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from io import IOBase
 from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
 import pyarrow.fs
-from annotated_types import Ge, MinLen
+from annotated_types import Ge
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint
 
 from pipelines import documents
-from pipelines.log import say
 from pipelines.partial import scratch_folder
 from pipelines.raw.place import is_local, lasting, open_place, reachable
-from pipelines.store.reader import ClipStore
-from pipelines.whole import read_file, require_writable, write_file, written
-from train import tracking
+from pipelines.whole import read_file, require_writable, written
 from train.config import TrainConfig
 from train.errors import CheckpointFailed
 from train.lease import Lease
@@ -46,13 +43,6 @@ RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_sn
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 Count = Annotated[int, Ge(0)]
 OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
-# May differ when a run goes on: they change where and how often things happen, not what is learnt,
-OPERATIONAL = (
-    *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures"),
-    *("accumulate", "recompute", "compile", "shard", "max_skipped", "validation.every"),
-    # or, these, only how many clips a step sees; `train/worker.py` says so.
-    *("workers", "min_workers", "data.clips_per_worker"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +70,6 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Record:
-    """run.json: what a run is, and what became of it."""
-
-    config: dict[str, Any]
-    run_id: str
-    """Of MLflow."""
-    stores: dict[str, Annotated[list[str], MinLen(1)]] = field(default_factory=dict)
-    """URI of each store -> the digests it had: more than one if it changed while the run was interrupted."""
-    model: str | None = None
-    """Of the finished run, its name in the registry."""
-
-    def save(self, run: str) -> None:
-        write_file(f"{run}/{RECORD}", json.dumps(asdict(self), indent=1).encode())
-
-
-@dataclass(frozen=True)
 class Reported:
     """A checkpoint that Ray Train knows of."""
 
@@ -107,45 +81,6 @@ class Snapshot:
     """Of Ray Train's list of checkpoints, what is looked at here."""
 
     checkpoint_results: list[Reported]
-
-
-def claim(config: TrainConfig, stores: list[ClipStore]) -> Record:
-    """What is recorded of this run from now on: a new one, or, if a run of this name was interrupted, that one.
-
-    Says which stores are no longer what they were. A finished run has its model. ValueError if the run was begun with
-    another config.
-    """
-    run = f"{config.out}/{config.name}"
-    digests = {store.uri: store.info["digest"] for store in stores}
-    record = documents.read(f"{run}/{RECORD}", Record, "choose another --name")
-    if record is None:
-        run_id = tracking.start_run(config.name, config.to_dict(), stores)
-        record = Record(config.to_dict(), run_id, {uri: [digest] for uri, digest in digests.items()})
-        record.save(run)
-        return record
-    before, now = (tracking.flatten(entry) for entry in (record.config, json.loads(json.dumps(config.to_dict()))))
-    if changed := [k for k in now if now[k] != before.get(k) and k not in OPERATIONAL]:
-        differences = "; ".join(f"{key}: {before.get(key)} there, {now[key]} asked" for key in changed)
-        raise ValueError(
-            f"run {config.name} in {config.out} was begun with another config ({differences}): "
-            "use the same to go on with it, or choose another --name"
-        )
-    if record.model is not None:
-        return record
-    tracking.check_run(record.run_id, config.name)
-    known = {uri: list(before) for uri, before in record.stores.items()}
-    for uri, digest in digests.items():
-        if uri in known and known[uri][-1] != digest:
-            say(
-                f"warning: store {uri} has changed since the run began: it goes on with other clips than before",
-                run=config.name,
-                store=uri,
-            )
-        if digest not in known.setdefault(uri, []):
-            known[uri].append(digest)
-    record = replace(record, config=config.to_dict(), stores=known)
-    record.save(run)
-    return record
 
 
 def check_room(config: TrainConfig) -> str:

@@ -28,7 +28,7 @@ from pipelines.partial import scratch_folder
 from pipelines.pictures.drawing import Picture
 from pipelines.store.reader import ClipStore, evenly, open_different, open_store
 from pipelines.whole import listed, read_file, write_file
-from train import curves, run_folder, tracking
+from train import run_folder
 from train.config import ValidationConfig
 
 SCORES = "scores.json"
@@ -164,6 +164,8 @@ class Validation:
             self.progress.add.remote(f"the scores of {checkpoint} could not be written: {error}")
             return
         self.progress.add.remote(f"validation of {checkpoint}: {words(scores['all'])} ({seconds:.0f} s)")
+        from train import tracking  # and MLflow, to which worker 0 alone speaks
+
         try:
             self.send(checkpoint)
         except tracking.UNREACHABLE as error:
@@ -171,6 +173,8 @@ class Validation:
 
     def send(self, checkpoint: str) -> None:
         """The files of a scored checkpoint to MLflow, and its curves, once."""
+        from train import curves
+
         folder = self.folder(checkpoint)
         scores, step = self.scores(checkpoint), run_folder.step_of(checkpoint)
         with scratch_folder() as scratch:

@@ -24,7 +24,7 @@ from ray.train.torch import get_device
 from pipelines import cluster, telemetry
 from pipelines.partial import scratch_path
 from pipelines.store.reader import ClipStore
-from train import curves, memory, parallel, run_folder
+from train import memory, parallel, run_folder
 from train.averages import Averages
 from train.checkpoint import CheckpointWriter
 from train.config import TrainConfig
@@ -84,6 +84,8 @@ def learn(loop: Loop) -> tuple[int, str | None]:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where torch.distributed looks for what has no device
+    if context.get_world_rank() == 0:
+        loop.progress.add.remote("workers are up: making the model, reading the first clips")
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
     run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
     loop.lease.require_held()
@@ -116,7 +118,10 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
     log = None
     if rank == 0:
         loop.progress.add.remote(parallel.words(config, device))
+        from train import curves  # and MLflow, to which no other worker speaks
+
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
+        loop.progress.add.remote(f"first step; then a line every {config.log_every} steps")
     averages, taken = Averages(config, state.step, world), None
     batches = feed.batches(steps=range(state.step, config.steps), first_clip=before.clips, rank=rank, world=world)
     clips_per_step = world * config.data.clips_per_worker

@@ -83,6 +83,7 @@ LOST = 3
 WINDOWS = ".windows"
 """How a hidden folder of OUT ends that keeps what a model said of the windows of a video (`results/kept.py`)."""
 
+DIGEST = re.compile(r"[0-9a-f]{32}")
 WINDOW_FILE = re.compile(r"\d+\.geometry\.npz")
 """The last one of a window: where it is, the window is whole."""
 
@@ -158,6 +159,8 @@ class Answer:
 
     request: dict[str, Any]
     all_files: list[str]
+    model: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 def read_answer(uri: str, document: str = RESULT) -> Answer | None:
@@ -192,17 +195,31 @@ def digest_told(uri: str, source: str) -> str | None:
     return origin.request.get("video") if version_of(source) == origin.source_version else None
 
 
-def is_answered(uri: str, request: dict[str, Any], document: str = RESULT) -> bool:
-    """Whether there is an answer to this very request. ValueError if there is one to another, or only a part."""
+def is_answered(uri: str, request: dict[str, Any], model: dict[str, Any], document: str = RESULT) -> bool:
+    """Whether there is an answer to this very request, to be answered by this `model`, as the document names it.
+    ValueError if there is one to another, or only a part."""
     answer = read_answer(uri, document)
     if answer is None:
         return False
-    there = answer.request
-    differences = [
-        f"{key} was {there.get(key)!r}, now {request[key]!r}" for key in request if there.get(key) != request[key]
-    ]
+    there = {key: (answer.request.get(key), now) for key, now in request.items()}
+    differences = {key: f"{_shown(was)}, now {_shown(now)}" for key, (was, now) in there.items() if was != now}
+    if "model_digest" in differences:
+        del differences["model_digest"]
+        differences["model"] = f"{model_in_words(answer.model)}, now {model_in_words(model)}"
+    if "video" in differences:
+        differences["video"] = f"{answer.source.get('uri')} with {differences['video']}"
     if differences:
-        raise ValueError(
-            f"{uri} holds results of another request ({'; '.join(differences)}): remove it, or use another --out"
-        )
+        told = "; ".join(f"{key} was {words}" for key, words in differences.items())
+        raise ValueError(f"{uri} holds results of another request ({told}): remove it, or use another --out")
     return True
+
+
+def model_in_words(model: dict[str, Any]) -> str:
+    """Of the `model` of a document: how it was called, what that meant, and only then its digest."""
+    names = dict.fromkeys(str(model[key]) for key in ("uri", "version") if key in model)
+    return f"{' = '.join(names) or 'one without a name'} ({_shown(model.get('digest'))})"
+
+
+def _shown(value: Any) -> str:
+    """A value of a request; of a digest its beginning, said to be one."""
+    return f"digest {value[:8]}" if isinstance(value, str) and DIGEST.fullmatch(value) else repr(value)

@@ -115,7 +115,7 @@ class Reconstruct:
         try:
             require_new(f"{self.out}/{source.name}", claim_of(request))
         except ExistsAlready:  # this row was repeated, or another job did the same meanwhile
-            if not is_answered(f"{self.out}/{source.name}", request):
+            if not is_answered(f"{self.out}/{source.name}", request, about["model"]):
                 raise
             return ()
         plan = recipes.plan_windows(
@@ -131,7 +131,7 @@ class Reconstruct:
             self.progress[video.name] = f"{video.name}: joining windows, drawing"
             return jobs.aside(publish, self.out, video, plan, questions, across, about)()
         except Exception:
-            if not is_answered(f"{self.out}/{video.name}", request):
+            if not is_answered(f"{self.out}/{video.name}", request, about["model"]):
                 raise
             kept.sweep()  # another job did the same meanwhile, and swept the windows under this one
             return ()
@@ -193,7 +193,7 @@ def publish(
             notes = (*video.notes, *notes_on(arrays, report["windows"]))
             write_results(folder, replace(video, notes=notes), arrays, about | report)
     except ExistsAlready:  # another job did the same meanwhile
-        if not is_answered(uri, request):
+        if not is_answered(uri, request, about["model"]):
             raise
         notes = video.notes
     kept.sweep()

@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from pipelines.datasets import DATASETS, DatasetKey
 from pipelines.problems import counted
 from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
+from pipelines.synthesize.begun import begun
 from pipelines.synthesize.scene import Scene
 
 # Benchmarks, in their own layouts: `python -m pipelines evaluate`.
@@ -66,9 +68,9 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> int:
     """Write {"dataset", "root", "index"}, whole or not at all, and say how many bytes it has."""
     layout = (ALL | TWINS)[row["dataset"]]
     root, last = Path(row["root"]), layout.folder(row["index"])
-    if not (root / last).exists():  # it does when Ray runs a task twice
-        hidden = root / f".{row['index']}.partial"
-        shutil.rmtree(hidden, ignore_errors=True)
+    hidden = root / f".{row['index']}.partial"
+    shutil.rmtree(hidden, ignore_errors=True)
+    if not (root / last).exists():  # it does when Ray runs a task twice, and when a command goes on
         scene = scene_for(row["dataset"], seed, row["index"], frames=frames, size=size)
         if hasattr(layout, "write_tree"):
             layout.write_tree(scene, hidden, row["index"])
@@ -106,11 +108,13 @@ def synthesize(
         dataset: Whose official layout (tartanair_v2 is another one of tartanair; tapvid3d, worldtrack, hidden, sintel,
             bonn, tum, kitti and realestate10k are benchmarks, ..._prepared as evaluation codes lay them out); with
             "all", each to train on gets a folder of its name below OUT.
-        out: A folder that is new or empty, on a disk that all workers share.
+        out: A folder that is new or empty, on a disk that all workers share. A command that was interrupted goes on
+            with it when it is run again.
         scenes: Number of scenes per dataset.
         frames: Frames per scene.
         size: Frames as large as the dataset's own, or small ones for tests and tiny models.
-        seed: Different seeds give different scenes.
+        seed: Different seeds give different scenes, which have the same names, since layouts demand them: keep each
+            in a folder of its own.
     """
     if dataset != "all" and dataset not in ALL | TWINS:
         raise ValueError(f"there is no writer for {dataset}: pipelines/synthesize/{dataset}.py would be it")
@@ -124,24 +128,26 @@ def synthesize(
     if "://" in out:
         raise ValueError(f"--out {out!r} is not a local path: write to a folder, then copy it")
     out = lasting(out, "--out")
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        raise ValueError(f"--out {out!r} exists and is not an empty folder: choose a new one, or remove it first")
     roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {dataset: out}
-    written = write_scenes({name: (root, scenes) for name, root in roots.items()}, frames=frames, size=size, seed=seed)
+    wanted = {name: (root, scenes) for name, root in roots.items()}
+    with begun(out, {"dataset": dataset, "scenes": scenes, "frames": frames, "size": size, "seed": seed}):
+        written = write_scenes(wanted, frames=frames, size=size, seed=seed)
+    if seed:
+        print("scenes of all seeds have the same names: give these a raw folder and a store of their own")
 
     if dataset in TWINS:
         print(f"{out}: {counted(scenes, 'clip')} of {counted(frames, 'frame')}, {written[dataset] / 1e6:.1f} MB. Next:")
         for benchmark in BENCHMARKS_OF.get(dataset, [dataset]):
-            print(f"  python -m pipelines evaluate {benchmark} --model MODEL --data {out} --out scores/{benchmark}")
+            print(
+                f"  python -m pipelines evaluate {benchmark} --model MODEL --data {quote(out)} --out scores/{benchmark}"
+            )
         return
     for name, root in roots.items():
         key = name if name in LAYOUTS else name.rpartition("_")[0]
+        store = quote(f"clips/{Path(root).name}")
         made = f"{counted(scenes, 'scene')} of {counted(frames, 'frame')}, {written[name] / 1e6:.1f} MB"
         print(f"{root}: {made}. Next, for the preset tiny:")
-        print(
-            f"  python -m pipelines convert {key} --raw {root} --store clips/{Path(root).name} --split all "
-            f"{for_tiny(frames)}"
-        )
+        print(f"  python -m pipelines convert {key} --raw {quote(root)} --store {store} --split all {for_tiny(frames)}")
 
 
 def write_scenes(wanted: dict[str, tuple[str, int]], *, frames: int, size: Size, seed: int) -> dict[str, int]:

@@ -53,7 +53,7 @@ def write_report(
     write_file(f"{out}/{TABLE}", text.encode())
     write_file(f"{out}/{PAGE}", page_of(metrics, tables, pictures).encode())
     write_file(f"{out}/{METRICS}", (json.dumps(json_value(metrics), indent=1, allow_nan=False) + "\n").encode())
-    print(text)
+    print(f"{text}\n{out}: {METRICS}, {CLIPS}, {TABLE}, {PAGE}, {counted(len(pictures), 'picture')}", flush=True)
     return metrics
 
 

@@ -20,6 +20,7 @@ import yaml
 from pipelines.catalog import FOLDER
 from pipelines.evaluation.benchmarks.benchmark import Benchmark, Scores
 from pipelines.problems import counted
+from pipelines.results.files import model_in_words
 
 NOT_RUN, NOTHING = "not run", "none"
 """None: there was nothing to count, or all of it was spoiled by what is not finite."""
@@ -156,7 +157,7 @@ def page_of(metrics: dict[str, Any], tables: list[Table], pictures: dict[str, st
         "resolution": metrics.get("resolution", "that of the predictions"),
         "intrinsics": "given" if metrics["known_intrinsics"] else "predicted",
         "data": metrics["data"]["digest"],
-        "model": (metrics.get("model") or {}).get("digest", "none: stored predictions"),
+        "model": model_in_words(metrics["model"]) if metrics.get("model") else "none: stored predictions",
         "code": f"{metrics['code']['version']}, {metrics['code']['digest']}",
         "clips": f"{metrics['clips']['scored']} scored of {metrics['clips']['found']} found",
     }

@@ -17,6 +17,7 @@ from pipelines.whole import listed, write_file
 THUMBNAIL = "thumbnail.jpg"
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 240, 20_000
 READERS = 8  # results that are looked at together
+PICTURES = {"points.png": "points", "cameras.png": "cameras"}  # shown below the facts -> what they show
 LINKS = ("tracks.mp4", "depth.mp4", "confidence.mp4", "points.ply", "cameras.txt", RESULT)
 
 
@@ -62,8 +63,14 @@ def _entry(folder: str, result: Result, there: list[str]) -> str:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in video.notes)
     links = " ".join(f'<a href="{place}/{name}">{name}</a>' for name in LINKS if name in there)
     picture = f'<img src="{place}/{THUMBNAIL}" alt="" loading="lazy">' if THUMBNAIL in there else ""
+    shown = "".join(
+        f'<a href="{place}/{name}"><img src="{place}/{name}" alt="{words}" title="{words}" loading="lazy"></a>'
+        for name, words in PICTURES.items()
+        if name in there
+    )
     page = PAGE if PAGE in there else RESULT
     return (
         f'<article><a href="{place}/{page}">{picture}<h2>{html.escape(video.name)}</h2></a>'
-        f'<p>{facts}</p><ul class="notes">{notes}</ul><p class="links">{links}</p></article>'
+        f'<p>{facts}</p><ul class="notes">{notes}</ul><div class="pictures">{shown}</div>'
+        f'<p class="links">{links}</p></article>'
     )

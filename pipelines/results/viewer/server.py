@@ -8,6 +8,7 @@ import numpy as np
 import viser
 
 from model.recipes.asking import AnsweringModel
+from pipelines.results.files import model_in_words
 from pipelines.results.reading import read_result
 from pipelines.results.sources import look_at
 from pipelines.results.viewer.live import Live, pixel_of
@@ -195,7 +196,7 @@ class Viewer:
             document = self.stages[0].opened.document
             video = document.video
             lines.append(f"{len(video)} frames, {video.width} × {video.height}; lengths: {document.lengths}")
-            lines.append(f"model {document.model.get('digest', 'not known')[:8]}; world: {document.world}")
+            lines.append(f"model {model_in_words(document.model)}; world: {document.world}")
         lines += [f"⚠ {note}" for note in notes]
         self.facts.content = "\n\n".join(lines)
 
