@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.raw.place import absolute, lasting
-from pipelines.whole import require_new, require_writable, write_file
+from pipelines.whole import require_new, require_writable, result_folder, write_file
+
+PAGE, TABLE, ROWS = "index.html", "leaderboard.md", "leaderboard.json"
 
 # PyArrow takes a second to import and is not needed to print help or refuse a typing error: see below.
 
@@ -28,14 +30,34 @@ def compare(
     """
     if len(evaluations) < 2:
         raise ValueError("name two evaluations or more: folders that `evaluate BENCHMARK` has written")
-    out = lasting(out, "--out")
-    require_new(out)
+    out, uris = lasting(out, "--out"), [absolute(uri) for uri in evaluations]
+    claim = json.dumps([uris, score]).encode()
+    require_new(out, claim)
     require_writable(out, "--out")
-    return write_leaderboard([absolute(uri) for uri in evaluations], out, score)
+    files, rows = leaderboard(uris, score)
+    with result_folder(out, last=ROWS, claim=claim) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    tell(files, out)
+    return rows
 
 
-def write_leaderboard(uris: list[str], out: str, score: str | None = None) -> list[dict[str, Any]]:
-    """Its three files, in place of those that were there. Gives its rows, best first."""
+def write_leaderboard(uris: list[str], out: str) -> list[dict[str, Any]]:
+    """Its files, in place of those that were there. Gives its rows, best first."""
+    files, rows = leaderboard(uris, None)
+    for name, content in files.items():
+        write_file(f"{out}/{name}", content)
+    tell(files, out)
+    return rows
+
+
+def tell(files: dict[str, bytes], out: str) -> None:
+    """The table, and where it lies."""
+    print(f"{files[TABLE].decode()}\n{out}: {', '.join(files)}", flush=True)
+
+
+def leaderboard(uris: list[str], score: str | None) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """(its files, its rows, best first)."""
     from pipelines.evaluation.benchmarks import comparison
     from pipelines.evaluation.benchmarks.tables import STYLE
 
@@ -43,8 +65,9 @@ def write_leaderboard(uris: list[str], out: str, score: str | None = None) -> li
     names = [(html.escape(row["uri"]), html.escape(row["name"])) for row in rows]
     links = "".join(f'<li><a href="{uri}/index.html">{name}</a></li>' for uri, name in names)
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Leaderboard</title><style>{STYLE}</style>'
-    write_file(f"{out}/index.html", f"{page}{table.html()}<ul>{links}</ul></html>\n".encode())
-    write_file(f"{out}/leaderboard.md", (table.markdown() + "\n").encode())
-    write_file(f"{out}/leaderboard.json", (json.dumps(rows, indent=1) + "\n").encode())
-    print(f"{table.markdown()}\n{out}: leaderboard.md, leaderboard.json, index.html", flush=True)
-    return rows
+    files = {
+        PAGE: f"{page}{table.html()}<ul>{links}</ul></html>\n",
+        TABLE: table.markdown() + "\n",
+        ROWS: json.dumps(rows, indent=1) + "\n",
+    }
+    return {name: content.encode() for name, content in files.items()}, rows

@@ -253,14 +253,23 @@ def remade_folder(uri: str) -> Iterator[Path]:
     with partial_folder(path) if is_local(fs) else scratch_folder() as folder:
         yield folder
         if is_local(fs):
-            delete_folder(uri)
-            _rename(folder, uri, path)
+            _replace(folder, uri, path)
             return
         delete_folder(uri)
         with reachable(uri):
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     fs.put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
+
+
+def _replace(folder: Path, uri: str, path: str) -> None:
+    for attempts_left in reversed(range(CONFLICTS)):  # another one may make the same at the same time
+        delete_folder(uri)
+        try:
+            return _rename(folder, uri, path)
+        except ExistsAlready:
+            if attempts_left == 0:
+                raise
 
 
 def _rename(folder: Path, uri: str, path: str) -> None:

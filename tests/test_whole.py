@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pipelines.whole import (
     delete_folder,
     listed,
     read_file,
+    remade_folder,
     require_new,
     require_writable,
     result_folder,
@@ -220,3 +222,14 @@ def test_what_was_there_locally_is_never_touched(tmp_path):
     with result_folder(f"{tmp_path}/empty", last="result.json") as folder:
         fill(folder, "good")
     assert sorted(os.listdir(tmp_path)) == ["empty", "file", "folder"]
+
+
+def test_what_several_make_anew_at_the_same_time_is_there_in_the_end(tmp_path):
+    def make(_: int) -> None:
+        for _ in range(10):
+            with remade_folder(f"{tmp_path}/made") as folder:
+                (folder / "file").write_text("the same")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(4)))
+    assert os.listdir(tmp_path) == ["made"] and (tmp_path / "made/file").read_text() == "the same"
