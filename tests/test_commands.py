@@ -136,3 +136,8 @@ def test_a_run_that_was_stopped_says_how_it_goes_on_and_ends_as_what_was_stopped
 
     assert exit_code(stopped, RunFailed) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_training_workers_start_without_mlflow():
+    """Which takes a second to import, in each of them; only the one that writes the curves needs it."""
+    assert run([sys.executable, "-c", "import sys, train.worker; sys.exit('mlflow' in sys.modules)"]).returncode == 0
