@@ -235,7 +235,7 @@ def register(
     try:
         if alias is not None:
             client.set_registered_model_alias(name, alias, number)
-    except BaseException:  # also of who is stopped here
+    except UNREACHABLE:
         with suppress(*UNREACHABLE):  # no version stays that nothing points to: it is made again
             client.delete_model_version(name, number)
         raise
