@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.catalog import Catalog
-from pipelines.datasets import DATASETS
+from pipelines.datasets import reader
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Excluded, Sequence
 from pipelines.store import marks
@@ -35,11 +35,11 @@ class Conversion:
 
     def open(self, name: str) -> Sequence:
         """The sequence, through a `RawFolder` of its own, which then knows every file that was read for it."""
-        sequence = DATASETS[self.settings.dataset].open(RawFolder(self.raw), name)
+        sequence = reader(self.settings.dataset).open(RawFolder(self.raw), name)
         if sequence.lacks:
             raise ValueError(
-                f"{name} in {self.raw} was prepared to evaluate on, without {' and '.join(sorted(sequence.lacks))}: "
-                "convert the dataset as it is shipped"
+                f"{name} in {self.raw} can be evaluated on, but is without {' and '.join(sorted(sequence.lacks))}: "
+                "convert the dataset as it is shipped, if that has more"
             )
         return sequence
 

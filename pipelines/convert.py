@@ -13,7 +13,7 @@ from typing import Literal
 from model.command_line import loading
 from pipelines.catalog import Catalog
 from pipelines.conversion import Conversion, Plan, convert_group, plan_sequence
-from pipelines.datasets import DATASETS, DatasetKey
+from pipelines.datasets import DatasetKey, HeldOutKey, reader
 from pipelines.log import say
 from pipelines.problems import alike
 from pipelines.raw.folder import RawFolder
@@ -29,7 +29,7 @@ TASK_MEMORY = 3 << 29  # bytes reserved per task; 48 frames of 640 x 480 take 1.
 
 
 def convert(
-    dataset: DatasetKey,
+    dataset: DatasetKey | HeldOutKey,
     /,
     *,
     raw: str,
@@ -50,7 +50,8 @@ def convert(
     """Convert a raw dataset into a clip store. Run again after an interruption, it goes on where it was.
 
     Args:
-        dataset: Whose official layout the raw folder has.
+        dataset: Whose official layout the raw folder has. What benchmarks are made of (bonn, sintel, ...) is all of
+            split test: to look at and to evaluate on, `train` refuses such a store.
         raw: Folder or s3:// URI of the raw files.
         store: Folder or s3:// URI of the clip store to write.
         split: Which scenes, by the catalog's splits.
@@ -88,7 +89,7 @@ def convert(
     loading("Ray")
     from pipelines import jobs
 
-    layout = DATASETS[dataset]
+    layout = reader(dataset)
     names = [name for name in layout.find(RawFolder(raw)) if split in ("all", catalog.split_of(layout.scene_of(name)))]
     if not names:
         raise ValueError(

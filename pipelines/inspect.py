@@ -13,12 +13,13 @@ import json
 from collections import Counter
 from functools import partial
 from shlex import quote
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from model.command_line import loading
+from pipelines.datasets import HeldOutKey
 from pipelines.problems import alike, counted
 from pipelines.query_table import FLAG_BITS, VALID_BITS
 from pipelines.raw.place import absolute, lasting
@@ -117,7 +118,8 @@ def inspect(store: str, /, *, out: str | None = None, clips: int = 6) -> None:
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     print(summary_text(summary))
     print(f"{out}: {SUMMARY} and {counted(len(chosen), 'contact sheet')}")
-    print(f"next: python -m train PRESET --data.mixture.{quote(opened.uri)} 1")
+    if opened.settings.dataset not in get_args(HeldOutKey):
+        print(f"next: python -m train PRESET --data.mixture.{quote(opened.uri)} 1")
 
 
 def store_summary(store: ClipStore, totals: dict[str, Int64[np.ndarray, "n"]]) -> dict[str, Any]:

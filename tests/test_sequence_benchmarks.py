@@ -9,12 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipelines.conversion import Conversion
+from pipelines.catalog import Catalog
+from pipelines.conversion import Conversion, convert_group, plan_sequence
 from pipelines.datasets import reader
 from pipelines.evaluation.benchmarks import load_benchmark
 from pipelines.geometry import inverse
+from pipelines.inspect import inspect
 from pipelines.raw.folder import RawFolder
 from pipelines.sequence import Sequence
+from pipelines.store import marks
+from pipelines.store.index import finish
+from pipelines.store.layout import StoreSettings
+from pipelines.store.reader import ClipStore
 from pipelines.synthesize import (
     bonn,
     bonn_prepared,
@@ -28,6 +34,7 @@ from pipelines.synthesize import (
 from pipelines.synthesize.scene import Scene
 from pipelines.truth.verdict import judge
 from tests.benchmark_clips import Asked, only_clip
+from train.stores import refuse_benchmarks
 
 LAYOUTS = {"sintel": sintel, "bonn": bonn, "tum": tum, "kitti": kitti}
 PREPARED = {"bonn": bonn_prepared, "tum": tum_prepared, "kitti": kitti_prepared, "scannet": scannet_prepared}
@@ -226,5 +233,35 @@ def test_what_was_prepared_to_evaluate_on_is_not_converted(tmp_path: Path) -> No
     (name,) = reader("scannet").find(RawFolder(str(tmp_path)))
     settings = SimpleNamespace(dataset="scannet")
     conversion = SimpleNamespace(settings=settings, raw=str(tmp_path))
-    with pytest.raises(ValueError, match="prepared to evaluate on, without intrinsics"):
+    with pytest.raises(ValueError, match="can be evaluated on, but is without intrinsics"):
         Conversion.open(conversion, name)
+
+
+def test_what_is_evaluated_on_can_be_looked_at_in_a_store_which_is_refused_to_train_on(recording, tmp_path) -> None:
+    key, _, root, sequence = recording
+    settings = StoreSettings(
+        dataset=key,
+        split="test",
+        frames=4,
+        image_size=64,
+        strides=(1, 1),
+        hop=4,
+        samples=1,
+        queries=128,
+        video="zstd",
+        seed=0,
+    )
+    store, catalog = str(tmp_path / "store"), Catalog.load(key)
+    conversion = Conversion(raw=str(root), store=store, settings=settings, catalog=catalog, allow_misfit=False)
+    marks.begin(store, settings)
+    plan = plan_sequence({"sequence": sequence.name}, conversion=conversion)
+    if key == "kitti":
+        assert "known pose" in plan.skipped  # which a drive has elsewhere, if at all
+        return
+    row = {"sequence": sequence.name, "audit": plan.audit}
+    groups = [convert_group(row | {"group": group}, conversion=conversion) for group in plan.todo]
+    finish(store, settings, groups, {"sequences": [sequence.name]})
+    assert len(ClipStore(store)) == FRAMES // 4
+    inspect(store, out=str(tmp_path / "look"))
+    with pytest.raises(ValueError, match=f"holds {sequence.name} of {key}, which the benchmark .* is made of"):
+        refuse_benchmarks(ClipStore(store))

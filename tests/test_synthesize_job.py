@@ -79,12 +79,11 @@ def test_scannet_rooms_have_two_scans():
 
 def test_files_may_carry_the_name_of_their_folder(tmp_path):
     """Also though a sequence appears whole or not at all."""
-    written = write_sequence({"dataset": "scannet", "root": str(tmp_path), "index": 2}, frames=1, size="small", seed=0)
+    write_sequence({"dataset": "scannet", "root": str(tmp_path), "index": 2}, frames=1, size="small", seed=0)
     scans = tmp_path / "scans"
     assert [path.name for path in scans.iterdir()] == ["scene0001_00"]
     files = sorted((scans / "scene0001_00").iterdir())
     assert [path.name for path in files] == ["scene0001_00.sens", "scene0001_00.txt"]
-    assert written == sum(path.stat().st_size for path in files)
 
 
 def test_different_datasets_seeds_and_indices_give_different_scenes():
@@ -157,7 +156,7 @@ def test_a_benchmark_is_written_as_evaluate_finds_it(name: str, tmp_path: Path) 
     """Every clip of it, none of a published list, and whole: nothing of the writing is left."""
     for index in range(2):
         row = {"dataset": name, "root": str(tmp_path), "index": index}
-        assert write_sequence(row, frames=7, size="small", seed=0) > 0
+        write_sequence(row, frames=7, size="small", seed=0)
     for benchmark in BENCHMARKS_OF.get(name, [name]):
         found = load_benchmark(benchmark).find([str(tmp_path)])
         depth_too = name != "worldtrack" or benchmark != "cloud"  # of WorldTrack, every clip

@@ -19,6 +19,7 @@ from pipelines.raw.place import lasting
 from pipelines.synthesize import Size
 from pipelines.synthesize.begun import begun
 from pipelines.synthesize.scene import Scene
+from pipelines.whole import sizes
 
 # Benchmarks, in their own layouts: `python -m pipelines evaluate`.
 Twin = Literal[
@@ -64,8 +65,8 @@ def scene_for(dataset: str, seed: int, index: int, *, frames: int, size: Size) -
     return (ALL | TWINS)[dataset].scene(scene_seed, num_frames=frames, size=size)
 
 
-def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> int:
-    """Write {"dataset", "root", "index"}, whole or not at all, and say how many bytes it has."""
+def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> None:
+    """Write {"dataset", "root", "index"}, whole or not at all."""
     layout = (ALL | TWINS)[row["dataset"]]
     root, last = Path(row["root"]), layout.folder(row["index"])
     hidden = root / f".{row['index']}.partial"
@@ -78,7 +79,6 @@ def write_sequence(row: Row, *, frames: int, size: Size, seed: int) -> int:
             layout.write(scene, hidden / last)  # whose name the files may carry
         move_files(hidden, root, last)
         shutil.rmtree(hidden)
-    return sum(path.stat().st_size for path in [root / last, *(root / last).rglob("*")] if path.is_file())
 
 
 def move_files(source: Path, root: Path, last: str) -> None:
@@ -151,7 +151,7 @@ def synthesize(
 
 
 def write_scenes(wanted: dict[str, tuple[str, int]], *, frames: int, size: Size, seed: int) -> dict[str, int]:
-    """Dataset, or variant -> a folder and how many scenes to write there; how many bytes they have."""
+    """Dataset, or variant -> a folder and how many scenes to write there; how many bytes each folder has."""
     loading("Ray")
     from pipelines import jobs
 
@@ -160,13 +160,11 @@ def write_scenes(wanted: dict[str, tuple[str, int]], *, frames: int, size: Size,
         for name, (root, scenes) in wanted.items()
         for index in range(scenes)
     ]
-    written = dict.fromkeys(wanted, 0)
     work = partial(write_sequence, frames=frames, size=size, seed=seed)
     for outcome in jobs.run_tasks(work, rows, label="synthesize", unit="sequence"):
         if outcome.failed:
             raise ValueError(f"{outcome.row['root']}: {outcome.reason}")
-        written[outcome.row["dataset"]] += outcome.result
-    return written
+    return {name: sum(sizes(root).values()) for name, (root, _) in wanted.items()}
 
 
 def for_tiny(frames: int) -> str:
