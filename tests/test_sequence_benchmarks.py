@@ -263,5 +263,7 @@ def test_what_is_evaluated_on_can_be_looked_at_in_a_store_which_is_refused_to_tr
     finish(store, settings, groups, {"sequences": [sequence.name]})
     assert len(ClipStore(store)) == FRAMES // 4
     inspect(store, out=str(tmp_path / "look"))
-    with pytest.raises(ValueError, match=f"holds {sequence.name} of {key}, which the benchmark .* is made of"):
+    with pytest.raises(
+        ValueError, match=f"holds {sequence.name} of {key}, which the benchmark .* train on another dataset"
+    ):
         refuse_benchmarks(ClipStore(store))

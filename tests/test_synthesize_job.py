@@ -132,7 +132,7 @@ def test_job_goes_on_with_its_half_writes_variants_and_says_whose_they_are(ray_c
     synthesize("tartanair_v2", out=out, scenes=2, frames=2)
     assert {path.name for path in (tmp_path / "held-out").iterdir()} == {tartanair_v2.folder(0).partition("/")[0]}
     said = capsys.readouterr().out
-    assert f"going on with {out}, where another command was interrupted" in said
+    assert f"going on with {out}, where a command was interrupted" in said
     # the store is named after the raw folder, so that two of them do not share one
     assert f"python -m pipelines convert tartanair --raw {tmp_path}/held-out --store clips/held-out " in said
     assert all((tmp_path / "held-out" / tartanair_v2.folder(i) / "pose_lcam_front.txt").is_file() for i in range(2))

@@ -1,8 +1,10 @@
 """The clip stores of a mixture: are they there, and do they fit the model and the loss?"""
 
+from typing import get_args
+
 from model import ModelConfig
 from pipelines.catalog import Catalog
-from pipelines.datasets import reader
+from pipelines.datasets import HeldOutKey, reader
 from pipelines.query_table import VALID_BITS
 from pipelines.store.reader import ClipStore, evenly, open_different
 from train.config import MIN_POINTS, DataConfig
@@ -63,9 +65,10 @@ def refuse_benchmarks(store: ClipStore) -> None:
         return
     for name in store.info["sequences"] if catalog.benchmarks else []:
         if benchmark := catalog.benchmark_of(layout.scene_of(name)):
+            remedy = "train on another dataset" if dataset in get_args(HeldOutKey) else "convert --split train or val"
             raise ValueError(
                 f"store {store.uri} holds {name} of {dataset}, which the benchmark {benchmark} is made of: scores of a "
-                "model that was trained on it would say nothing; convert --split train or val, and evaluate on this one"
+                f"model that was trained on it would say nothing; {remedy}, and evaluate on this one"
             )
 
 

@@ -52,4 +52,4 @@ def _take(folder: Path, request: dict[str, Any]) -> None:
             f"--out {str(folder)!r} holds half of other scenes ({differences}): the command that began them goes on "
             f"with them, else {remedy}"
         )
-    say(f"going on with {folder}, where another command was interrupted")
+    say(f"going on with {folder}, where a command was interrupted")
