@@ -108,6 +108,7 @@ def test_the_report_of_exact_predictions(clips: Path, tmp_path: Path) -> None:
     assert some["clips"]["failed"] == {str(first): "gone"}
     for file in ("table.md", "index.html"):
         assert "Missing: 1 clip" in (tmp_path / "b" / file).read_text()
+        assert ", 1 of them without an answer): every variant" in (tmp_path / "b" / file).read_text()
         assert f"{first}: gone" in (tmp_path / "b" / file).read_text()
     with pytest.raises(ValueError, match="1 of 3 clips have no scores"):
         refuse_failed({str(first): "gone"}, False, 3)

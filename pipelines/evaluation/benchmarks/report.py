@@ -13,6 +13,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -65,6 +66,11 @@ def summarise(bench: Benchmark, found: Found, scored: dict[ClipName, Scores], fa
         if row:
             subsets.setdefault(clip.subset, []).append(row)
     scores = {subset: bench.summary(rows) for subset, rows in sorted(subsets.items())}
+    failing = Counter(clip.subset for clip in found.clips if clip not in scored)
+
+    def left_out(subset: str) -> str:
+        return f", {failing[subset]} of them without an answer" if failing[subset] else ""
+
     digest = hashlib.blake2b(digest_size=16)
     for clip, row in sorted(scored.items()):
         digest.update(f"{clip} {row['digest']}\n".encode())
@@ -74,7 +80,7 @@ def summarise(bench: Benchmark, found: Found, scored: dict[ClipName, Scores], fa
         "rules": bench.rules,
         "data": {"digest": digest.hexdigest(), "places": sorted({clip.data for clip in found.clips})},
         "clips": {"found": len(found.clips), "scored": len(scored), "failed": dict(sorted(failed.items()))},
-        "subsets": found.subsets,
+        "subsets": {subset: told + left_out(subset) for subset, told in found.subsets.items()},
         "missing": list(found.missing),
         "headline": bench.headline,
         "scores": scores,
