@@ -15,6 +15,7 @@ from model.command_line import exit_code, loading
 from pipelines.catalog import load_mixture
 from pipelines.datasets import DatasetKey
 from train.config import PRESETS, DataConfig
+from train.errors import RunFailed
 
 OUT = Path("demo-output")
 # Rooms to learn from, about as many sequences of each dataset as its weight in the mixture, and unseen ones to be
@@ -146,4 +147,4 @@ def draw_curve() -> None:
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m demo", description=__doc__).parse_args()
     STARTED = time.perf_counter()
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, RunFailed))

@@ -4,6 +4,7 @@ They are a few kilobytes of JSON that somebody may have cut short, edited, or wr
 a dataclass say what must be in one; Pydantic compares the two.
 """
 
+from types import GenericAlias
 from typing import Any, Literal, TypeVar
 
 from pipelines.whole import read_file
@@ -14,8 +15,10 @@ Kind = TypeVar("Kind")
 TOLD = 3  # of the fields that are wrong
 
 
-def parse(content: bytes, kind: type[Kind], file: str, remedy: str, *, others: Literal["forbid", "ignore"]) -> Kind:
-    """What a JSON document says, as `kind`: a dataclass or dict, whose annotations it must fit to the letter.
+def parse(
+    content: bytes, kind: type[Kind] | GenericAlias, file: str, remedy: str, *, others: Literal["forbid", "ignore"]
+) -> Kind:
+    """What a JSON document says, as `kind`: a dataclass, a list of these, or dict, which it must fit to the letter.
 
     `others`: what becomes of fields that a dataclass does not have. ValueError, naming the file, the fields that are
     wrong, what they must be, and the remedy.
@@ -29,7 +32,9 @@ def parse(content: bytes, kind: type[Kind], file: str, remedy: str, *, others: L
         raise ValueError(f"{file} is damaged ({'; '.join(wrong)}): {remedy}") from None
 
 
-def read(uri: str, kind: type[Kind], remedy: str, *, others: Literal["forbid", "ignore"] = "forbid") -> Kind | None:
+def read(
+    uri: str, kind: type[Kind] | GenericAlias, remedy: str, *, others: Literal["forbid", "ignore"] = "forbid"
+) -> Kind | None:
     """`parse` of a file; None if there is no such file."""
     content = read_file(uri)
     return None if content is None else parse(content, kind, uri, remedy, others=others)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -178,6 +179,9 @@ def test_an_alias_goes_to_the_first_of_a_leaderboard_if_that_is_surely_better(re
     assert f"less version {bearer}: -0.1 to -0.1" in told and "by sim3.ate" in told
     assert main([*promote, boards[1]]) == 2 and "is champion already" in capsys.readouterr().err
     assert main([*promote, boards[1], "--name", "opend4rt"]) == 2 and "versions of opend4rt" in capsys.readouterr().err
+    assert main([*promote, str(tmp_path)]) == 2 and "has no leaderboard.json" in capsys.readouterr().err
+    Path(boards[0], "leaderboard.json").write_text('[{"name": "models:/d4rt/1"}]')
+    assert main([*promote, boards[0]]) == 2 and "is damaged (0.uri: Field required" in capsys.readouterr().err
     assert main([*promote, boards[1], "--version", "1"]) == 2 and "give either --version" in capsys.readouterr().err
 
 

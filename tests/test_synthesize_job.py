@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.datasets import DATASETS
 from pipelines.evaluation.benchmarks import load_benchmark
+from pipelines.raw.folder import RawFolder
 from pipelines.synthesize import (
     blended_mvs,
     co3d,
@@ -127,6 +129,8 @@ def test_job_goes_on_with_its_half_writes_variants_and_says_whose_they_are(ray_c
         half.mkdir()
         (half / "image.png").write_text("half")
         raise KeyboardInterrupt
+    with pytest.raises(ValueError, match=f"{out} is not whole: `synthesize` writes to it, or was interrupted"):
+        DATASETS["tartanair"].find(RawFolder(out))
     with pytest.raises(ValueError, match=r"half of other scenes \(seed was 0, now 1\): the command that began them"):
         synthesize("tartanair_v2", out=out, scenes=2, frames=2, seed=1)
     synthesize("tartanair_v2", out=out, scenes=2, frames=2)

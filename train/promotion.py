@@ -6,16 +6,30 @@ Training moves `champion` by itself, by scores (`train/champion.py`). What a per
 """
 
 import getpass
-import json
 import time
+from dataclasses import dataclass
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from pipelines import documents
 from pipelines.models import model_versions, not_known
 from pipelines.raw.place import absolute
-from pipelines.whole import read_file
 from train import tracking
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A row of a leaderboard, best first, as far as it matters here."""
+
+    name: str
+    """models:/NAME/VERSION, or another name."""
+    uri: str
+    """Of the evaluation."""
+    of: str
+    """The name of the score."""
+    score: float
+    clips: int
 
 
 def move_alias(name: str, version: int, alias: str, because: str) -> str:
@@ -45,22 +59,24 @@ def first_of(board: str, name: str, alias: str) -> tuple[int, str]:
     """
     from pipelines.evaluation.benchmarks.comparison import Evaluation, compare
 
-    content = read_file(f"{absolute(board)}/leaderboard.json")
-    rows = json.loads(content) if content else []
+    board = absolute(board)
+    rows = documents.read(f"{board}/leaderboard.json", list[Ranked], "compare the evaluations again", others="ignore")
+    if rows is None:
+        raise ValueError(f"--by {board} has no leaderboard.json: give the OUT of `python -m pipelines compare`")
     prefix = f"models:/{name}/"
-    versions = {row["name"].removeprefix(prefix): row for row in rows if row["name"].startswith(prefix)}
+    versions = {row.name.removeprefix(prefix): row for row in rows if row.name.startswith(prefix)}
     if not versions:
-        raise ValueError(f"{board} has no leaderboard with versions of {name}: compare evaluations of them")
+        raise ValueError(f"{board} has no versions of {name} on its leaderboard: compare evaluations of them")
     number, best = next(iter(versions.items()))
-    why = f"first of {len(rows)} by {best['of']} ({best['score']:.4g}) on {best['clips']} clips, {best['uri']}"
+    why = f"first of {len(rows)} by {best.of} ({best.score:.4g}) on {best.clips} clips, {best.uri}"
     tracking.connect()
     before, _ = tracking.bearer(name, alias) or (None, {})
     if before is None or before == number:
         return int(number), why
     if before not in versions:
         raise ValueError(f"models:/{name}/{before}, which is {alias}, is not on {board}: evaluate it too")
-    _, pair = compare([Evaluation.read(versions[each]["uri"]) for each in (before, number)], best["of"])
-    ((low, high),) = [row["interval"] for row in pair if row["uri"] == best["uri"]]
+    _, pair = compare([Evaluation.read(versions[each].uri) for each in (before, number)], best.of)
+    ((low, high),) = [row["interval"] for row in pair if row["uri"] == best.uri]
     if low <= 0 <= high:
         raise ValueError(
             f"models:/{name}/{number} is first on {board}, but its difference to {before}, which is {alias}, may be "

@@ -25,6 +25,8 @@ from pipelines.raw.place import OpenFile, is_local, open_place, reachable
 # Of macOS's zip, Synology, Windows and ext4; names that begin with a dot, such as macOS `._*`, are no data either.
 NO_DATA = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 ABSENT = FileNotFoundError, NotADirectoryError
+UNFINISHED = ".synthesize.json"
+"""Lies in a folder while scenes are written to it (`synthesize/begun.py`)."""
 
 
 class RawFolder(RawFiles):
@@ -159,7 +161,10 @@ class RawFolder(RawFiles):
         )
 
     def found(self, names: Iterable[str], layout: str) -> list[str]:
-        """Names of sequences, sorted; ValueError that shows what lies here instead of `layout` if there are none."""
+        """Names of sequences, sorted. ValueError that shows what lies here instead of `layout` if there are none, and
+        for a folder that is still being written."""
+        if UNFINISHED in self.hidden():
+            raise ValueError(f"{self.uri} is not whole: `synthesize` writes to it, or was interrupted: run it again")
         if names := sorted(names):
             return names
         folders, files = self.listdir()

@@ -13,9 +13,10 @@ from filelock import FileLock, Timeout
 
 from pipelines import documents
 from pipelines.log import say
+from pipelines.raw.folder import UNFINISHED
 from pipelines.whole import require_writable, write_file
 
-MARK, LOCK = ".synthesize.json", ".synthesize.lock"
+LOCK = ".synthesize.lock"
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def begun(out: str, request: dict[str, Any]) -> Iterator[None]:
             try:
                 _take(folder, request)
                 yield
-                (folder / MARK).unlink()
+                (folder / UNFINISHED).unlink()
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
@@ -41,9 +42,9 @@ def _take(folder: Path, request: dict[str, Any]) -> None:
     """Mark the folder, or say that it goes on."""
     remedy = "choose a new folder, or remove it first"
     if not {path.name for path in folder.iterdir()} - {LOCK}:
-        write_file(str(folder / MARK), json.dumps(request).encode())
+        write_file(str(folder / UNFINISHED), json.dumps(request).encode())
         return
-    there = documents.read(str(folder / MARK), dict, remedy)
+    there = documents.read(str(folder / UNFINISHED), dict, remedy)
     if there is None:
         raise ValueError(f"--out {str(folder)!r} exists and is not an empty folder: {remedy}")
     if differ := [key for key in request if there.get(key) != request[key]]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zlib
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -130,7 +131,10 @@ def synthesize(
     out = lasting(out, "--out")
     roots = {name: str(Path(out, name)) for name in ALL} if dataset == "all" else {dataset: out}
     wanted = {name: (root, scenes) for name, root in roots.items()}
-    with begun(out, {"dataset": dataset, "scenes": scenes, "frames": frames, "size": size, "seed": seed}):
+    request = {"dataset": dataset, "scenes": scenes, "frames": frames, "size": size, "seed": seed}
+    with ExitStack() as stack:
+        for root in roots.values():
+            stack.enter_context(begun(root, request))
         written = write_scenes(wanted, frames=frames, size=size, seed=seed)
     if seed:
         print("scenes of all seeds have the same names: give these a raw folder and a store of their own")

@@ -203,7 +203,7 @@ def refuse_failed(failed: dict[str, str], allowed: bool, total: int) -> None:
     if not allowed or len(failed) == total:
         raise ValueError(
             f"{len(failed)} of {counted(total, 'clip')} have no scores; mend them and run again, it goes on where "
-            f"it was, or give --allow-missing, which lists them in the report\n{lines}"
+            f"it was, or give --allow-missing, which lists them in the report and ends with that\n{lines}"
         )
     say(f"{len(failed)} of {counted(total, 'clip')} have no scores:\n{lines}")
 
