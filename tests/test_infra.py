@@ -147,10 +147,15 @@ def test_the_service_fits_kuberays_schema_and_its_application_what_serves_it():
     assert rule["ports"] == [{"protocol": "TCP", "port": config.http_options.port}]
 
 
-def test_the_image_takes_what_exists_and_ends_as_nobody():
+def image_steps() -> list[tuple[str, str]]:
+    """Instruction and what follows it, of each step of the image."""
     lines = [line for line in (INFRA / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
     text = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    steps = [tuple(line.split(maxsplit=1)) for line in text.splitlines()]
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines()]
+
+
+def test_the_image_takes_what_exists_and_ends_as_nobody():
+    steps = image_steps()
     users = [rest for word, rest in steps if word == "USER"]
     assert users == ["1000"]
     assert steps.index(("USER", "1000")) < next(place for place, step in enumerate(steps) if step[0] == "COPY")
@@ -160,8 +165,21 @@ def test_the_image_takes_what_exists_and_ends_as_nobody():
     assert all((ROOT / name).exists() for name in taken)
     (command,) = [json.loads(rest) for word, rest in steps if word == "CMD"]
     assert command == ["python", "-m", "pipelines", "--help"]
-    for install in re.findall(r"(?:uv )?pip install[^&\n]*", text):
-        assert "--constraint constraints.txt" in install
+    for _, rest in steps:
+        for install in re.findall(r"(?:uv )?pip install[^&]*", rest):
+            assert "--constraint constraints.txt" in install
+
+
+def test_the_image_has_what_others_call_in_it():
+    """The slim base has neither: KubeRay's probe of a node that serves is a `wget`, torch.compile looks for g++."""
+    (installed,) = re.findall(r"apt-get install ([^&]*)", " ".join(rest for _, rest in image_steps()))
+    assert set(installed.split()) >= {"g++", "wget"}
+
+
+def test_every_build_argument_of_a_page_is_one_of_the_image():
+    known = {rest.partition("=")[0] for word, rest in image_steps() if word == "ARG"}
+    told = re.findall(r"--build-arg (\w+)=", "".join(file.read_text() for file in [INFRA / "Dockerfile", *PAGES]))
+    assert set(told) == known
 
 
 def test_the_machines_fit_rays_schema():
