@@ -13,7 +13,6 @@ When the time is over, what is under way is finished, and all is looked at: stor
 without any disturbance, curves, results, memory, files, processes.
 """
 
-import argparse
 import json
 import os
 import random
@@ -35,6 +34,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from benchmarks import soak_checks
+from benchmarks.figures import keep, parser_of
 from benchmarks.servers import BUCKET, MlflowServer, S3Server
 from benchmarks.watch import Watch
 from model import D4RT, ModelConfig, checkpoints
@@ -53,7 +53,7 @@ HEAD = NODE | {"include_dashboard": False, "_system_config": WORKERS}
 VIDEOS, FRAMES = 4, 24
 STEPS, LOG_EVERY = 60, 5
 CONVERT = f"pipelines convert tartanair --raw {PLACE}/raw --split all --frames 4 --image-size 64 --queries 64"
-PROGRESS = re.compile(r"(\w+) tartanair: +\d+%[^|]*\|[^|]*\| ([1-9]\d*)/")  # of `convert`, in its log
+PROGRESS = re.compile(r"(\w+) tartanair: ([1-9]\d*) of ")  # of `convert`, in its log
 COMMANDS = {  # what is done, and what of it lies there once it has got on; of `convert`, PROGRESS tells
     "convert": (f"{CONVERT} --max-failed-share 0 --store {{place}}", None),
     "train": (
@@ -266,11 +266,10 @@ class Checks:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="for how long something is killed now and then")
     parser.add_argument("--sequences", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
-    parser.add_argument("--out", type=Path, help="also write the figures to this file, as JSON")
     arguments = parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it with all that it started
         signal.signal(number, signal.default_int_handler)
@@ -279,8 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         report = asked | {"load": load} | measure(Path(folder), **asked)
     print(json.dumps(report, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    keep(report, arguments.out)
     sys.exit(1 if report["wrong"] else 0)
 
 

@@ -16,10 +16,11 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from torch import device as Device
@@ -39,6 +40,8 @@ DEFAULT_DATABASE = f"{SQLITE}mlflow.db"
 HOSTED = ("databricks", "databricks-uc", "uc")  # MLflow's names for registries that others run
 # MLflow itself asks again for four minutes. That is good for registering a model, and too long to wait at the start.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+BROKEN_OFF = ("Connection broken", "Response ended prematurely")  # in the error of an answer that began
+TRIES, ASK_AGAIN_SECONDS = 3, 1.0  # of these
 CHECKPOINT = "checkpoint"  # what a registered model calls the checkpoint folder among its artifacts
 
 
@@ -69,6 +72,24 @@ def impatient() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+Answer = TypeVar("Answer")
+
+
+def asked_again(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` gets from MLflow, with another try where an answer breaks off in the middle.
+
+    MLflow itself asks again where there is no answer at all. `ask` must be such that it does no harm twice.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return ask()
+        except (_mlflow_error(), OSError) as error:
+            if not any(words in str(error) for words in BROKEN_OFF):
+                raise
+            time.sleep(ASK_AGAIN_SECONDS)
+    return ask()
 
 
 @contextmanager
@@ -125,7 +146,8 @@ def model_version(uri: str) -> str:
     try:
         with impatient():
             found = _registry(uri).tracking.MlflowClient()
-            return f"models:/{name}/{found.get_model_version_by_alias(name, alias).version}"
+            version = asked_again(lambda: found.get_model_version_by_alias(name, alias).version)
+            return f"models:/{name}/{version}"
     except _mlflow_error() as error:
         raise not_known(uri, error) from error
 
@@ -137,7 +159,8 @@ def model_versions(uri: str) -> list[str]:
     name = uri.removeprefix("models:/").removesuffix("/*")
     try:
         with impatient():
-            found = _registry(uri).tracking.MlflowClient().search_model_versions(f"name='{name}'")
+            client = _registry(uri).tracking.MlflowClient()
+            found = asked_again(lambda: client.search_model_versions(f"name='{name}'"))
     except _mlflow_error() as error:
         raise not_known(uri, error) from error
     if not found:
@@ -185,9 +208,8 @@ def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
         else:
             try:
                 with impatient():
-                    found = _registry(uri, registry).artifacts.download_artifacts(
-                        artifact_uri=uri, dst_path=str(scratch)
-                    )
+                    artifacts = _registry(uri, registry).artifacts
+                    found = asked_again(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
             except (_mlflow_error(), OSError) as error:
                 raise not_known(uri, error) from error
             folder = _checkpoint_in(Path(found), uri)

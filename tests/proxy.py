@@ -1,5 +1,6 @@
-"""A TCP proxy on loopback between S3 and its clients: what networks and busy servers do to a service."""
+"""A TCP proxy on loopback between a server and its clients: what networks and busy servers do to a service."""
 
+import itertools
 import re
 import socket
 import threading
@@ -27,7 +28,7 @@ class Proxy:
         self.target, self.away, self.open = port, False, set()
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
-        self.fault, self.every, self.requests, self.faults = None, 1, 0, 0
+        self.kinds, self.every, self.requests, self.faults = None, 1, 0, 0
 
     def __enter__(self) -> "Proxy":
         threading.Thread(target=self._serve, daemon=True).start()
@@ -47,9 +48,9 @@ class Proxy:
     def mend(self) -> None:
         self.away = False
 
-    def disturb(self, fault: str, every: int) -> None:
-        """From now on, one of so many requests has that fault of `FAULTS`."""
-        self.fault, self.every = fault, every
+    def disturb(self, *kinds: str, every: int) -> None:
+        """From now on, one of so many requests has a fault: these of `FAULTS`, in turn."""
+        self.kinds, self.every = itertools.cycle(kinds), every
 
     def _serve(self) -> None:
         with suppress(OSError):  # closed
@@ -77,9 +78,9 @@ class Proxy:
         while data := client.recv(1 << 16):
             if REQUEST.match(data):
                 self.requests += 1
-                if self.fault and self.requests % self.every == 0:
+                if self.kinds and self.requests % self.every == 0:
                     self.faults += 1
-                    faults.append(self.fault)
+                    faults.append(next(self.kinds))
             if "throttled" in faults:
                 client.sendall(THROTTLED)
                 return

@@ -45,7 +45,7 @@ def disturbed(request, s3_server):
         if request.param == "slow":
             patch.setattr(S3FileSystem, "read_timeout", 0.25)
         S3FileSystem.clear_instance_cache()
-        proxy.disturb(request.param, EVERY)
+        proxy.disturb(request.param, every=EVERY)
         yield proxy
     S3FileSystem.clear_instance_cache()
 

@@ -69,7 +69,7 @@ def same_weights(a: D4RT, b: D4RT) -> bool:
 
 
 def test_a_registered_model_is_found_by_alias_and_version(model, checkpoint, tmp_path, monkeypatch):
-    from train import tracking
+    from train import tracking, versions
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -77,7 +77,7 @@ def test_a_registered_model_is_found_by_alias_and_version(model, checkpoint, tmp
         load_model("models:/d4rt@champion")
     assert not os.listdir(tmp_path)  # asking did not create one
     tracking.connect()
-    tracking.register(checkpoint, "d4rt", "champion")
+    versions.register(checkpoint, "d4rt", "champion")
     assert model_version("models:/d4rt@champion") == "models:/d4rt/1"
     assert model_version(checkpoint) == checkpoint
     assert same_weights(load_model("models:/d4rt@champion"), model)

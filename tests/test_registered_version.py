@@ -21,7 +21,7 @@ from model.queries import Queries
 from pipelines.catalog import Catalog
 from pipelines.compare import compare
 from pipelines.store.reader import ClipStore
-from train import provenance, tracking
+from train import provenance, signature, tracking, versions
 from train.__main__ import main
 
 TINY = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=1)
@@ -47,9 +47,9 @@ def registry(tmp_path_factory):
         client = mlflow.MlflowClient()
         client.log_metric(run_id, "val/median_relative_error/all", 0.25, step=20)
         client.log_metric(run_id, "clips_per_second", 9.0, step=20)
-        tracking.register(folder / "runs/one/step_0000020/model", "d4rt", "champion", run_id)
+        versions.register(folder / "runs/one/step_0000020/model", "d4rt", "champion", run_id)
         run_id = tracking.start_run("two", {"init": "models:/d4rt/1"}, [stores["scannet"]])
-        tracking.register(folder / "runs/one/step_0000020/model", "d4rt", None, run_id)
+        versions.register(folder / "runs/one/step_0000020/model", "d4rt", None, run_id)
         yield folder, stores
         mlflow.set_tracking_uri(before)
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_registered_by_hand_has_the_tags_of_its_run_or_says_that_no
         version = mlflow.MlflowClient().get_model_version_by_alias("by-hand", "champion")
         assert version.tags["allows"] == allows
     lonely = checkpoints.save(D4RT(TINY), folder / "elsewhere")
-    number = tracking.register(lonely, "by-hand", None)
+    number = versions.register(lonely, "by-hand", None)
     assert mlflow.MlflowClient().get_model_version("by-hand", str(number)).tags["allows"] == "unknown"
 
 
@@ -114,7 +114,7 @@ assert not any(name in sys.modules for name in ("pipelines", "train", "ray"))
     )
     assert done.returncode == 0, done.stderr.decode()
     there = np.load(tmp_path / "answer.npz")
-    example = {name: torch.from_numpy(array) for name, array in tracking.example(TINY.image_size).items()}
+    example = {name: torch.from_numpy(array) for name, array in signature.example(TINY.image_size).items()}
     queries = Queries(**{name: example[name] for name in ("uv_norm", "t_src", "t_tgt", "t_cam")})
     with torch.inference_mode():
         here = checkpoints.load(folder / "runs/one/step_0000020")(example["video"], example["aspect"], queries)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from model import D4RT, ModelConfig, checkpoints
 from pipelines.models import load_model, model_version, tracking_uri, trained_on
 from pipelines.partial import PARTIAL
-from train import tracking
+from train import tracking, versions
 from train.__main__ import main
 from train.champion import unscored
 from train.config import PRESETS
@@ -121,9 +121,9 @@ def test_no_version_without_its_alias_is_left_behind(workplace, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(mlflow.MlflowClient, "set_registered_model_alias", away)
         with pytest.raises(mlflow.exceptions.MlflowException):
-            tracking.register("checkpoint", "d4rt", "champion")
+            versions.register("checkpoint", "d4rt", "champion")
     assert not mlflow.MlflowClient().search_model_versions("name = 'd4rt'")
-    tracking.register("checkpoint", "d4rt", "champion")
+    versions.register("checkpoint", "d4rt", "champion")
     assert model_version("models:/d4rt@champion") == "models:/d4rt/2"
 
 
@@ -137,16 +137,16 @@ def test_registering_that_is_killed_leaves_no_version_without_its_tags_and_is_no
     with mlflow.start_run() as run:
         for name in ("config.json", "stores.json"):
             mlflow.log_dict({}, name)
-    client, tags = mlflow.MlflowClient(), {tracking.STEPS: "60"}
+    client, tags = mlflow.MlflowClient(), {versions.STEPS: "60"}
     with monkeypatch.context() as broken:
         broken.setattr(mlflow.MlflowClient, "set_registered_model_alias", kill)
         with pytest.raises(Killed):
-            tracking.register("checkpoint", "d4rt", "champion", run.info.run_id, tags)
+            versions.register("checkpoint", "d4rt", "champion", run.info.run_id, tags)
     (version,) = client.search_model_versions("name = 'd4rt'")
-    assert version.tags[tracking.STEPS] == "60"
+    assert version.tags[versions.STEPS] == "60"
 
     client.update_run(run.info.run_id, "RUNNING")
-    assert tracking.register("checkpoint", "d4rt", "champion", run.info.run_id, tags) == 1
+    assert versions.register("checkpoint", "d4rt", "champion", run.info.run_id, tags) == 1
     assert model_version("models:/d4rt@champion") == "models:/d4rt/1"
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
@@ -155,7 +155,7 @@ def test_registering_that_is_killed_leaves_only_what_the_next_command_deletes(wo
     """MLflow makes temporary folders of its own."""
     made, make = [], tempfile.mkdtemp
     monkeypatch.setattr("tempfile.mkdtemp", lambda *args, **options: made.append(make(*args, **options)) or made[-1])
-    tracking.register("checkpoint", "d4rt", None)
+    versions.register("checkpoint", "d4rt", None)
     assert made
     for folder in map(Path, made):
         assert PARTIAL.fullmatch(folder.relative_to(tempfile.gettempdir()).parts[0])
@@ -163,8 +163,8 @@ def test_registering_that_is_killed_leaves_only_what_the_next_command_deletes(wo
 
 def test_an_alias_that_moves_unscored_says_from_where(workplace):
     config = replace(PRESETS["tiny"][1], steps=60)
-    tracking.register("checkpoint", "d4rt", "champion", tags={tracking.STEPS: "500000"})
-    version, tags = tracking.bearer("d4rt", "champion")
+    versions.register("checkpoint", "d4rt", "champion", tags={versions.STEPS: "500000"})
+    version, tags = versions.bearer("d4rt", "champion")
     assert unscored(config, version, tags) == (
         "warning: champion moves unscored from version 1, trained for 500,000 steps, to a new one of 60 steps; with "
         "--validation.stores it moves only if the new one is better"

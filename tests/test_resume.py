@@ -29,7 +29,7 @@ from model import D4RT, ModelConfig, checkpoints
 from pipelines.partial import scratch_path
 from pipelines.store.reader import ClipStore
 from pipelines.whole import read_file
-from train import curves, record, run_folder, tracking
+from train import curves, record, run_folder, tracking, versions
 from train.averages import SETTLED_STEPS, Averages
 from train.checkpoint import HostMemory
 from train.config import PRESETS
@@ -261,7 +261,7 @@ def test_an_alias_means_what_it_meant_when_the_run_began(tmp_path, monkeypatch):
     tracking.connect()
     model = D4RT(ModelConfig.preset("tiny"))
     for number in (1, 2):
-        tracking.register(checkpoints.save(model, tmp_path / str(number)), "d4rt", "champion")
+        versions.register(checkpoints.save(model, tmp_path / str(number)), "d4rt", "champion")
         config = record.meant(given, record.recorded(given))
         assert config.init == "models:/d4rt/1"  # also of a finished run, whose own model is the champion now
         record.claim(config, [], given.init)

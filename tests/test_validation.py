@@ -19,7 +19,7 @@ from pipelines.evaluation.scores import ask, measure
 from pipelines.evaluation.tally import Tally
 from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
-from train import tracking
+from train import tracking, versions
 from train.champion import contest, register
 from train.config import DataConfig, LossConfig, OptimConfig, TrainConfig, ValidationConfig
 from train.errors import RunFailed
@@ -283,7 +283,7 @@ def test_a_champion_scored_on_other_clips_is_scored_again(champion, workplace):
 @pytest.mark.slow
 def test_a_champion_that_cannot_be_scored_keeps_the_alias(champion, held_out, tmp_path):
     folder = checkpoints.save(D4RT(replace(MODEL, image_size=32)), tmp_path / "small")
-    tracking.register(folder, "d4rt-other-size", "champion")
+    versions.register(folder, "d4rt-other-size", "champion")
 
     def score(model: str) -> dict:
         return ray.get(ray.remote(score_registered).remote(held_out, model, tracking.tracking_uri()))

@@ -37,16 +37,16 @@ def register(
         raise ValueError("register it first, then: register --checkpoint models:/NAME/VERSION --calibrate-on STORE")
     check_registry_names(name, alias)
     print(f"registering as {name}: reading the weights, then MLflow", flush=True)
-    from train import tracking
+    from train import versions
 
     if opend4rt is not None:
-        version = tracking.register_opend4rt(opend4rt, config, name, alias)
+        version = versions.register_opend4rt(opend4rt, config, name, alias)
     elif calibrate_on:
         from train.calibrate import calibrate
 
-        version = tracking.register(checkpoint, name, alias, calibration=calibrate(checkpoint, list(calibrate_on)))
+        version = versions.register(checkpoint, name, alias, calibration=calibrate(checkpoint, list(calibrate_on)))
     else:
-        version = tracking.register(checkpoint, name, alias)
+        version = versions.register(checkpoint, name, alias)
     announce(f"models:/{name}/{version}", name, alias)
 
 
@@ -157,9 +157,9 @@ def train(argv: list[str]) -> None:
 
 def announce(uri: str, name: str, alias: str) -> None:
     from pipelines.log import say
-    from train import tracking
+    from train import versions
 
-    bearer, _ = tracking.bearer(name, alias) or (None, {})
+    bearer, _ = versions.bearer(name, alias) or (None, {})
     moved = uri == f"models:/{name}/{bearer}"
     say(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
     model = f"models:/{name}@{alias}" if moved else uri

@@ -22,7 +22,7 @@ import ray
 from model.confidence import Calibration
 from pipelines.cluster import model_resources
 from pipelines.log import say
-from train import tracking
+from train import tracking, versions
 from train.config import TrainConfig
 from train.errors import RunFailed
 from train.state import MODEL
@@ -49,21 +49,21 @@ def register(config: TrainConfig, run_id: str, checkpoint: str, validation: Vali
 
     Raises RunFailed if the checkpoint was not scored: nothing is registered unseen.
     """
-    alias, tags, calibration = config.alias, {tracking.STEPS: str(config.steps)}, None
+    alias, tags, calibration = config.alias, {versions.STEPS: str(config.steps)}, None
     if validation:
         outcome = judge(config, validation, checkpoint.rpartition("/")[2])
         alias, tags = config.alias if outcome.won else None, tags | outcome.tags
         found = outcome.record["scores"]["all"]["confidence"]["calibration"]
         calibration = found and Calibration.from_json(found)
-    elif before := tracking.bearer(config.register_as, config.alias):
+    elif before := versions.bearer(config.register_as, config.alias):
         say(unscored(config, *before), run=config.name)
-    version = tracking.register(f"{checkpoint}/{MODEL}", config.register_as, alias, run_id, tags, calibration)
+    version = versions.register(f"{checkpoint}/{MODEL}", config.register_as, alias, run_id, tags, calibration)
     return f"models:/{config.register_as}/{version}"
 
 
 def unscored(config: TrainConfig, version: str, tags: dict[str, str]) -> str:
     """What is to be said when the alias moves away from a version, though nobody compared the two."""
-    steps = f"trained for {int(tags[tracking.STEPS]):,} steps" if tracking.STEPS in tags else "of unknown training"
+    steps = f"trained for {int(tags[versions.STEPS]):,} steps" if versions.STEPS in tags else "of unknown training"
     return (
         f"warning: {config.alias} moves unscored from version {version}, {steps}, to a new one of {config.steps:,} "
         "steps; with --validation.stores it moves only if the new one is better"
@@ -99,7 +99,7 @@ def contest(
     tags = {DATA: held_out.digest, ERROR: repr(error)}
     record = {"alias": alias, "data": held_out.digest, "clips": len(held_out.clips), "scores": scores}
     new = f"{percent(error)} median relative error on {len(held_out.clips)} clips (data {held_out.digest})"
-    champion = tracking.bearer(name, alias)
+    champion = versions.bearer(name, alias)
     if champion is None:
         return Outcome(
             True, f"{alias}: {new}, and no version before it", tags, record | {"champion": None, "won": True}

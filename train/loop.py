@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import cluster
 from pipelines.log import say
+from pipelines.models import asked_again
 from pipelines.raw.place import absolute
 from pipelines.store.reader import ClipStore
 from train import curves, lease, memory, run_folder, tracking
@@ -261,7 +262,7 @@ def finish(config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: str,
     try:
         if points := log.unsent():
             raise OSError(f"{len(points)} points of the curves could not be sent")
-        return register(config, run_id, checkpoint, validation)
+        return asked_again(lambda: register(config, run_id, checkpoint, validation))
     except tracking.UNREACHABLE as error:
         raise RunFailed(
             f"run {config.name} is trained, but MLflow at {tracking_uri} did not take the model ({error}). When it "

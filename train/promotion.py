@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from pipelines import documents
 from pipelines.models import model_versions, not_known
 from pipelines.raw.place import absolute
-from train import tracking
+from train import tracking, versions
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def move_alias(name: str, version: int, alias: str, because: str) -> str:
         client.get_model_version(name, number)
     except MlflowException as error:
         raise not_known(uri, error) from None
-    before, _ = tracking.bearer(name, alias) or (None, {})
+    before, _ = versions.bearer(name, alias) or (None, {})
     if before == number:
         raise ValueError(f"{uri} is {alias} already: nothing to move")
     from_where = f"from version {before}" if before else "which no version had"
@@ -64,18 +64,18 @@ def first_of(board: str, name: str, alias: str) -> tuple[int, str]:
     if rows is None:
         raise ValueError(f"--by {board} has no leaderboard.json: give the OUT of `python -m pipelines compare`")
     prefix = f"models:/{name}/"
-    versions = {row.name.removeprefix(prefix): row for row in rows if row.name.startswith(prefix)}
-    if not versions:
+    ranked = {row.name.removeprefix(prefix): row for row in rows if row.name.startswith(prefix)}
+    if not ranked:
         raise ValueError(f"{board} has no versions of {name} on its leaderboard: compare evaluations of them")
-    number, best = next(iter(versions.items()))
+    number, best = next(iter(ranked.items()))
     why = f"first of {len(rows)} by {best.of} ({best.score:.4g}) on {best.clips} clips, {best.uri}"
     tracking.connect()
-    before, _ = tracking.bearer(name, alias) or (None, {})
+    before, _ = versions.bearer(name, alias) or (None, {})
     if before is None or before == number:
         return int(number), why
-    if before not in versions:
+    if before not in ranked:
         raise ValueError(f"models:/{name}/{before}, which is {alias}, is not on {board}: evaluate it too")
-    _, pair = compare([Evaluation.read(versions[each].uri) for each in (before, number)], best.of)
+    _, pair = compare([Evaluation.read(ranked[each].uri) for each in (before, number)], best.of)
     ((low, high),) = [row["interval"] for row in pair if row["uri"] == best.uri]
     if low <= 0 <= high:
         raise ValueError(

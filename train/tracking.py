@@ -1,17 +1,14 @@
-"""The few MLflow calls: where runs are kept, what a run records, and how a checkpoint becomes a registered model."""
+"""MLflow's tracking: where runs are kept, and what a run records before its first step."""
 
-import hashlib
 import logging
 import os
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
-from importlib.metadata import version
-from io import StringIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Read when mlflow is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,30 +19,33 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from model import D4RT, checkpoints
-from model.confidence import Calibration
-from pipelines.models import DEFAULT_DATABASE, SQLITE, checkpoint_folder, impatient, opened_first, tracking_uri
-from pipelines.partial import scratch_folder, temporary_files_together
+from pipelines.models import (
+    DEFAULT_DATABASE,
+    SQLITE,
+    asked_again,
+    impatient,
+    opened_first,
+    tracking_uri,
+)
+from pipelines.partial import scratch_folder
 from pipelines.raw.place import lasting
 from pipelines.store.reader import ClipStore
-from train import provenance
 from train.errors import RunStopped
-from train.signature import example, signature
 
 EXPERIMENT = "d4rt"
-CLIP_FRAMES, STEPS = "clip_frames", "steps"  # tags of a version
 PACKAGE = Path(__file__).parent
-REQUIREMENTS = ("einops", "mlflow", "numpy", "pyyaml", "safetensors", "torch")
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
+BEGUN_AS = "begun_as"  # a tag of a run
 UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests are
+Answer = TypeVar("Answer")
 
 
-@contextmanager
-def before_training(uri: str) -> Iterator[None]:
-    """ValueError, at once, if MLflow does not do what it is asked here."""
+def before_training(ask: Callable[[], Answer]) -> Answer:
+    """What MLflow answers. ValueError, soon, if it does not do what it is asked; `ask` may be called again."""
+    uri = mlflow.get_tracking_uri()
     try:
         with impatient():
-            yield
+            return asked_again(ask)
     except UNREACHABLE as error:
         raise ValueError(
             f"MLflow at {uri} cannot be used, so nothing was trained ({str(error).splitlines()[0]}): start its server, "
@@ -67,32 +67,36 @@ def connect() -> str:
         lasting(given.removeprefix(SQLITE), "MLFLOW_TRACKING_URI: the database")
         artifacts = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
-    with opened_first(uri), before_training(uri):
-        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-        elif experiment.lifecycle_stage != "active":
-            raise ValueError(
-                f"MLflow at {uri}: the experiment {EXPERIMENT} was deleted; `mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}` brings it back, `mlflow gc` removes it for good"
-            )
-        mlflow.set_experiment(EXPERIMENT)
-        mlflow.MlflowClient().search_registered_models(max_results=1)  # the registry makes tables of its own
+    with opened_first(uri):
+        before_training(lambda: _use_experiment(artifacts))
     return uri
+
+
+def _use_experiment(artifacts: str | None) -> None:
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    elif experiment.lifecycle_stage != "active":
+        raise ValueError(
+            f"MLflow at {mlflow.get_tracking_uri()}: the experiment {EXPERIMENT} was deleted; `mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}` brings it back, `mlflow gc` removes it for good"
+        )
+    mlflow.set_experiment(EXPERIMENT)
+    mlflow.MlflowClient().search_registered_models(max_results=1)  # the registry makes tables of its own
 
 
 def check_writable() -> None:
     """ValueError if MLflow, or the place of its artifacts, does not take what it is given."""
     uri = mlflow.get_tracking_uri()
-    with before_training(uri):
-        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-        mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, "checked", time.strftime("%F %T"))
+    experiment = before_training(lambda: mlflow.get_experiment_by_name(EXPERIMENT))
+    client, number = mlflow.MlflowClient(), experiment.experiment_id
+    before_training(lambda: client.set_experiment_tag(number, "checked", time.strftime("%F %T")))
     place = experiment.artifact_location
     try:
         with impatient(), scratch_folder() as folder:
             (file := folder / f"checked-{uuid.uuid4().hex}").touch()
             artifacts = get_artifact_repository(place)
-            artifacts.log_artifact(str(file))
+            asked_again(lambda: artifacts.log_artifact(str(file)))
             with suppress(Exception):  # then an empty file stays
                 artifacts.delete_artifacts(file.name)
     except Exception as error:  # of any of the services that MLflow may keep artifacts in
@@ -109,9 +113,10 @@ def _first_line(error: Exception) -> str:
 def check_run(run_id: str, name: str) -> None:
     """ValueError if MLflow does not know the run that is to go on."""
     uri = mlflow.get_tracking_uri()
-    with before_training(uri):
+
+    def stage() -> str:
         try:
-            stage = mlflow.get_run(run_id).info.lifecycle_stage
+            return mlflow.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -119,7 +124,8 @@ def check_run(run_id: str, name: str) -> None:
                 f"run {name} was recorded as {run_id}, which MLflow at {uri} does not know: let MLFLOW_TRACKING_URI "
                 "name the server or database it was begun with, or choose another --name"
             ) from None
-    if stage != "active":
+
+    if before_training(stage) != "active":
         raise ValueError(
             f"run {name} was recorded as {run_id}, which was deleted in MLflow at {uri}: `mlflow runs restore --run-id "
             f"{run_id}` brings it back; or choose another --name"
@@ -128,23 +134,36 @@ def check_run(run_id: str, name: str) -> None:
 
 def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str:
     """Record all that a run depends on before its first step: config, code, data. Returns the run's id."""
-    client = mlflow.MlflowClient()
-    with before_training(mlflow.get_tracking_uri()):
-        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-        run_id = client.create_run(experiment.experiment_id, run_name=name).info.run_id
-    with before_training(mlflow.get_tracking_uri()), ended(run_id):
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-        commit, diff = git_state()
-        tags = {"git_commit": commit, "git_dirty": str(bool(diff))}
-        tags |= {f"store_digest.{number}": store.info["digest"] for number, store in enumerate(stores)}
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        client.log_dict(run_id, config, "config.json")
-        client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
-        if diff:
-            client.log_text(run_id, diff, "uncommitted.diff")
+    token = uuid.uuid4().hex
+    run_id = before_training(lambda: _begun(name, token))
+    with ended(run_id):
+        before_training(lambda: _record(run_id, config, stores))
     return run_id
+
+
+def _begun(name: str, token: str) -> str:
+    """The id of a new run. Where an answer is lost, MLflow itself asks again, and makes two."""
+    client, number = mlflow.MlflowClient(), mlflow.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.create_run(number, run_name=name, tags={BEGUN_AS: token})
+    run, *others = client.search_runs([number], f"tags.{BEGUN_AS} = '{token}'")
+    for other in others:
+        client.delete_run(other.info.run_id)
+    return run.info.run_id
+
+
+def _record(run_id: str, config: dict[str, Any], stores: list[ClipStore]) -> None:
+    client = mlflow.MlflowClient()
+    params = [Param(key, str(value)[:6000]) for key, value in flatten(config).items()]
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+    commit, diff = git_state()
+    tags = {"git_commit": commit, "git_dirty": str(bool(diff))}
+    tags |= {f"store_digest.{number}": store.info["digest"] for number, store in enumerate(stores)}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    client.log_dict(run_id, config, "config.json")
+    client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
+    if diff:
+        client.log_text(run_id, diff, "uncommitted.diff")
 
 
 @contextmanager
@@ -188,92 +207,3 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def log_json(run_id: str, content: dict[str, Any], name: str) -> None:
     mlflow.MlflowClient().log_dict(run_id, content, name)
-
-
-def bearer(name: str, alias: str) -> tuple[str, dict[str, str]] | None:
-    """(number, tags) of the version of registered model `name` that has this alias; None if none has."""
-    client = mlflow.MlflowClient()
-    try:
-        model = client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    if (number := model.aliases.get(alias)) is None:
-        return None
-    return str(number), client.get_model_version(name, str(number)).tags
-
-
-def register(
-    checkpoint: str | Path,
-    name: str,
-    alias: str | None,
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    calibration: Calibration | None = None,
-) -> int:
-    """Make a checkpoint the newest version of registered model `name`, move the alias to it, and return it.
-
-    `checkpoint`: whatever names a model (`pipelines/models.py`). Without an `alias` none moves. `run_id` is the run it
-    came from, whose last losses and scores become metrics `final/...` of the model, and which has one version, however
-    often this is done; without one it gets a run of its own. The version gets the `tags` and those of
-    `train/provenance.py`, and the `calibration` in place of its own, if one is given. The model carries its own code
-    and needs neither this repository nor the checkpoint any more.
-    ValueError, before anything is written, if it is none.
-    """
-    with temporary_files_together() as scratch, checkpoint_folder(str(checkpoint)) as folder:
-        model = checkpoints.load(folder)  # refuses what could not be loaded later
-        if calibration is not None:
-            model.calibration = calibration
-            folder = checkpoints.save(model, scratch / "calibrated")
-        connect()
-        check_writable()
-        origin = provenance.of_run(run_id) if run_id else provenance.of_checkpoint(str(checkpoint))
-        tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
-        number = _version(name, run_id, model, folder, tags)
-    client = mlflow.MlflowClient()
-    try:
-        if alias is not None:
-            client.set_registered_model_alias(name, alias, number)
-    except UNREACHABLE:
-        with suppress(*UNREACHABLE):  # no version stays that nothing points to: it is made again
-            client.delete_model_version(name, number)
-        raise
-    return int(number)
-
-
-def _version(name: str, run_id: str | None, model: D4RT, folder: Path, tags: dict[str, str]) -> str:
-    """The number of a new version, or of the one that this run has from a command that was killed afterwards. A version
-    is there as soon as all of it is, with its tags: nobody sees half of one."""
-    last = mlflow.get_run(run_id).data.metrics if run_id else {}
-    run_name = None if run_id else f"register {name}"
-    # MLflow asks for type hints; the signature says it all.
-    with mlflow.start_run(run_id=run_id, run_name=run_name), redirect_stderr(StringIO()):
-        before = run_id and mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-        if before:
-            return str(before[0].version)
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(PACKAGE / "registered_model.py"),
-            code_paths=[str(PACKAGE.parent / "model")],
-            artifacts={"checkpoint": str(folder.absolute())},
-            signature=signature(model.config.image_size),
-            input_example=example(model.config.image_size),
-            metadata={"config": model.config.to_dict()},
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
-        )
-        final = {f"final/{key}": value for key, value in last.items() if key.startswith(("loss", "val/"))}
-        mlflow.log_metrics(final, model_id=info.model_id)
-        return str(mlflow.register_model(info.model_uri, name, tags=tags).version)
-
-
-def register_opend4rt(checkpoint: Path, config: Path, name: str, alias: str) -> int:
-    """The same with the pair of files of an OpenD4RT release; the version is tagged with where it came from."""
-    model = checkpoints.load_opend4rt(checkpoint, config)
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{checkpoint}: all {len(model.state_dict())} tensors fit, {parameters:,} parameters, sha256 {digest}")
-    tags = {"compat": "opend4rt", "source_sha256": digest, "parameters": str(parameters)}
-    with scratch_folder() as folder:
-        return register(checkpoints.save(model, folder), name, alias, tags=tags)
