@@ -17,7 +17,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
-START_SECONDS = 120
+START_SECONDS = 300
 BUCKET = "clips"
 
 
@@ -32,6 +32,9 @@ def free_ports(count: int) -> list[int]:
 
 class Server(ABC):
     """A `with` block sets what clients look for in the environment, and leaves no process behind."""
+
+    user: int | None = None
+    """Who runs it, if not who starts it."""
 
     def __init__(self, folder: Path, command: list[str], own: dict[str, str], clients: dict[str, str]) -> None:
         """`folder`: what it keeps, and its log; `own`, `clients`: environments of the server, and of who asks it."""
@@ -48,11 +51,19 @@ class Server(ABC):
         for name, value in self._before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
+    def environment(self) -> dict[str, str]:
+        return os.environ | self._own
+
     def start(self) -> None:
         """Returns as soon as it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | self._own, start_new_session=True
+                self._command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
+                start_new_session=True,
+                user=self.user,
             )
         end = time.monotonic() + START_SECONDS
         while not self.answers():

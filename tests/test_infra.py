@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import mlflow_team
 import pytest
 import yaml
 from command_lines import commands_in, require_understood
@@ -209,23 +210,15 @@ def test_rays_own_reader_takes_the_runtime_environment():
     assert int(environment["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    return yaml.safe_load((INFRA / "mlflow/compose.yaml").read_text())
-
-
-def filled(text: str, values: dict[str, str]) -> str:
-    """With compose's ${NAME}, ${NAME:-default} and ${NAME:?message} filled in."""
-    return re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda found: values.get(found[1], found[3] or ""), text)
-
-
-def test_compose_fits_its_schema_and_its_server_mlflows_command_line(compose):
+def test_compose_fits_its_schema_and_its_server_mlflows_command_line():
+    compose = mlflow_team.compose()
     schema = json.loads(package_file("check_jsonschema", "builtin_schemas/vendor/compose-spec.json").read_text())
     validator = Draft7Validator if "draft-07" in schema["$schema"] else Draft202012Validator
     assert [error.message for error in validator(schema).iter_errors(compose)] == []
     assert list(validator(schema).iter_errors(compose | {"servces": {}}))
 
-    command = filled(compose["services"]["mlflow"]["command"], {"BUCKET": "b", "HOSTS": "mlflow.example.com"})
+    given = {"BUCKET": "b", "HOSTS": "mlflow.example.com", "ORIGINS": "https://mlflow.example.com"}
+    command = mlflow_team.filled(compose["services"]["mlflow"]["command"], given)
     require_understood(command)
     require_closed(shlex.split(command))
 
@@ -248,9 +241,9 @@ def require_closed(words: list[str]) -> None:
     assert "--disable-security-middleware" not in words
 
 
-def test_no_secret_is_in_any_file(compose):
+def test_no_secret_is_in_any_file():
     """Whatever is called like one is a reference: to a variable, a secret of Kubernetes, or a file of the user's."""
-    for service in compose["services"].values():
+    for service in mlflow_team.compose()["services"].values():
         for name, value in service["environment"].items():
             if re.search("PASSWORD|SECRET|KEY", name):
                 assert re.fullmatch(r"\$\{\w+(:\?[^}]+)?\}", value), name
