@@ -26,7 +26,7 @@ from pipelines.truth.clips import build_clip, spans
 from train import losses
 from train.config import PRESETS, TrainConfig
 from train.mixture import MixturePlan
-from train.optim import learning_rate, parameter_groups
+from train.optim import NEWTON_SCHULZ, blocks, learning_rate, parameter_groups
 from train.query_batch import QueryBatch
 from train.state import TrainState
 from train.step import train_step
@@ -35,7 +35,6 @@ SETS = ("learn", "choose", "report")  # no choice is made by the last
 SAMPLES = 4  # of queries, of each clip to learn from
 WORKERS = 2  # `per_rank` takes the means of so many
 MEASURED = 8  # times per run
-NEWTON_SCHULZ = 5  # iterations with which Muon makes a move orthogonal
 AGAIN = "_again"  # ends the name of a recipe with another seed
 
 Draw = Literal["ours", "no_edges", "free_cameras", "plain"]
@@ -224,8 +223,12 @@ def flops_of_step(config: TrainConfig) -> int:
     clip = config.model.flops_encode(frames) + config.model.flops_decode(config.data.queries, frames)
     with torch.device("meta"):
         groups = parameter_groups(D4RT(config.model), config.optim)
-    sides = [sorted(x.shape) for group in groups if group["muon"] for x in group["params"]]
-    muon = sum(NEWTON_SCHULZ * (4 * short**2 * long + 2 * short**3) for short, long in sides)
+    muon = 0
+    for group in groups:
+        for matrix in group["params"] if group["muon"] else ():
+            number, *sides = blocks(matrix, group["muon"]).shape
+            short, long = sorted(sides)
+            muon += NEWTON_SCHULZ * number * (4 * short**2 * long + 2 * short**3)
     return 3 * config.data.clips_per_worker * clip + muon
 
 

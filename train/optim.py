@@ -1,6 +1,7 @@
 """Which weights learn, how fast, and by which optimiser."""
 
 import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,11 @@ from model.encoder import Droppable
 from train.recipe import OptimConfig, Part
 
 ENCODER = ("encoder.", "aspect_proj.")  # how the names of its parameters begin
+MOMENTUM = 0.95  # of Muon
+NEWTON_SCHULZ = 5  # iterations with which Muon makes a move orthogonal
+BLOCK = 64  # rows or columns that Muon takes together: as wide as heads mostly are
+
+Split = Literal["rows", "columns"]
 
 
 def part_of(name: str) -> Part:
@@ -40,16 +46,18 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 
     Biases, norms and timestep tables are not decayed. Muon takes the matrices inside the layers of encoder and decoder:
     it makes all directions of a move equally long, which is no use where rows are looked up or numbers come in and out.
+    What leads into heads or neurons it splits between them by rows, what leads out of them by columns.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     encoder_share = 1.0 if config.encoder_lr is None else config.encoder_lr / config.lr
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, Split | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim < 2 or id(parameter) in tables
             decay = 0.0 if spared and not config.decay_all else config.weight_decay
             share = encoder_share if part_of(name) == "encoder" else 1.0
-            muon = config.optimiser == "muon" and parameter.ndim == 2 and ".blocks." in name
+            inside = config.optimiser == "muon" and parameter.ndim == 2 and ".blocks." in name
+            muon = split_of(name) if inside else None
             groups.setdefault((decay, share, muon), []).append(parameter)
     return [
         {"params": parameters, "lr": config.lr * share, "lr_share": share, "weight_decay": decay, "muon": muon}
@@ -57,28 +65,70 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     ]
 
 
-class Muon(torch.optim.Muon):
-    """PyTorch's, with what fused AdamW has: where `found_inf` is 1 a step leaves everything as it is, and the host need
-    not know."""
+def split_of(name: str) -> Split:
+    """How the matrix of this name, inside a layer, is split between heads or neurons."""
+    return "columns" if name.endswith((".out.weight", ".ff.2.weight")) else "rows"
+
+
+def blocks(matrix: Tensor, split: Split) -> Tensor:
+    """A view of a matrix as (n, rows, columns): BLOCK of its rows or columns each, fewer where that does not divide
+    them."""
+    if split == "rows":
+        return matrix.unflatten(0, (-1, math.gcd(BLOCK, len(matrix))))
+    return matrix.unflatten(1, (-1, math.gcd(BLOCK, matrix.shape[1]))).transpose(0, 1)
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """(n, r, c) -> the same shape, bfloat16: each of n matrices U S V^T as U V^T, give or take 30 % in each direction.
+
+    Newton and Schulz's iteration, with the coefficients of Jordan et al. 2024, by which what is small grows fastest.
+    """
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = (x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)).bfloat16()
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(NEWTON_SCHULZ):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum that is made orthogonal (Jordan et al. 2024), block by block, and as large as AdamW's moves are (Liu et
+    al. 2025): 0.2 sqrt(max(r, c)) times a block of r rows and c columns.
+
+    A block is what a head has of a matrix, or some neurons of an MLP. That costs a sixth to a twentieth of whole
+    matrices, and `small` learns faster by it (docs/log.md). Where `found_inf` is 1, as in fused AdamW, a step leaves
+    everything as it is, and the host need not know.
+    """
 
     found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self) -> None:
-        matrices = [x for group in self.param_groups for x in group["params"] if x.grad is not None]
-        for matrix in matrices:
-            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-        tensors = [x for matrix in matrices for x in (matrix, self.state[matrix]["momentum_buffer"])]
-        before = [x.clone() for x in tensors]
-        super().step()
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._move(matrix, group)
+
+    def _move(self, matrix: nn.Parameter, group: dict[str, Any]) -> None:
+        kept = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        weight, gradient, before = (blocks(x, group["muon"]) for x in (matrix, matrix.grad, kept))
+        momentum = before.lerp(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM)  # as Nesterov does
+
+        size = 0.2 * max(weight.shape[1:]) ** 0.5
+        moved = weight * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * size * orthogonal(ahead)
         if self.found_inf is not None:
-            for x, old in zip(tensors, before, strict=True):
-                x.copy_(torch.where(self.found_inf > 0, old, x))
+            momentum = torch.where(self.found_inf > 0, before, momentum)
+            moved = torch.where(self.found_inf > 0, weight, moved)
+        before.copy_(momentum)
+        weight.copy_(moved)
 
 
-def shared(muon: bool, shard: bool) -> bool:
+def shared(muon: Split | None, shard: bool) -> bool:
     """Are the matrices of such a group dealt out to the workers? See `train/sharing.py`."""
-    return muon or shard
+    return muon is not None or shard
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:

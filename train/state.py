@@ -54,7 +54,7 @@ class TrainState:
             torch.optim.AdamW([group for group in groups if not group["muon"]], betas=config.betas, fused=True)
         ]
         if matrices := [group for group in groups if group["muon"]]:
-            optimisers.append(Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+            optimisers.append(Muon(matrices, {}))
         return cls(
             model=model,
             network=model,
