@@ -68,12 +68,17 @@ def require_fit(store: ClipStore, config: ModelConfig) -> None:
         )
 
 
+def queries_of(truth: Truth) -> Queries:
+    """The Q queries of a clip, as of a batch of one."""
+    times = (torch.from_numpy(truth[name].astype(np.int64))[None] for name in ("t_src", "t_tgt", "t_cam"))
+    return Queries(torch.from_numpy(truth["uv_norm"])[None], *times)
+
+
 @torch.inference_mode()
 def ask(model: D4RT, video: UInt8[np.ndarray, "T S S 3"], aspect: float, truth: Truth) -> Answers:
     """What a model answers."""
     device = model.device
-    times = (torch.from_numpy(truth[name].astype(np.int64))[None].to(device) for name in ("t_src", "t_tgt", "t_cam"))
-    queries = Queries(torch.from_numpy(truth["uv_norm"])[None].to(device), *times)
+    queries = queries_of(truth).to(device)
     frames = torch.from_numpy(video)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         memory = model.encode(frames[None].to(device), torch.tensor([aspect], device=device))
