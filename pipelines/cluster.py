@@ -195,6 +195,11 @@ def _start(held: int) -> None:
             )
             return
         except Exception as error:
-            if attempts_left == 0 or "timed out during startup" not in str(error):
+            if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
+            if not attempts_left:
+                raise ValueError(
+                    f"Ray did not start on this machine, tried {START_ATTEMPTS} times, which is so where other work "
+                    "takes all CPUs: wait for it to end, or let RAY_ADDRESS name a cluster"
+                ) from error

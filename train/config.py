@@ -209,7 +209,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             model=replace(ModelConfig.preset("small"), image_size=128, clip_frames=8),
             data=DataConfig(queries=1024, clips_per_worker=1, augment=False),
             loss=LossConfig(confidence_warmup_steps=100),
-            optim=OptimConfig(lr=3e-4, final_lr=3e-6, warmup_steps=100),
+            optim=OptimConfig(optimiser="muon", lr=2e-3, final_lr=2e-5, warmup_steps=100, betas=(0.9, 0.95)),
             steps=1_600,
             workers=2,
             precision="float32",

@@ -59,8 +59,8 @@ class OptimConfig:
 
     optimiser: Literal["adamw", "muon"] = "adamw"
     """muon: the matrices inside the layers are moved by Muon (Jordan et al. 2024), scaled to be as large as AdamW's
-    moves (Liu et al. 2025), so that all else here stays as it is; the rest by AdamW. The paper has AdamW; `tiny` needs
-    less than half the steps with Muon."""
+    moves (Liu et al. 2025), so that all else here stays as it is; the rest by AdamW. The paper has AdamW; `tiny` and
+    `small` need less than half the steps with Muon (docs/log.md)."""
     lr: float = 1e-4
     """Peak learning rate."""
     final_lr: float = 1e-6
