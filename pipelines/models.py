@@ -21,13 +21,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from torch import device as Device
 
 from model import D4RT, checkpoints
 from pipelines.partial import scratch_folder
-from pipelines.raw.place import S3, NoRoom, open_place, reachable
+from pipelines.raw.place import S3, open_place, reachable
+from pipelines.refusal import not_known
 
 # MLflow reads these when it is imported, which is done late because it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -48,11 +50,16 @@ CHECKPOINT = "checkpoint"  # what a registered model calls the checkpoint folder
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the current folder; the path of a file is made absolute.
 
-    ValueError for a folder, which MLflow no longer keeps models in.
+    ValueError for a folder, which MLflow no longer keeps models in, and for a URI with a password.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_DATABASE
     if uri.startswith(SQLITE):
         return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    if urlsplit(uri).password:
+        raise ValueError(
+            "MLFLOW_TRACKING_URI has a password in it, and the URI is printed and kept with runs: for a server set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, for PostgreSQL PGPASSWORD"
+        )
     if uri.startswith("file:") or ("://" not in uri and uri not in HOSTED):
         path = Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
         raise ValueError(
@@ -149,7 +156,7 @@ def model_version(uri: str) -> str:
             version = asked_again(lambda: found.get_model_version_by_alias(name, alias).version)
             return f"models:/{name}/{version}"
     except _mlflow_error() as error:
-        raise not_known(uri, error) from error
+        raise not_known(uri, tracking_uri(), error) from error
 
 
 def model_versions(uri: str) -> list[str]:
@@ -162,7 +169,7 @@ def model_versions(uri: str) -> list[str]:
             client = _registry(uri).tracking.MlflowClient()
             found = asked_again(lambda: client.search_model_versions(f"name='{name}'"))
     except _mlflow_error() as error:
-        raise not_known(uri, error) from error
+        raise not_known(uri, tracking_uri(), error) from error
     if not found:
         raise ValueError(f"no model {name!r} in the registry {tracking_uri()}: check its name")
     return [f"models:/{name}/{number}" for number in sorted(int(each.version) for each in found)]
@@ -211,7 +218,7 @@ def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
                     artifacts = _registry(uri, registry).artifacts
                     found = asked_again(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
             except (_mlflow_error(), OSError) as error:
-                raise not_known(uri, error) from error
+                raise not_known(uri, tracking_uri(), error) from error
             folder = _checkpoint_in(Path(found), uri)
         try:
             yield folder
@@ -265,22 +272,6 @@ def _mlflow_error() -> type[Exception]:
     from mlflow.exceptions import MlflowException
 
     return MlflowException
-
-
-def not_known(uri: str, error: Exception) -> ValueError:
-    """Why there is no model of that name: MLflow says everything with one exception."""
-    words = str(error)
-    if "No space left" in words:
-        return NoRoom(f"the folder for temporary files (TMPDIR) is full: {uri} cannot be fetched; free some of it")
-    if any(hint in words for hint in ("Max retries", "Connection", "timed out")):
-        return ValueError(
-            f"the registry {tracking_uri()} gives no answer about {uri} ({words}): start its server, or set "
-            "MLFLOW_TRACKING_URI to the registry that has it"
-        )
-    return ValueError(
-        f"no model {uri!r} in the registry {tracking_uri()} ({error}): check name, version and alias, or set "
-        "MLFLOW_TRACKING_URI to the registry that has it"
-    )
 
 
 def _checkpoint_in(folder: Path, uri: str) -> Path:

@@ -76,7 +76,7 @@ def test_what_is_missing_fails_by_its_name(words, check, message, workplace, cap
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 cannot be used, so nothing was trained"),
+        ("http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 cannot be used, so nothing was begun"),
         (
             "sqlite:////no/such/folder/mlflow.db",
             "MLflow's database sqlite:////no/such/folder/mlflow.db: there is no folder /no/such/folder; make it",

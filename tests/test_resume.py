@@ -341,9 +341,7 @@ def test_curves_wait_for_mlflow_and_each_step_is_written_once(tmp_path, monkeypa
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
 def test_mlflow_that_does_not_answer_stops_a_run_at_the_start(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(
-        ValueError, match=f"MLflow at {uri} cannot be used, so nothing was trained .*: start its server"
-    ):
+    with pytest.raises(ValueError, match=f"MLflow at {uri} cannot be used, so nothing was begun .*: start its server"):
         tracking.connect()
 
 

@@ -270,7 +270,7 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
         ) in capsys.readouterr().out
         assert (folder / "step_0000030-2/position.json").exists()
 
-        with pytest.raises(ValueError, match=f"MLflow at {server.uri} cannot be used, so nothing was trained"):
+        with pytest.raises(ValueError, match=f"MLflow at {server.uri} cannot be used, so nothing was begun"):
             run(alone)
         server.start()
         assert run(alone) == "models:/d4rt-hindered/1"

@@ -37,16 +37,18 @@ def register(
         raise ValueError("register it first, then: register --checkpoint models:/NAME/VERSION --calibrate-on STORE")
     check_registry_names(name, alias)
     print(f"registering as {name}: reading the weights, then MLflow", flush=True)
-    from train import versions
+    from train import tracking, versions
 
-    if opend4rt is not None:
-        version = versions.register_opend4rt(opend4rt, config, name, alias)
-    elif calibrate_on:
+    calibration = None
+    if calibrate_on:
         from train.calibrate import calibrate
 
-        version = versions.register(checkpoint, name, alias, calibration=calibrate(checkpoint, list(calibrate_on)))
-    else:
-        version = versions.register(checkpoint, name, alias)
+        calibration = calibrate(checkpoint, list(calibrate_on))
+    with tracking.plainly("so nothing was registered"):
+        if opend4rt is not None:
+            version = versions.register_opend4rt(opend4rt, config, name, alias)
+        else:
+            version = versions.register(checkpoint, name, alias, calibration=calibration)
     announce(f"models:/{name}/{version}", name, alias)
 
 
@@ -157,9 +159,10 @@ def train(argv: list[str]) -> None:
 
 def announce(uri: str, name: str, alias: str) -> None:
     from pipelines.log import say
-    from train import versions
+    from train import tracking, versions
 
-    bearer, _ = versions.bearer(name, alias) or (None, {})
+    with tracking.plainly(f"but {uri} is registered"):
+        bearer, _ = versions.bearer(name, alias) or (None, {})
     moved = uri == f"models:/{name}/{bearer}"
     say(f"registered {uri}, " + (f"alias {alias}" if moved else f"alias {alias} stays with version {bearer}"))
     model = f"models:/{name}@{alias}" if moved else uri

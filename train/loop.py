@@ -68,7 +68,7 @@ def run(config: TrainConfig) -> str:
     start = starting_weights(config)
     say("connecting to MLflow and Ray", run=config.name)
     tracking_uri = tracking.connect()
-    tracking.check_writable()
+    tracking.check_writable(config.register_as)
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
         cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.values()))
         start = None if start is None else ray.put(start)  # which holds them from here on

@@ -119,5 +119,5 @@ def check_disk(config: TrainConfig) -> str:
 
 def check_mlflow(config: TrainConfig) -> str:
     uri = tracking.connect()
-    tracking.check_writable()
+    tracking.check_writable(config.register_as)
     return f"{uri} answers and can be written"

@@ -13,8 +13,9 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipelines import documents
-from pipelines.models import model_versions, not_known
+from pipelines.models import model_versions
 from pipelines.raw.place import absolute
+from pipelines.refusal import not_known
 from train import tracking, versions
 
 
@@ -40,14 +41,18 @@ def move_alias(name: str, version: int, alias: str, because: str) -> str:
     try:
         client.get_model_version(name, number)
     except MlflowException as error:
-        raise not_known(uri, error) from None
+        raise not_known(uri, mlflow.get_tracking_uri(), error) from None
     before, _ = versions.bearer(name, alias) or (None, {})
     if before == number:
         raise ValueError(f"{uri} is {alias} already: nothing to move")
     from_where = f"from version {before}" if before else "which no version had"
     told = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')}, by {getpass.getuser()}, {from_where}: {because}"
-    client.set_model_version_tag(name, number, f"promoted/{alias}", told)
-    client.set_registered_model_alias(name, alias, number)
+
+    def promote() -> None:
+        client.set_model_version_tag(name, number, f"promoted/{alias}", told)
+        client.set_registered_model_alias(name, alias, number)
+
+    tracking.before_work(promote, to=f"promote {uri}")
     return f"{alias} of {name} is version {number} now, {from_where}: {because}"
 
 

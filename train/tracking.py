@@ -29,6 +29,7 @@ from pipelines.models import (
 )
 from pipelines.partial import scratch_folder
 from pipelines.raw.place import lasting
+from pipelines.refusal import remedy
 from pipelines.store.reader import ClipStore
 from train.errors import RunStopped
 
@@ -40,17 +41,32 @@ UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests
 Answer = TypeVar("Answer")
 
 
-def before_training(ask: Callable[[], Answer]) -> Answer:
-    """What MLflow answers. ValueError, soon, if it does not do what it is asked; `ask` may be called again."""
-    uri = mlflow.get_tracking_uri()
+@contextmanager
+def plainly(outcome: str, to: str = "") -> Iterator[None]:
+    """What MLflow raises becomes a ValueError, with what is to be done.
+
+    `outcome`: what it means for the command; `to`: what MLflow was asked to do, if that tells more.
+    """
     try:
-        with impatient():
-            return asked_again(ask)
+        yield
     except UNREACHABLE as error:
+        if getattr(error, "errno", None) is not None:  # of a file on this machine
+            raise
+        away = (
+            "start its server, or let MLFLOW_TRACKING_URI name another; without it, runs are kept in mlflow.db in the "
+            "current folder"
+        )
+        used = f"used to {to}" if to else "used"
         raise ValueError(
-            f"MLflow at {uri} cannot be used, so nothing was trained ({str(error).splitlines()[0]}): start its server, "
-            "or let MLFLOW_TRACKING_URI name another; without it, runs are kept in mlflow.db in the current folder"
+            f"MLflow at {mlflow.get_tracking_uri()} cannot be {used}, {outcome} ({_first_line(error)}): "
+            f"{remedy(error) or away}"
         ) from error
+
+
+def before_work(ask: Callable[[], Answer], to: str = "") -> Answer:
+    """What MLflow answers. ValueError, soon, if it does not do what it is asked `to`; `ask` may be called again."""
+    with impatient(), plainly("so nothing was begun", to):
+        return asked_again(ask)
 
 
 def connect() -> str:
@@ -68,7 +84,7 @@ def connect() -> str:
         artifacts = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     mlflow.set_tracking_uri(uri)
     with opened_first(uri):
-        before_training(lambda: _use_experiment(artifacts))
+        before_work(lambda: _use_experiment(artifacts))
     return uri
 
 
@@ -85,12 +101,15 @@ def _use_experiment(artifacts: str | None) -> None:
     mlflow.MlflowClient().search_registered_models(max_results=1)  # the registry makes tables of its own
 
 
-def check_writable() -> None:
-    """ValueError if MLflow, or the place of its artifacts, does not take what it is given."""
-    uri = mlflow.get_tracking_uri()
-    experiment = before_training(lambda: mlflow.get_experiment_by_name(EXPERIMENT))
+def check_writable(model: str) -> None:
+    """ValueError if MLflow, or the place of its artifacts, does not take what it is given, or the registered `model` is
+    another's."""
+    uri, now = mlflow.get_tracking_uri(), time.strftime("%F %T")
+    experiment = before_work(lambda: mlflow.get_experiment_by_name(EXPERIMENT))
     client, number = mlflow.MlflowClient(), experiment.experiment_id
-    before_training(lambda: client.set_experiment_tag(number, "checked", time.strftime("%F %T")))
+    before_work(lambda: client.set_experiment_tag(number, "checked", now), to=f"write experiment {EXPERIMENT}")
+    if before_work(lambda: client.search_registered_models(f"name = '{model}'")):
+        before_work(lambda: client.set_registered_model_tag(model, "checked", now), to=f"write model {model}")
     place = experiment.artifact_location
     try:
         with impatient(), scratch_folder() as folder:
@@ -100,9 +119,16 @@ def check_writable() -> None:
             with suppress(Exception):  # then an empty file stays
                 artifacts.delete_artifacts(file.name)
     except Exception as error:  # of any of the services that MLflow may keep artifacts in
+        if place.startswith("mlflow-artifacts:"):  # the server's own
+            access = "let its admin look why, in the server's log: at its bucket and credentials, or its disk"
+        else:
+            access = (
+                "give this process access to it, or let the server hand artifacts on (mlflow server "
+                "--artifacts-destination)"
+            )
         raise ValueError(
-            f"MLflow at {uri} keeps models in {place}, which cannot be written ({_first_line(error)}): give this "
-            "process access to it, or let the server hand artifacts on (mlflow server --artifacts-destination)"
+            f"MLflow at {uri} keeps models in {place}, which cannot be written ({_first_line(error)}): "
+            f"{remedy(error) or access}"
         ) from error
 
 
@@ -125,7 +151,7 @@ def check_run(run_id: str, name: str) -> None:
                 "name the server or database it was begun with, or choose another --name"
             ) from None
 
-    if before_training(stage) != "active":
+    if before_work(stage) != "active":
         raise ValueError(
             f"run {name} was recorded as {run_id}, which was deleted in MLflow at {uri}: `mlflow runs restore --run-id "
             f"{run_id}` brings it back; or choose another --name"
@@ -135,9 +161,9 @@ def check_run(run_id: str, name: str) -> None:
 def start_run(name: str, config: dict[str, Any], stores: list[ClipStore]) -> str:
     """Record all that a run depends on before its first step: config, code, data. Returns the run's id."""
     token = uuid.uuid4().hex
-    run_id = before_training(lambda: _begun(name, token))
+    run_id = before_work(lambda: _begun(name, token))
     with ended(run_id):
-        before_training(lambda: _record(run_id, config, stores))
+        before_work(lambda: _record(run_id, config, stores))
     return run_id
 
 
@@ -147,7 +173,8 @@ def _begun(name: str, token: str) -> str:
     client.create_run(number, run_name=name, tags={BEGUN_AS: token})
     run, *others = client.search_runs([number], f"tags.{BEGUN_AS} = '{token}'")
     for other in others:
-        client.delete_run(other.info.run_id)
+        with tidying():
+            client.delete_run(other.info.run_id)
     return run.info.run_id
 
 
@@ -164,6 +191,16 @@ def _record(run_id: str, config: dict[str, Any], stores: list[ClipStore]) -> Non
     client.log_dict(run_id, {store.uri: store.info for store in stores}, "stores.json")
     if diff:
         client.log_text(run_id, diff, "uncommitted.diff")
+
+
+@contextmanager
+def tidying() -> Iterator[None]:
+    """Around deleting what is in nobody's way: it stays where this user may write, and not delete."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise
 
 
 @contextmanager

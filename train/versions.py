@@ -58,7 +58,7 @@ def register(
             model.calibration = calibration
             folder = checkpoints.save(model, scratch / "calibrated")
         tracking.connect()
-        tracking.check_writable()
+        tracking.check_writable(name)
         origin = provenance.of_run(run_id) if run_id else provenance.of_checkpoint(str(checkpoint))
         tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
         number = _version(name, run_id, model, folder, tags)
@@ -84,7 +84,8 @@ def _version(name: str, run_id: str | None, model: D4RT, folder: Path, tags: dic
         if before := client.search_model_versions(mine):
             return str(before[0].version)
         for half in client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"):
-            client.delete_logged_model(half.model_id)  # which another try left
+            with tracking.tidying():
+                client.delete_logged_model(half.model_id)  # which another try left
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(PACKAGE / "registered_model.py"),
@@ -101,7 +102,8 @@ def _version(name: str, run_id: str | None, model: D4RT, folder: Path, tags: dic
         # Where the answer to it was lost, MLflow itself has asked again, and made two.
         first, *others = sorted(client.search_model_versions(mine), key=lambda found: int(found.version))
         for other in others:
-            client.delete_model_version(name, other.version)
+            with tracking.tidying():
+                client.delete_model_version(name, other.version)
         return str(first.version)
 
 
