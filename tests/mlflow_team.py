@@ -6,15 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import yaml
 
-from benchmarks.servers import Server, free_ports
+from benchmarks.servers import MlflowServer, Server, free_ports
 
 COMPOSE = Path(__file__).parent.parent / "infra/mlflow/compose.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -92,9 +90,4 @@ class TeamServer(Server):
     def environment(self) -> dict[str, str]:
         return self._own
 
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
+    answers = MlflowServer.answers
