@@ -87,7 +87,4 @@ class TeamServer(Server):
         self.health = [here(word) for word in service["healthcheck"]["test"][1:]]
         super().__init__(folder, shlex.split(here(service["command"])), own, {"MLFLOW_TRACKING_URI": self.uri})
 
-    def environment(self) -> dict[str, str]:
-        return self._own
-
     answers = MlflowServer.answers
