@@ -16,7 +16,7 @@ from s3fs import S3FileSystem
 from benchmarks.servers import MlflowServer
 from pipelines.models import load_model, model_digest
 from pipelines.store.reader import ClipStore
-from pipelines.whole import listed, read_file
+from pipelines.whole import listed, read_file, sizes
 
 # Requests, one of which fails. MLflow is sent fewer, and some calls are begun anew as a whole if an answer breaks off.
 EVERY = {"AWS_ENDPOINT_URL": 12, "MLFLOW_TRACKING_URI": 25}
@@ -79,7 +79,8 @@ def run(command: str, folder: Path, places: dict[str, str]) -> None:
 def made(base: str, here: str) -> dict[str, object]:
     """What the commands made, by names that are the same in both places."""
     folder = f"{base}/{here}"
-    results = {name: read_file(f"{folder}/results/{name}") for name in ("P000/tracks.npz", "P000/depth.npz")}
+    arrays = {name: read_file(f"{folder}/results/{name}") for name in sizes(f"{folder}/results") if ".npz" in name}
+    assert len(arrays) >= 4 and all(arrays.values())
     client = mlflow.MlflowClient()
     (version,) = client.search_model_versions(f"name = '{here}'")
     recorded = client.get_run(version.run_id)
@@ -92,6 +93,6 @@ def made(base: str, here: str) -> dict[str, object]:
         "places": {place: sorted(listed(f"{folder}/{place}")) for place in ("clips", "runs/run", "results", "scores")},
         "run": model_digest(load_model(f"{folder}/runs/run/step_{STEPS:07d}")),
         "registered": model_digest(load_model(f"models:/{here}@champion")),
-        "scores": json.loads(read_file(f"{folder}/scores/scores.json")),
-        **results,
+        "scores": json.loads(read_file(f"{folder}/scores/metrics.json"))["scores"],
+        **arrays,
     }
