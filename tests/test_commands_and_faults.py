@@ -89,10 +89,10 @@ def made(base: str, here: str) -> dict[str, object]:
     return {
         "version": (version.version, recorded.info.status, [(point.step, point.value) for point in history]),
         "logged models": [model.status for model in logged if model.source_run_id == version.run_id],
-        "clips": ClipStore(f"{folder}/clips").info["digest"],
-        "places": {place: sorted(listed(f"{folder}/{place}")) for place in ("clips", "runs/run", "results", "scores")},
+        "store": ClipStore(f"{folder}/clips").info["digest"],
+        **{place: listed(f"{folder}/{place}") for place in ("clips", "runs/run", "results", "scores")},
         "run": model_digest(load_model(f"{folder}/runs/run/step_{STEPS:07d}")),
         "registered": model_digest(load_model(f"models:/{here}@champion")),
-        "scores": json.loads(read_file(f"{folder}/scores/metrics.json"))["scores"],
+        "measured": json.loads(read_file(f"{folder}/scores/metrics.json"))["scores"],
         **arrays,
     }
