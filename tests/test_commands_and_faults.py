@@ -16,7 +16,7 @@ from s3fs import S3FileSystem
 from benchmarks.servers import MlflowServer
 from pipelines.models import load_model, model_digest
 from pipelines.store.reader import ClipStore
-from pipelines.whole import listed, read_file, sizes
+from pipelines.whole import read_file, sizes
 
 # Requests, one of which fails. MLflow is sent fewer, and some calls are begun anew as a whole if an answer breaks off.
 EVERY = {"AWS_ENDPOINT_URL": 12, "MLFLOW_TRACKING_URI": 25}
@@ -90,9 +90,14 @@ def made(base: str, here: str) -> dict[str, object]:
         "version": (version.version, recorded.info.status, [(point.step, point.value) for point in history]),
         "logged models": [model.status for model in logged if model.source_run_id == version.run_id],
         "store": ClipStore(f"{folder}/clips").info["digest"],
-        **{place: listed(f"{folder}/{place}") for place in ("clips", "runs/run", "results", "scores")},
+        **{place: names(f"{folder}/{place}") for place in ("clips", "runs/run", "results", "scores")},
         "run": model_digest(load_model(f"{folder}/runs/run/step_{STEPS:07d}")),
         "registered": model_digest(load_model(f"models:/{here}@champion")),
         "measured": json.loads(read_file(f"{folder}/scores/metrics.json"))["scores"],
         **arrays,
     }
+
+
+def names(uri: str) -> set[str]:
+    """Of what lies in a folder. A folder without files, which some servers show for a while, is nothing on S3."""
+    return {name.partition("/")[0] for name in sizes(uri)}
