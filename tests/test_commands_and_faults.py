@@ -42,8 +42,8 @@ def test_commands_end_with_the_same_bytes(s3_uri, tmp_path):
     synthesize = f"pipelines synthesize tartanair --out {tmp_path}/raw --scenes 2 --frames 6 --size small"
     run(synthesize, tmp_path, {})
     S3FileSystem().put(f"{tmp_path}/raw", f"{s3_uri}/raw", recursive=True)
-    with MlflowServer(tmp_path / "mlflow") as mlflow:
-        servers = {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"], "MLFLOW_TRACKING_URI": mlflow.uri}
+    with MlflowServer(tmp_path / "mlflow") as tracking:
+        servers = {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"], "MLFLOW_TRACKING_URI": tracking.uri}
         for command in COMMANDS:
             run(command.format(base=s3_uri, here="quiet"), tmp_path, servers)
         with ExitStack() as proxies:
