@@ -87,4 +87,8 @@ class TeamServer(Server):
         self.health = [here(word) for word in service["healthcheck"]["test"][1:]]
         super().__init__(folder, shlex.split(here(service["command"])), own, {"MLFLOW_TRACKING_URI": self.uri})
 
+    def environment(self) -> dict[str, str]:
+        """What compose gives it, and nothing of this process's own."""
+        return self._own
+
     answers = MlflowServer.answers

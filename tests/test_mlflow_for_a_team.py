@@ -16,7 +16,7 @@ import pytest
 import requests
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow_team import COMPOSE, VARIABLE, Postgres, TeamServer
+from mlflow_team import COMPOSE, VARIABLE, Postgres, TeamServer, compose
 
 from benchmarks.servers import BUCKET, free_ports
 from model import D4RT, ModelConfig, checkpoints
@@ -134,6 +134,8 @@ def refusal(ended: tuple[int, str]) -> str:
 def test_the_server_of_the_compose_file_answers_its_users_by_its_own_names(team):
     server, _ = team
     assert subprocess.run([sys.executable, *server.health[1:]]).returncode == 0
+    told = set(compose()["services"]["mlflow"]["environment"]) | {"PATH", "HOME"}
+    assert set(psutil.Process(server.process.pid).environ()) <= told  # what works here works there
     assert not ask(server, "ada", USERS, username="eve", password="eve-eve-eve-eve").ok
     for who, headers, code in [
         ("", {}, 401),

@@ -16,7 +16,7 @@ from model import D4RT, checkpoints
 from train.config import OptimConfig, TrainConfig
 from train.optim import parameter_groups
 from train.query_batch import QueryBatch
-from train.state import MODEL, TrainState
+from train.state import MODEL, OPTIMISERS, TrainState
 from train.step import train_step
 
 LABELS = ("xyz", "uv_tgt", "visible", "displacement", "normal")
@@ -290,6 +290,19 @@ def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path):
     for step in range(2, 4):
         train_step(again, random_batch(step), config)
     assert all(torch.equal(x, again.model.get_parameter(name)) for name, x in straight.model.named_parameters())
+
+
+def test_a_run_of_code_that_divided_its_weights_otherwise_does_not_go_on(tmp_path):
+    state = fresh(with_optim(optimiser="muon"))
+    train_step(state, random_batch(), with_optim(optimiser="muon"))
+    save(state, tmp_path)
+    saved = torch.load(tmp_path / OPTIMISERS)
+    first, second = saved["optimisers"][1]["param_groups"]
+    first["params"] = sorted(first["params"] + second["params"])  # as Muon of whole matrices had them
+    saved["optimisers"][1]["param_groups"] = [first]
+    torch.save(saved, tmp_path / OPTIMISERS)
+    with pytest.raises(ValueError, match=r"another version of this code.*--init"):
+        state.restore(tmp_path)
 
 
 # --- some labels only ------------------------------------------------------------------------------------------------

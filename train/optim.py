@@ -97,9 +97,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum that is made orthogonal (Jordan et al. 2024), block by block, and as large as AdamW's moves are (Liu et
     al. 2025): 0.2 sqrt(max(r, c)) times a block of r rows and c columns.
 
-    A block is what a head has of a matrix, or some neurons of an MLP. That costs a sixth to a twentieth of whole
-    matrices, and `small` learns faster by it (docs/log.md). Where `found_inf` is 1, as in fused AdamW, a step leaves
-    everything as it is, and the host need not know.
+    A block is what a head of 64 channels has of a matrix, or as many neurons of an MLP. That costs an eighth of whole
+    matrices for `small`, which learns faster by it (docs/log.md). Where `found_inf` is 1, as in fused AdamW, a step
+    leaves everything as it is, and the host need not know.
     """
 
     found_inf: Tensor | None = None

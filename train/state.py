@@ -120,17 +120,28 @@ class TrainState:
         return files
 
     def restore(self, folder: Path) -> None:
-        """Go on exactly where `writers` was called, whose files are in this folder."""
+        """Go on exactly where `writers` was called, whose files are in this folder. ValueError if other code did that,
+        which divided the weights otherwise."""
         self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
         saved = torch.load(folder / OPTIMISERS, map_location="cpu", weights_only=True)
         for optimiser, before in zip(self.optimisers, saved["optimisers"], strict=True):
+            if divided(before["param_groups"]) != divided(optimiser.param_groups):
+                raise ValueError(
+                    "its last checkpoint is of another version of this code, whose optimiser cannot go on: begin a run "
+                    "with another --name from its weights, --init RUN/step_N"
+                )
             optimiser.load_state_dict(self.shares.mine(optimiser, before))
         self.step, self.skipped = saved["step"], saved.get("skipped", [])
         if self.loss_scale is not None:
             for name, number in saved.get("loss_scale", {}).items():
                 setattr(self.loss_scale, name, number.to(self.model.device))
+
+
+def divided(groups: list[dict[str, Any]]) -> list[int]:
+    """How many weights there are in each group of an optimiser."""
+    return [len(group["params"]) for group in groups]
 
 
 def held_bytes(config: TrainConfig) -> dict[str, int]:
