@@ -105,21 +105,27 @@ def test_flop_of_a_step_is_three_forward_passes_and_muons():
     def flops(name: str) -> int:
         return flops_of_step(config_of(TINY, RECIPES[name], None, 500))
 
+    def muons(short: int, long: int) -> int:
+        """Five times: A = X X^T; B = b A + c A A; X = a X + B X."""
+        x = torch.randn(short, long)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            for _ in range(5):
+                a = x @ x.T
+                x = x + (a + a @ a) @ x
+        return counter.get_total_flops()
+
     config = TINY.model
     assert flops("adamw") == 3 * 8 * (config.flops_encode(4) + config.flops_decode(256, 4))
-    x = torch.randn(64, 96)  # what Muon moves at once of the first map of an MLP
-    counter = FlopCounterMode(display=False)
-    with counter:  # five times: A = X X^T; B = b A + c A A; X = a X + B X
-        for _ in range(5):
-            a = x @ x.T
-            x = x + (a + a @ a) @ x
-    by_64 = counter.get_total_flops()
-    by_32 = 5 * (4 * 32**2 * 96 + 2 * 32**3)
-    assert by_64 == 5 * (4 * 64**2 * 96 + 2 * 64**3)
-    # Of 64 is what 384 neurons and keys with values (192) are divided by; of 32 what is 96 or 288 wide.
-    encoder = config.encoder_layers * ((9 + 3) * by_32 + 2 * 6 * by_64)
-    decoder = config.decoder_layers * ((3 + 3) * by_32 + (3 + 2 * 6) * by_64)
+    mlp, square = 2 * muons(96, 384), muons(96, 96)
+    encoder = config.encoder_layers * (muons(96, 288) + square + mlp)
+    decoder = config.decoder_layers * (2 * square + muons(96, 192) + mlp)
     assert flops("ours") - flops("adamw") == encoder + decoder
+
+    small = config_of(SETTINGS["small"], RECIPES["ours"], None, 500)
+    blocks = [(12, 384, 18 + 6 + 2 * 24), (8, 512, 8 + 16 + 8 + 2 * 32)]  # layers, width, blocks of 64 of a layer
+    clips = 3 * 2 * (small.model.flops_encode(8) + small.model.flops_decode(512, 8))
+    assert flops_of_step(small) - clips == sum(layers * count * muons(64, width) for layers, width, count in blocks)
 
 
 def test_mean_per_worker_is_the_mean_of_the_gradients_of_each_worker_alone():

@@ -14,6 +14,7 @@ ENCODER = ("encoder.", "aspect_proj.")  # how the names of its parameters begin
 MOMENTUM = 0.95  # of Muon
 NEWTON_SCHULZ = 5  # iterations with which Muon makes a move orthogonal
 BLOCK = 64  # rows or columns that Muon takes together: as wide as heads mostly are
+NARROW = 128  # a matrix whose shorter side is at most this is one block
 
 Split = Literal["rows", "columns"]
 
@@ -72,7 +73,9 @@ def split_of(name: str) -> Split:
 
 def blocks(matrix: Tensor, split: Split) -> Tensor:
     """A view of a matrix as (n, rows, columns): BLOCK of its rows or columns each, fewer where that does not divide
-    them."""
+    them; a narrow one whole, which costs little, and `tiny` is better for it."""
+    if min(matrix.shape) <= NARROW:
+        return matrix[None]
     if split == "rows":
         return matrix.unflatten(0, (-1, math.gcd(BLOCK, len(matrix))))
     return matrix.unflatten(1, (-1, math.gcd(BLOCK, matrix.shape[1]))).transpose(0, 1)
