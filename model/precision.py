@@ -4,7 +4,11 @@
     with fused_attention(device): ...     attention by a fused kernel, or an error
 
 PyTorch falls back to its unfused attention without a word when no fused kernel takes the shapes: ten times slower, and
-with 6145 tokens 1.2 GB for each layer and clip. Here that is an error. A CPU computes as it always does.
+with 6145 tokens 1.2 GB for each layer and clip. Here that is an error. Which of the fused ones it takes is PyTorch's to
+say, by the GPU: cuDNN's on an H100, flash on an A100. An order of our own would not hold: PyTorch replaces it at the
+first attention of a process, so that a layer that is computed again could get another kernel than the first time.
+
+A CPU computes as it always does.
 """
 
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
 
-KERNELS = {  # best first
+KERNELS = {
     SDPBackend.FLASH_ATTENTION: "flash",
     SDPBackend.CUDNN_ATTENTION: "cuDNN",
     SDPBackend.EFFICIENT_ATTENTION: "memory-efficient",
@@ -24,11 +28,11 @@ KERNELS = {  # best first
 
 @contextmanager
 def fused_attention(device: torch.device | str) -> Iterator[None]:
-    """On CUDA, attention by the first of `KERNELS` that can; RuntimeError of PyTorch if none can."""
+    """On CUDA, attention by one of `KERNELS`; RuntimeError of PyTorch if none can."""
     if torch.device(device).type != "cuda":
         yield
         return
-    with sdpa_kernel(list(KERNELS), set_priority=True):
+    with sdpa_kernel(list(KERNELS)):
         yield
 
 
@@ -42,21 +46,13 @@ def half_on_gpu(device: torch.device | str) -> Iterator[None]:
 
 def attention_kernel(config: ModelConfig, device: torch.device, dtype: torch.dtype, dropout: float) -> str:
     """The name of the kernel that `fused_attention` takes on this GPU; ValueError if there is none."""
-    from torch.backends import cuda
-
-    can = {
-        SDPBackend.FLASH_ATTENTION: cuda.can_use_flash_attention,
-        SDPBackend.CUDNN_ATTENTION: cuda.can_use_cudnn_attention,
-        SDPBackend.EFFICIENT_ATTENTION: cuda.can_use_efficient_attention,
-    }
     channels = config.encoder_width // config.encoder_heads
     token = torch.empty(1, config.encoder_heads, 8, channels, device=device, dtype=dtype, requires_grad=True)
-    with fused_attention(device):
-        asked = cuda.SDPAParams(token, token, token, None, dropout, False, False)
-        for kernel, name in KERNELS.items():
-            if can[kernel](asked):
-                return name
-    raise ValueError(
-        f"no fused kernel of attention for heads of {channels} channels in {str(dtype).removeprefix('torch.')} on "
-        f"{torch.cuda.get_device_name(device)}: choose another --precision"
-    )
+    try:
+        with fused_attention(device):
+            return KERNELS[SDPBackend(torch._fused_sdp_choice(token, token, token, dropout_p=dropout))]
+    except (RuntimeError, KeyError):
+        raise ValueError(
+            f"no fused kernel of attention for heads of {channels} channels in {str(dtype).removeprefix('torch.')} on "
+            f"{torch.cuda.get_device_name(device)}: choose another --precision"
+        ) from None

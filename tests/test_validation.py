@@ -65,11 +65,13 @@ def config(folder: Path, name: str, **changes) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def champion(workplace, ray_cluster) -> TrainConfig:
-    """A finished run, one worker of which was killed; its version bears the alias."""
+    """A finished run; its version bears the alias. Workers were killed twice, where one failure without a new checkpoint
+    is allowed: there was one in between."""
     from train.loop import run
 
     done = config(workplace, "good")
-    with at_checkpoint(Path(done.out, done.name), 10, kill_worker):
+    folder = Path(done.out, done.name)
+    with at_checkpoint(folder, 5, kill_worker), at_checkpoint(folder, 15, kill_worker):
         assert run(done) == "models:/d4rt/1"
     return done
 

@@ -8,7 +8,6 @@ next.
 
 import math
 import os
-import re
 import signal
 import threading
 from concurrent.futures import Future
@@ -28,7 +27,8 @@ from pipelines.store.reader import ClipStore
 from train import curves, lease, memory, run_folder, tracking
 from train.champion import register
 from train.config import TrainConfig
-from train.errors import CheckpointFailed, OutOfMemory, RunFailed, RunStopped
+from train.errors import RunFailed, RunStopped
+from train.failures import Failures, reason
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
@@ -42,6 +42,7 @@ from train.worker import Loop, train_worker
 
 TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
 MAX_READERS = 8  # of a worker: they decode 200 clips a second and more, of 48 frames of 256x256
+STOP_SECONDS = 10  # within which it is known whether there are workers that can be stopped
 RESIZE_SECONDS = 15  # how often an elastic run looks for room for more workers, and how long it waits for it
 
 
@@ -51,7 +52,8 @@ def run(config: TrainConfig) -> str:
     The alias moves to it; with validation only if it is better than the champion (`train/champion.py`).
 
     Raises ValueError before anything starts if config, stores and model do not fit together, and RunFailed if workers
-    failed more than `max_failures` times, training diverged or was stopped, or the last checkpoint cannot be validated.
+    failed more than `max_failures` times in a row, training diverged or was stopped, or the last checkpoint cannot be
+    validated.
     """
     given, before = config.init, recorded(config)
     config = meant(config, before)
@@ -150,7 +152,8 @@ def run_on_cluster(
             ),
             run_config=RunConfig(
                 name=config.name,
-                failure_config=FailureConfig(max_failures=config.max_failures),
+                failure_config=FailureConfig(max_failures=-1),  # `Failures` counts them
+                callbacks=[Failures(config.max_failures, progress)],
                 checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
                 storage_path=path,
                 storage_filesystem=fs,
@@ -224,7 +227,7 @@ def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorH
 
 def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Result:
     """`trainer.fit()`, and what Ctrl-C and SIGTERM do meanwhile: the first lets the workers write a checkpoint and
-    return, a second raises KeyboardInterrupt.
+    return; a second, or while there are no workers, raises KeyboardInterrupt.
 
     Training is in a thread, because in the main thread Ray would answer to Ctrl-C by ending the workers.
     """
@@ -239,10 +242,9 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
             found.set_exception(error)
 
     def stop(number: int, _: object) -> None:
-        if signals:
+        if signals or not ray.get(progress.stop.remote(), timeout=STOP_SECONDS):
             raise KeyboardInterrupt
         signals.append(number)
-        progress.stop.remote()
         say("stopping: a checkpoint first, at the next point of the curves; once more to stop at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -269,14 +271,3 @@ def finish(config: TrainConfig, run_id: str, tracking_uri: str, checkpoint: str,
             f"answers, the same command with --name {config.name} sends what is missing and registers it; or, "
             f"without the run: python -m train register --checkpoint {checkpoint}/{MODEL}"
         ) from error
-
-
-def reason(error: ray.train.TrainingFailedError) -> str:
-    """What we found wrong, else Ray's words. The error of a reading task comes as the text of its traceback."""
-    failures = getattr(error, "worker_failures", {}).values()
-    for failure in failures:
-        if isinstance(failure, ValueError | CheckpointFailed | OutOfMemory):
-            return str(failure)
-        if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
-            return found[-1]
-    return "; ".join(str(failure).strip().splitlines()[-1] for failure in failures) or str(error)

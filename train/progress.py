@@ -22,7 +22,7 @@ class Progress:
     def __init__(self) -> None:
         self.lines: list[tuple[str, int | None]] = []
         """And the step that each is about."""
-        self.asked_to_stop = False
+        self.asked_to_stop, self.up = False, False
         self.reason: str | None = None
 
     def add(self, line: str, step: int | None = None) -> None:
@@ -39,8 +39,13 @@ class Progress:
     def hopeless(self) -> str | None:
         return self.reason
 
-    def stop(self) -> None:
+    def workers_are_up(self, up: bool) -> None:
+        self.up = up
+
+    def stop(self) -> bool:
+        """Whether there are workers that will hear of it."""
         self.asked_to_stop = True
+        return self.up
 
     def stopping(self) -> bool:
         return self.asked_to_stop

@@ -15,6 +15,7 @@ a checkpoint up to two seconds after it is there, and its list may be cut short 
 import json
 import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -185,15 +186,21 @@ def sweep(fs: FileSystem, run: str, kept: set[str]) -> None:
 
 
 def wait_for(files: Iterable[str], say: Callable[[str], object]) -> None:
-    """Until each of these files can be asked for: an outage of S3 costs a restart, and not one after the other.
+    """Until each of these files, which the command has seen, is seen from here too: an outage of S3 costs a restart,
+    and not one after the other.
 
-    ValueError, in the words of the place, if one stays away for `OUTAGE_SECONDS`.
+    ValueError, in the words of the place, if one stays away for `OUTAGE_SECONDS`; a folder of that name on each node's
+    own disk is a place that stays away.
     """
     end = time.monotonic() + OUTAGE_SECONDS
     for file in files:
         while True:
             try:
-                read_file(file)
+                if read_file(file) is None:
+                    raise ValueError(
+                        f"{file} is not there on node {socket.gethostname()}, where the command runs it is: runs and "
+                        "stores of several nodes must be on s3:// or on a disk that all of them share"
+                    )
                 break
             except ValueError as error:
                 if time.monotonic() > end:

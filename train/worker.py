@@ -85,9 +85,10 @@ def learn(loop: Loop) -> tuple[int, str | None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where torch.distributed looks for what has no device
     if context.get_world_rank() == 0:
+        loop.progress.workers_are_up.remote(True)
         loop.progress.add.remote("workers are up: making the model, reading the first clips")
     needed = [f"{loop.lease.run}/{run_folder.RECORD}", *(f"{store}/store.json" for store in loop.plan.stores)]
-    run_folder.wait_for(needed, loop.progress.add.remote if context.get_world_rank() == 0 else str)
+    run_folder.wait_for(needed, loop.progress.add.remote if context.get_local_rank() == 0 else str)
     loop.lease.require_held()
     try:
         frames = loop.stores[0].settings.frames
