@@ -143,7 +143,7 @@ class Feed:
             column = torch.from_numpy(self.slots[slot][name])
             columns[name] = column.to(self.device, non_blocking=True)
         if self.device.type == "cuda":
-            self.copied[slot] = torch.cuda.Event()
+            self.copied[slot] = torch.cuda.Event(blocking=True)
             self.copied[slot].record(torch.cuda.current_stream(self.device))
         columns["dataset"] = self.dataset_of_store[columns.pop("store")]
         return QueryBatch.from_columns(columns, self.datasets)

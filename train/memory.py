@@ -23,8 +23,9 @@ ADVICE = "raise --accumulate, lower --data.clips-per-worker or --data.queries, o
 def step_bytes(config: TrainConfig, frames: int) -> int:
     """What a worker needs for a step, besides the working memory of single operations. Frozen parts need less.
 
-    Gradients are there all the time if workers exchange them or parts of a step add them up; else they grow while what
-    the backward pass needs shrinks.
+    Gradients are there all the time if workers exchange them or parts of a step add them up, and twice if both do: what
+    parts add up is not yet in the buffers of DistributedDataParallel. Else they grow while what the backward pass needs
+    shrinks.
     """
     held, clips = held_bytes(config), config.data.clips_per_worker // config.accumulate
     saved = saved_bytes(
@@ -35,6 +36,8 @@ def step_bytes(config: TrainConfig, frames: int) -> int:
         recompute=config.recompute,
         clips=clips,
     )
+    if config.workers > 1 and config.accumulate > 1:
+        return held["worker"] + 2 * held["gradients"] + saved
     if config.workers > 1 or config.accumulate > 1:
         return held["worker"] + held["gradients"] + saved
     return held["worker"] + max(held["gradients"], saved)

@@ -115,7 +115,10 @@ class Muon(torch.optim.Optimizer):
                     self._move(matrix, group)
 
     def _move(self, matrix: nn.Parameter, group: dict[str, Any]) -> None:
-        kept = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        kept = state["momentum_buffer"]
         weight, gradient, before = (blocks(x, group["muon"]) for x in (matrix, matrix.grad, kept))
         momentum = before.lerp(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # as Nesterov does

@@ -43,6 +43,9 @@ def prepare(model: D4RT, config: TrainConfig) -> D4RT:
     model.set_dropout(config.dropout)
     model.set_recompute(config.recompute)
     if config.compile:
+        from torch._dynamo import config as dynamo  # takes a second to import
+
+        dynamo.optimize_ddp = False  # it would cut layers up, for an overlap that whole layers have
         model.compile_layers()
     return model
 
@@ -101,7 +104,7 @@ class ToHost:
         self.numbers = numbers.to("cpu", non_blocking=True)  # from a GPU, into pinned memory
         self.arrived = None
         if numbers.is_cuda:
-            self.arrived = torch.cuda.Event()
+            self.arrived = torch.cuda.Event(blocking=True)  # the core is better used by a reader of clips
             self.arrived.record()
 
     def read(self) -> Tensor:

@@ -30,7 +30,7 @@ class Shares:
         self.dealt: list[list[nn.Parameter]] = [[] for _ in range(world)]
         matrices = [x for x in parameters if x.ndim >= 2] if world > 1 else []
         for matrix in sorted(matrices, key=nn.Parameter.numel, reverse=True):
-            min(self.dealt, key=lambda share: sum(x.numel() for x in share)).append(matrix)
+            min(self.dealt, key=size_of).append(matrix)
         self.others = {id(x) for rank, share in enumerate(self.dealt) if rank != self.rank for x in share}
 
     def drop_gradients_of_others(self) -> None:
@@ -43,9 +43,10 @@ class Shares:
         """What each worker has moved goes to all others. All workers must call this."""
         for owner, share in enumerate(self.dealt):
             if share:
-                flat = torch.cat([parameter.flatten() for parameter in share])
+                mine = owner == self.rank
+                flat = torch.cat([x.flatten() for x in share]) if mine else share[0].new_empty(size_of(share))
                 dist.broadcast(flat, owner)
-                if owner != self.rank:
+                if not mine:
                     for parameter, moved in zip(share, flat.split([x.numel() for x in share]), strict=True):
                         parameter.copy_(moved.view_as(parameter))
 
@@ -54,14 +55,16 @@ class Shares:
         they have. All workers must call this, after a step."""
         state, numbers = optimiser.state_dict(), positions(optimiser)
         for owner, share in enumerate(self.dealt[1:], 1):
-            for parameter in (x for x in share if id(x) in numbers):
+            moved = [x for x in share if id(x) in numbers]
+            if not moved or self.rank not in (0, owner):
+                continue
+            for name in MEANS[type(optimiser)]:
                 if self.rank == owner:
-                    for name in MEANS[type(optimiser)]:
-                        dist.send(optimiser.state[parameter][name], 0)
-                elif self.rank == 0:
-                    state["state"][numbers[id(parameter)]] = {
-                        name: received(parameter, owner, scalar=name == "step") for name in MEANS[type(optimiser)]
-                    }
+                    send(torch.cat([optimiser.state[x][name].flatten() for x in moved]))
+                else:
+                    shapes = [torch.Size() if name == "step" else x.shape for x in moved]
+                    for parameter, mean in zip(moved, received(shapes, owner, moved[0]), strict=True):
+                        state["state"].setdefault(numbers[id(parameter)], {})[name] = mean
         return state
 
     def mine(self, optimiser: torch.optim.Optimizer, whole: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +79,20 @@ def positions(optimiser: torch.optim.Optimizer) -> dict[int, int]:
     return {id(parameter): number for number, parameter in enumerate(parameters)}
 
 
-def received(parameter: nn.Parameter, owner: int, *, scalar: bool) -> torch.Tensor:
-    tensor = parameter.new_empty(()) if scalar else torch.empty_like(parameter, requires_grad=False)
-    dist.recv(tensor, owner)
-    return tensor.cpu()
+def size_of(share: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in share)
+
+
+def send(flat: torch.Tensor) -> None:
+    """To worker 0. As a batch of one: what is sent alone would get a NCCL communicator of its own for each pair."""
+    (sent,) = dist.batch_isend_irecv([dist.P2POp(dist.isend, flat, 0)])
+    sent.wait()
+
+
+def received(shapes: list[torch.Size], owner: int, like: torch.Tensor) -> list[torch.Tensor]:
+    """What `owner` sends, tensors of these shapes, on the CPU; it comes by way of where `like` is."""
+    sizes = [shape.numel() for shape in shapes]
+    flat = like.new_empty(sum(sizes))
+    (got,) = dist.batch_isend_irecv([dist.P2POp(dist.irecv, flat, owner)])
+    got.wait()
+    return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]

@@ -125,7 +125,9 @@ class TrainState:
         self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
-        saved = torch.load(folder / OPTIMISERS, map_location="cpu", weights_only=True)
+        # All workers of a node read it: mapped, they share what is read. Not on a CPU, whose tensors would stay mapped.
+        mapped = self.model.device.type == "cuda"
+        saved = torch.load(folder / OPTIMISERS, map_location="cpu", weights_only=True, mmap=mapped)
         for optimiser, before in zip(self.optimisers, saved["optimisers"], strict=True):
             if divided(before["param_groups"]) != divided(optimiser.param_groups):
                 raise ValueError(
