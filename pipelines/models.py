@@ -193,15 +193,6 @@ def load_model(uri: str, device: Device | str = "cpu", *, registry: str | None =
         return checkpoints.load(folder, device)
 
 
-def trained_on(uri: str) -> frozenset[str]:
-    """Digests of the clip stores behind the weights of the model of that name (`ClipStore.info["digest"]`).
-
-    Empty where it does not say. A model that is loaded has them as `model.trained_on`. ValueError as `load_model`.
-    """
-    with checkpoint_folder(uri) as folder:
-        return checkpoints.trained_on(folder)
-
-
 @contextmanager
 def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
     """A local folder with the two files of that model's checkpoint, for as long as the block runs."""
@@ -214,9 +205,10 @@ def checkpoint_folder(uri: str, registry: str | None = None) -> Iterator[Path]:
             folder = _download(uri, scratch)
         else:
             try:
-                with impatient():
-                    artifacts = _registry(uri, registry).artifacts
-                    found = asked_again(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
+                artifacts = _registry(uri, registry).artifacts
+                with impatient():  # with a question, not with what may take a server minutes before its first byte
+                    asked_again(lambda: artifacts.list_artifacts(artifact_uri=uri))
+                found = asked_again(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
             except (_mlflow_error(), OSError) as error:
                 raise not_known(uri, tracking_uri(), error) from error
             folder = _checkpoint_in(Path(found), uri)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from model import D4RT, ModelConfig, checkpoints
 from model.config import OPEND4RT
 from train.config import PRESETS, TrainConfig
-from train.start import pinned, start_model, starting_weights
+from train.start import pinned, read_start, start_model
 
 MODEL = replace(ModelConfig.preset("tiny"), encoder_layers=2, decoder_layers=2)
 
@@ -29,7 +29,7 @@ def saved(folder, model: ModelConfig = MODEL) -> D4RT:
 
 
 def test_without_a_start_weights_depend_on_the_seed_only():
-    assert starting_weights(begun(None)) is None
+    assert read_start(begun(None)) is None
     first, again, other = (start_model(begun(None, seed=seed)).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert not torch.equal(first["heads.weight"], other["heads.weight"])
@@ -38,7 +38,7 @@ def test_without_a_start_weights_depend_on_the_seed_only():
 def test_a_checkpoint_of_the_same_model_is_taken_as_it_is(tmp_path, capsys):
     expected = saved(tmp_path).state_dict()
     config = begun(str(tmp_path))
-    model = start_model(config, starting_weights(config))
+    model = start_model(config, read_start(config).weights)
     assert model.training
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert capsys.readouterr().out == f"weights of {tmp_path}: all loaded\n"
@@ -50,7 +50,7 @@ def test_a_checkpoint_on_s3(tmp_path, s3_server, s3_uri):
     fs.put(f"{tmp_path}/", path, recursive=True)  # through the server, which remembers what it listed before
     config = begun(s3_uri)
     assert config.init == s3_uri
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in starting_weights(config).items())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in read_start(config).weights.items())
 
 
 @pytest.mark.parametrize(("how", "rows"), [("linear", [0, 0.5, 1, 1.5, 2, 2.5, 3]), ("repeat", [0, 1, 2, 3, 3, 3, 3])])
@@ -60,7 +60,7 @@ def test_other_clip_lengths_only_change_the_tables(tmp_path, how, rows):
         model.query_embedder.t_src_embed.weight.copy_(torch.arange(4.0)[:, None].expand(4, 96))
     checkpoints.save(model, tmp_path)
     config = begun(str(tmp_path), replace(MODEL, clip_frames=7), resize_tables=how)
-    found = start_model(config, starting_weights(config)).state_dict()
+    found = start_model(config, read_start(config).weights).state_dict()
     assert found["query_embedder.t_src_embed.weight"][:, 5].tolist() == rows
     assert torch.equal(found["heads.weight"], model.heads.weight)
 
@@ -68,7 +68,7 @@ def test_other_clip_lengths_only_change_the_tables(tmp_path, how, rows):
 def test_any_other_difference_is_refused(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match=r"init: .* is another model \(encoder_layers 2 there, 4 here\); set --model"):
-        starting_weights(begun(str(tmp_path), replace(MODEL, encoder_layers=4, clip_frames=8)))
+        read_start(begun(str(tmp_path), replace(MODEL, encoder_layers=4, clip_frames=8)))
 
 
 def test_opend4rt_files_start_a_model_of_their_profile(tmp_path):
@@ -77,11 +77,11 @@ def test_opend4rt_files_start_a_model_of_their_profile(tmp_path):
     expected = D4RT(theirs)
     checkpoints.save_opend4rt(expected, tmp_path)
     init = f"opend4rt:{tmp_path}/opend4rt.ckpt"
-    found = starting_weights(begun(init, replace(theirs, clip_frames=6)))
+    found = read_start(begun(init, replace(theirs, clip_frames=6))).weights
     assert found["query_embedder.t_src_embed.weight"].shape == (6, 96)
     assert torch.equal(found["heads.weight"], expected.heads.weight)
     with pytest.raises(ValueError, match=r"another model \(.*compat opend4rt there, None here"):
-        starting_weights(begun(init))
+        read_start(begun(init))
 
 
 IMAGE = replace(MODEL, encoder_width=64, encoder_heads=2, encoder_layers=6, encoder_hidden=192)
@@ -92,7 +92,7 @@ def test_an_encoder_starts_and_the_rest_is_as_fresh_as_without(tmp_path, capsys)
     vit = timm.create_model("test_vit")
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     config = begun(f"timm:test_vit@{tmp_path}/vit.safetensors", IMAGE, seed=3)
-    found, fresh = starting_weights(config), start_model(begun(None, IMAGE, seed=3)).state_dict()
+    found, fresh = read_start(config).weights, start_model(begun(None, IMAGE, seed=3)).state_dict()
     assert torch.equal(found["encoder.blocks.1.ff.0.weight"], vit.blocks[1].mlp.fc1.weight)
     assert all(torch.equal(found[name], fresh[name]) for name in fresh if not name.startswith("encoder."))
     shown = capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_videomae_files_are_found_where_the_command_runs(tmp_path, monkeypatch):
     config = begun("videomae:videomae.pth", IMAGE)
     monkeypatch.chdir("/")
     assert config.init == f"videomae:{tmp_path}/videomae.pth"
-    found = starting_weights(config)
+    found = read_start(config).weights
     assert torch.equal(found["encoder.blocks.5.ff.2.weight"], state["blocks.5.mlp.fc2.weight"])
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +19,11 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from plane_store import cut_chunks, write_plane_store
+from ray.train import Result
+from ray.train.torch import TorchTrainer
 from upath import UPath
 
 from benchmarks.servers import MlflowServer
@@ -28,7 +33,7 @@ from pipelines.store.reader import ClipStore
 from train.__main__ import main
 from train.config import PRESETS, LossConfig, OptimConfig, TrainConfig, parse
 from train.errors import RunFailed
-from train.start import pinned, starting_weights
+from train.start import pinned, read_start
 
 STEPS = 50
 WORDS = (
@@ -233,16 +238,17 @@ def test_stopped_and_killed_in_every_way_a_run_ends_as_if_it_had_not(trained, wo
 
 @pytest.mark.slow
 def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplace, monkeypatch, capsys):
-    """One run meets all three, after it began with weights of another one, for longer clips.
+    """One run meets all three, after it began with weights of another one, for longer clips, which are gone then.
 
     Learning rate 0, so that the weights at the end are those of the start.
     """
     from train.loop import run
 
+    start = shutil.copytree(f"{trained.out}/straight/step_{STEPS:07d}/model", workplace / "start")
     begun = config(
         workplace,
         "hindered",
-        init=f"{trained.out}/straight/step_{STEPS:07d}/model",
+        init=str(start),
         model=replace(trained.model, clip_frames=6),
         optim=OptimConfig(lr=0.0, final_lr=0.0, warmup_steps=1),
         steps=30,
@@ -258,6 +264,7 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
         assert "timestep tables resized from 4 to 6 frames (linear)" in capsys.readouterr().out
         assert mlflow_run("hindered").info.status == "FAILED"
         checkpoints.load(folder / "step_0000010/model")
+        shutil.rmtree(start)  # the checkpoint has all that is needed
 
         capsys.readouterr()
         alone = replace(begun, workers=1)
@@ -284,6 +291,41 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
     found = checkpoints.load(folder / "step_0000030-2/model").state_dict()
     for name, tensor in checkpoints.resize_tables(weights(Path(trained.out, "straight"), "model"), 6).items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_a_stop_is_at_once_while_there_are_no_workers_to_hear_of_it(ray_cluster):
+    """Say, because they wait for GPUs that others have."""
+    from train.loop import fit
+    from train.progress import printed_progress
+
+    over = threading.Event()
+
+    class Waiting(TorchTrainer):
+        def __init__(self) -> None: ...
+
+        def fit(self) -> Result:
+            assert over.wait(60)
+            return Result(metrics=None, checkpoint=None, error=None, path="a run", metrics_dataframe=None)
+
+    def terminate() -> None:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def terminate_and_finish() -> None:
+        terminate()
+        wait_for(lambda: ray.get(heard.stopping.remote()), seconds=30)
+        time.sleep(0.5)
+        over.set()
+
+    assert threading.current_thread() is threading.main_thread()  # which alone hears of signals
+    with ThreadPoolExecutor() as background, printed_progress("one") as unheard, printed_progress("two") as heard:
+        background.submit(terminate)
+        with pytest.raises(KeyboardInterrupt):
+            fit(Waiting(), unheard)
+        ray.get(heard.workers_are_up.remote(True))
+        finished = background.submit(terminate_and_finish)
+        assert fit(Waiting(), heard).path == "a run"
+        finished.result()
 
 
 @pytest.mark.slow
@@ -353,7 +395,7 @@ def test_register_command_makes_the_next_version_and_moves_the_alias(trained, ca
 def test_a_registered_model_is_a_start(trained, workplace):
     begun = pinned(config(workplace, "next", init="models:/d4rt-straight@champion"))
     assert begun.init == "models:/d4rt-straight/1"  # the alias may move
-    found, expected = starting_weights(begun), weights(Path(trained.out, "straight"), "model")
+    found, expected = read_start(begun).weights, weights(Path(trained.out, "straight"), "model")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 

@@ -65,8 +65,8 @@ def config(folder: Path, name: str, **changes) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def champion(workplace, ray_cluster) -> TrainConfig:
-    """A finished run; its version bears the alias. Workers were killed twice, where one failure without a new checkpoint
-    is allowed: there was one in between."""
+    """A finished run; its version bears the alias. Workers were killed twice, where one failure is allowed without a
+    new checkpoint, which there was in between."""
     from train.loop import run
 
     done = config(workplace, "good")

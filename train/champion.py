@@ -28,6 +28,7 @@ from train.errors import RunFailed
 from train.state import MODEL
 from train.validation import HeldOut, Validation, percent, score_registered
 
+SILENT_SECONDS = 10  # after which it is said what is waited for
 DATA, ERROR = "validation_data", "validation_error"  # tags of a version
 
 
@@ -80,7 +81,10 @@ def judge(config: TrainConfig, validation: Validation, checkpoint: str) -> Outco
 
     def score(model: str) -> dict[str, Any]:
         task = ray.remote(score_registered).options(**model_resources())
-        return ray.get(task.remote(validation.held_out, model, validation.tracking_uri))
+        answer = task.remote(validation.held_out, model, validation.tracking_uri)
+        if not ray.wait([answer], timeout=SILENT_SECONDS)[0]:
+            say(f"scoring {model}, the champion, on the same clips; if all GPUs are busy, it waits for one")
+        return ray.get(answer)
 
     outcome = contest(config.register_as, config.alias, validation.held_out, scores, score)
     tracking.log_json(validation.run_id, outcome.record, "champion.json")

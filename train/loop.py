@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,9 +33,9 @@ from train.failures import Failures, reason
 from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
-from train.record import Record, claim, meant, recorded, require_same
+from train.record import claim, meant, recorded, require_same
 from train.run_folder import Position
-from train.start import starting_weights, trained_before
+from train.start import read_start
 from train.state import MODEL
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut, Validation
@@ -67,18 +68,21 @@ def run(config: TrainConfig) -> str:
     run_folder.check_room(config)
     if cluster.is_private():  # else each worker looks at its own
         memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
-    start = starting_weights(config)
+    begun = run_folder.newest(*run_folder.open_folder(f"{config.out}/{config.name}"))
+    start = None if begun else read_start(config)  # a checkpoint has all weights
     say("connecting to MLflow and Ray", run=config.name)
     tracking_uri = tracking.connect()
     tracking.check_writable(config.register_as)
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
-        cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.values()))
-        start = None if start is None else ray.put(start)  # which holds them from here on
+        cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.weights.values()))
+        before_it = frozenset() if start is None else start.trained_on
+        start = None if start is None else ray.put(start.weights)  # which holds them from here on
         record = claim(config, stores, given)
+        trained_on = before_it.union(*record.stores.values())
         if record.model is not None:  # another command has just been there
             return finished(config, record.model)
         with tracking.ended(record.run_id):
-            uri = run_on_cluster(config, plan, stores, held_out, start, tracking_uri, record, held)
+            uri = run_on_cluster(config, plan, stores, held_out, start, trained_on, tracking_uri, record.run_id, held)
         replace(record, model=uri).save(held.run)
     return uri
 
@@ -96,8 +100,9 @@ def run_on_cluster(
     stores: list[ClipStore],
     held_out: HeldOut | None,
     start: ray.ObjectRef | None,
+    trained_on: frozenset[str],
     tracking_uri: str,
-    record: Record,
+    run_id: str,
     held: Lease,
 ) -> str:
     """From the first step, or the last checkpoint, to the registered model, whose URI it returns."""
@@ -124,7 +129,7 @@ def run_on_cluster(
             pictures=config.validation.pictures,
             run=held.run,
             tracking_uri=tracking_uri,
-            run_id=record.run_id,
+            run_id=run_id,
             progress=progress,
         )
         loop = Loop(
@@ -132,8 +137,8 @@ def run_on_cluster(
             plan=plan,
             stores=stores,
             tracking_uri=tracking_uri,
-            run_id=record.run_id,
-            trained_on=trained_before(config) | {digest for digests in record.stores.values() for digest in digests},
+            run_id=run_id,
+            trained_on=trained_on,
             validation=validation,
             lease=held,
             progress=progress,
@@ -161,7 +166,7 @@ def run_on_cluster(
         )
         checkpoint = f"{held.run}/{train(config, trainer, progress)}"
         held.require_held()
-        return finish(config, record.run_id, tracking_uri, checkpoint, validation)
+        return finish(config, run_id, tracking_uri, checkpoint, validation)
 
 
 @dataclass(frozen=True)
@@ -241,8 +246,13 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
         except BaseException as error:
             found.set_exception(error)
 
+    def heard() -> bool:
+        with suppress(ray.exceptions.GetTimeoutError):
+            return ray.get(progress.stop.remote(), timeout=STOP_SECONDS)
+        return False
+
     def stop(number: int, _: object) -> None:
-        if signals or not ray.get(progress.stop.remote(), timeout=STOP_SECONDS):
+        if signals or not heard():
             raise KeyboardInterrupt
         signals.append(number)
         say("stopping: a checkpoint first, at the next point of the curves; once more to stop at once")

@@ -27,12 +27,13 @@ from train.config import MIN_POINTS, TrainConfig
 from train.errors import OutOfMemory, TrainingDiverged
 from train.memory import explained, memory_here, memory_of, require_fit, step_bytes
 from train.query_batch import QueryBatch
-from train.start import pinned, start_model, starting_weights
+from train.start import pinned, read_start, start_model
 from train.state import TrainState
 from train.step import train_step
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut
 
+BUSY_SECONDS = 60  # after which nobody waits for a GPU, only to ask how large it is
 REAL_FLOPS = 5e12  # of a forward pass that is tried out: half a minute on a CPU core
 
 
@@ -63,7 +64,7 @@ def check_stores(config: TrainConfig) -> str:
 
 
 def check_weights(config: TrainConfig) -> str:
-    return "fresh" if starting_weights(pinned(config)) is None else f"from {config.init}"
+    return "fresh" if read_start(pinned(config)) is None else f"from {config.init}"
 
 
 def check_shapes(config: TrainConfig) -> str:
@@ -103,7 +104,11 @@ def worker_memory(config: TrainConfig) -> tuple[float, str]:
     if not cluster.is_private():
         cluster.connect()
         if ray.cluster_resources().get("GPU"):
-            return ray.get(ray.remote(memory_of).options(num_gpus=1).remote(torch.device("cuda"), 1))
+            answer = ray.remote(memory_of).options(num_gpus=1).remote(torch.device("cuda"), 1)
+            if not ray.wait([answer], timeout=BUSY_SECONDS)[0]:
+                ray.cancel(answer)
+                raise ValueError("all GPUs of the cluster are busy, so their memory is not known: try again later")
+            return ray.get(answer)
         return ray.cluster_resources()["memory"] / config.workers, "its share of the cluster"
     return memory_here(config)
 

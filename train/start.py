@@ -11,7 +11,7 @@ The command reads them once, before anything starts, and hands them to the worke
 """
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model import D4RT, checkpoints, opend4rt, pretrained
 from pipelines.log import say
-from pipelines.models import load_model, model_version, trained_on
+from pipelines.models import load_model, model_version
 from train.config import TrainConfig
 from train.parallel import prepare
 
@@ -40,8 +40,18 @@ def pinned(config: TrainConfig) -> TrainConfig:
     return replace(config, init=os.path.abspath(config.init))
 
 
-def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
-    """All weights for a start from `init`, printing what came from there; None if they are to be fresh.
+@dataclass(frozen=True)
+class Start:
+    """What `init` gives."""
+
+    weights: dict[str, Tensor]
+    """All of the model."""
+    trained_on: frozenset[str]
+    """Digests of the clip stores behind them, as far as they say."""
+
+
+def read_start(config: TrainConfig) -> Start | None:
+    """What a run starts from, printing what came from there; None if its weights are to be fresh.
 
     Raises ValueError if `init` cannot be read or does not fit the model.
     """
@@ -52,18 +62,12 @@ def starting_weights(config: TrainConfig) -> dict[str, Tensor] | None:
         model = start_model(config)
         load = checkpoints.load_videomae if kind == "videomae" else checkpoints.load_timm
         say(str(load(model, rest)))
-        return model.state_dict()
+        return Start(model.state_dict(), frozenset())
     if kind == "opend4rt":
-        return fitted(checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG), config)
-    return fitted(load_model(config.init), config)
-
-
-def trained_before(config: TrainConfig) -> frozenset[str]:
-    """Digests of the clip stores behind the weights that `init` names, as far as they say."""
-    kind = (config.init or "").partition(":")[0]
-    if config.init is None or kind in ("videomae", "timm", "opend4rt"):
-        return frozenset()
-    return trained_on(config.init)
+        whole = checkpoints.load_opend4rt(rest, Path(rest).parent / opend4rt.CONFIG)
+    else:
+        whole = load_model(config.init)
+    return Start(fitted(whole, config), whole.trained_on)
 
 
 def fitted(whole: D4RT, config: TrainConfig) -> dict[str, Tensor]:

@@ -122,7 +122,9 @@ class TrainState:
     def restore(self, folder: Path) -> None:
         """Go on exactly where `writers` was called, whose files are in this folder. ValueError if other code did that,
         which divided the weights otherwise."""
-        self.result.load_state_dict(checkpoints.load(folder / MODEL).state_dict())
+        result = checkpoints.load(folder / MODEL)
+        self.result.load_state_dict(result.state_dict())
+        self.model.trained_on = self.result.trained_on = self.result.trained_on | result.trained_on
         if self.averaged is not None:
             self.model.load_state_dict(checkpoints.load(folder / NOT_AVERAGED).state_dict())
         # All workers of a node read it: mapped, they share what is read. Not on a CPU, whose tensors would stay mapped.

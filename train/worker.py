@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,14 @@ class Loop:
     tracking_uri: str
     run_id: str
     trained_on: frozenset[str]
-    """Digests of the clip stores behind the weights, those of `config.init` among them."""
+    """Digests of the clip stores behind the weights, those of `start` among them."""
     validation: Validation | None
     lease: Lease
     """Of the command: without it nothing may be written."""
     progress: ray.actor.ActorHandle
     start: ray.ObjectRef | None
-    """The weights that `config.init` names: read once, so that all workers and all restarts have the same."""
+    """The weights that `config.init` names: read once, so that all workers and all restarts have the same. None if they
+    are to be fresh, or if there was a checkpoint to go on from."""
     reader_cpus: float
     """Cores per worker for reading clips."""
 
@@ -92,9 +93,13 @@ def learn(loop: Loop) -> tuple[int, str | None]:
     loop.lease.require_held()
     try:
         frames = loop.stores[0].settings.frames
-        memory.require_fit(config, frames, *memory.memory_of(device, context.get_local_world_size()))
+        present = replace(config, workers=context.get_world_size(), min_workers=None)  # who share what there is
+        memory.require_fit(present, frames, *memory.memory_of(device, context.get_local_world_size()))
     except ValueError as error:
         raise OutOfMemory(str(error)) from error
+    said = parallel.words(config, device)  # on all workers, lest others wait for one that has no kernel
+    if context.get_world_rank() == 0:
+        loop.progress.add.remote(said)
     readers, say = max(1, round(loop.reader_cpus)), loop.progress.add.remote
     with Feed(config.data, loop.plan, loop.stores, readers=readers, device=device, say=say) as feed:
         return train(loop, feed, device)
@@ -109,6 +114,8 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
     model.trained_on = loop.trained_on
     state = TrainState.create(model, config.optim, shard=config.shard, precision=config.precision)
     name, before = restore(state, rank)
+    if name is None and loop.start is None and config.init is not None:
+        raise ValueError(f"the checkpoints of {loop.lease.run} are gone since the command began: call it again")
     if rank == 0 and name:
         loop.progress.add.remote(going_on(before, world, config))
     checkpoints, failed = CheckpointWriter(loop.lease, rank), None
@@ -118,7 +125,6 @@ def train(loop: Loop, feed: Feed, device: torch.device) -> tuple[int, str | None
     state.network = parallel.beside_others(state.model)
     log = None
     if rank == 0:
-        loop.progress.add.remote(parallel.words(config, device))
         from train import curves  # and MLflow, to which no other worker speaks
 
         log = curves.MetricLog(loop.tracking_uri, loop.run_id, before.unsent, loop.progress.add.remote)
