@@ -30,7 +30,7 @@ from pipelines.synthesize.job import write_sequence
 from train.augment import Look
 from train.config import DataConfig
 from train.feed import Feed
-from train.loop import MAX_READERS
+from train.resources import MAX_READERS
 from train.stores import open_mixture
 
 FRAMES = 48

@@ -18,7 +18,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -69,10 +69,15 @@ def tracking_uri() -> str:
     return uri
 
 
+def impatient() -> AbstractContextManager[None]:
+    """MLflow answers soon, or not at all."""
+    return environment(IMPATIENT)
+
+
 @contextmanager
-def impatient() -> Iterator[None]:
-    """MLflow answers soon, or not at all. What the environment says about it counts more."""
-    added = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """With these variables, which MLflow reads at each call. Those that are set already count more."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -20,8 +20,8 @@ from pipelines.query_table import FLAG_BITS, VALID_BITS
 from train.clips import find_clip, read_clip
 from train.config import DataConfig
 from train.feed import AHEAD, IN_USE, TRIES, Feed
-from train.loop import largest_share
 from train.query_batch import QueryBatch
+from train.resources import largest_share
 from train.stores import open_mixture
 
 MODEL = ModelConfig.preset("tiny")

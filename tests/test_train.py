@@ -339,6 +339,9 @@ def test_a_run_goes_on_only_as_it_was_begun(trained, capsys):
     with pytest.raises(ValueError, match=r"begun with another config \(optim.lr: 0.002 there, 0.001 asked\)"):
         run(replace(trained, optim=replace(trained.optim, lr=1e-3)))
     record.write_text(finished)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="--device gpu: PyTorch finds no GPU on this machine"):
+            run(replace(trained, name="another", device="gpu"))
 
 
 # None in sys.modules is a package that is not installed; `model` must be the copy kept with the registered model.

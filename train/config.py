@@ -107,6 +107,8 @@ class TrainConfig:
     shard: bool = False
     """Share out the optimiser: each worker keeps the running means of its part of the weights, moves those and sends
     them to the others. Less memory, the same numbers. Muon is always shared out."""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """What workers run on. auto: GPUs, if the cluster has any when the command begins. gpu: it waits for the first."""
     max_skipped: int = 0
     """So many steps whose loss or gradient is not finite are left out, and their clips named; one more ends the run."""
     dropout: float = 0.0

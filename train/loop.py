@@ -6,17 +6,17 @@ had happened: same weights, same clips, each logged step once. Other numbers of 
 next.
 """
 
-import math
 import os
 import signal
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 import ray.train
+import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -34,6 +34,7 @@ from train.lease import Lease
 from train.mixture import MixturePlan
 from train.progress import printed_progress
 from train.record import claim, meant, recorded, require_same
+from train.resources import Resources, wait_for_gpu
 from train.run_folder import Position
 from train.start import read_start
 from train.state import MODEL
@@ -41,8 +42,6 @@ from train.stores import check_labels, open_mixture
 from train.validation import HeldOut, Validation
 from train.worker import Loop, train_worker
 
-TRAIN_SHARE = 0.7  # of the cluster's CPUs, at most one per worker; the rest reads clips
-MAX_READERS = 8  # of a worker: they decode 200 clips a second and more, of 48 frames of 256x256
 STOP_SECONDS = 10  # within which it is known whether there are workers that can be stopped
 RESIZE_SECONDS = 15  # how often an elastic run looks for room for more workers, and how long it waits for it
 
@@ -67,6 +66,11 @@ def run(config: TrainConfig) -> str:
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
     run_folder.check_room(config)
     if cluster.is_private():  # else each worker looks at its own
+        if config.device == "gpu" and not torch.cuda.is_available():
+            raise ValueError(
+                "--device gpu: PyTorch finds no GPU on this machine; leave it out to train on its CPUs, or let "
+                "RAY_ADDRESS name a cluster that has some"
+            )
         memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
     begun = run_folder.newest(*run_folder.open_folder(f"{config.out}/{config.name}"))
     start = None if begun else read_start(config)  # a checkpoint has all weights
@@ -109,17 +113,19 @@ def run_on_cluster(
     if config.min_workers is not None:
         # When a node is lost, Ray first tries to start as many workers as before, and waits a minute for the node.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(RESIZE_SECONDS))
-    shares = Shares.of_cluster(config)
+    wait_for_gpu(config)
+    resources = Resources.of_cluster(config)
     fs, path = run_folder.open_folder(config.out)
     run_folder.mend(fs, f"{path}/{config.name}")
-    kind = "GPU" if shares.gpus else "CPU"
+    kind = "GPU" if resources.gpus else "CPU"
     say(
-        f"run {config.name}: {config.steps} steps on {config.workers} {kind} workers, in {config.out}/{config.name}",
+        f"run {config.name}: {config.steps} steps of {config.workers * config.data.clips_per_worker} clips on "
+        f"{config.workers} {kind} workers, in {config.out}/{config.name}",
         run=config.name,
     )
-    if 0 < shares.gpus < (config.min_workers or config.workers):
+    if 0 < resources.gpus < (config.min_workers or config.workers):
         say(
-            f"the cluster has {shares.gpus} GPUs now: waiting for more, or start again with fewer --workers",
+            f"the cluster has {resources.gpus} GPUs now: waiting for more, or start again with fewer --workers",
             run=config.name,
         )
     say("starting workers", run=config.name)
@@ -143,7 +149,7 @@ def run_on_cluster(
             lease=held,
             progress=progress,
             start=start,
-            reader_cpus=shares.reader_cpus,
+            reader_cpus=resources.reader_cpus,
         )
         trainer = TorchTrainer(
             train_worker,
@@ -151,8 +157,8 @@ def run_on_cluster(
             train_loop_config={"loop": ray.put(loop)},
             scaling_config=ScalingConfig(
                 num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
-                use_gpu=shares.gpus > 0,
-                resources_per_worker={"CPU": shares.worker_cpus + shares.reader_cpus},
+                use_gpu=resources.gpus > 0,
+                resources_per_worker={"CPU": resources.worker_cpus + resources.reader_cpus},
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
             run_config=RunConfig(
@@ -167,47 +173,6 @@ def run_on_cluster(
         checkpoint = f"{held.run}/{train(config, trainer, progress)}"
         held.require_held()
         return finish(config, run_id, tracking_uri, checkpoint, validation)
-
-
-@dataclass(frozen=True)
-class Shares:
-    """What of the cluster goes where. A worker is given its own CPUs and those of its readers together."""
-
-    gpus: int
-    """That it has; each worker takes one if there are any."""
-    worker_cpus: float
-    reader_cpus: float
-    """Per worker, on its node, for reading its clips."""
-
-    @classmethod
-    def of_cluster(cls, config: TrainConfig) -> "Shares":
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        share = largest_share(nodes, config.workers)
-        worker = min(1.0, TRAIN_SHARE * share)
-        return cls(
-            gpus=gpus,
-            worker_cpus=round_down(worker),
-            reader_cpus=round_down(min(MAX_READERS, share - worker)),
-        )
-
-
-def largest_share(nodes: list[dict[str, float]], workers: int) -> float:
-    """CPUs of a node that each worker can have so that all find room, and a GPU if there are any: as many workers as
-    there are GPUs, if those are fewer. `nodes`: the resources of each; without any yet, 1."""
-    nodes = [node for node in nodes if node.get("CPU")]
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-
-    def room(share: float) -> int:
-        return sum(min(int(node["CPU"] / share + 1e-6), int(node.get("GPU", 0)) if gpus else workers) for node in nodes)
-
-    shares = {node["CPU"] / count for node in nodes for count in range(1, workers + 1)}
-    return max((share for share in shares if room(share) >= min(workers, gpus or workers)), default=1.0)
-
-
-def round_down(cpus: float) -> float:
-    """To what Ray counts, so that a node has room for all of its parts."""
-    return math.floor(cpus * 100) / 100
 
 
 def train(config: TrainConfig, trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> str:

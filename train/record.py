@@ -18,7 +18,7 @@ from train.start import pinned
 # May differ when a run goes on: they change where and how often things happen, not what is learnt,
 OPERATIONAL = (
     *("checkpoint_every", "log_every", "keep_checkpoints", "out", "register_as", "alias", "max_failures"),
-    *("accumulate", "recompute", "compile", "shard", "max_skipped", "validation.every"),
+    *("accumulate", "recompute", "compile", "shard", "device", "max_skipped", "validation.every"),
     # or, these, only how many clips a step sees; `train/worker.py` says so.
     *("workers", "min_workers", "data.clips_per_worker"),
 )

@@ -23,6 +23,7 @@ from pipelines.models import (
     DEFAULT_DATABASE,
     SQLITE,
     asked_again,
+    environment,
     impatient,
     opened_first,
     tracking_uri,
@@ -35,6 +36,8 @@ from train.errors import RunStopped
 
 EXPERIMENT = "d4rt"
 PACKAGE = Path(__file__).parent
+# A large file may go from here to the server's bucket, past the server: so does what tries the way out.
+AS_MODELS_GO = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1"}
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
 BEGUN_AS = "begun_as"  # a tag of a run
 UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests are
@@ -112,15 +115,19 @@ def check_writable(model: str) -> None:
         before_work(lambda: client.set_registered_model_tag(model, "checked", now), to=f"write model {model}")
     place = experiment.artifact_location
     try:
-        with impatient(), scratch_folder() as folder:
-            (file := folder / f"checked-{uuid.uuid4().hex}").touch()
+        with impatient(), environment(AS_MODELS_GO), scratch_folder() as folder:
+            file = folder / f"checked-{uuid.uuid4().hex}"
+            file.write_bytes(b"1")
             artifacts = get_artifact_repository(place)
             asked_again(lambda: artifacts.log_artifact(str(file)))
-            with suppress(Exception):  # then an empty file stays
+            with suppress(Exception):  # then the file stays
                 artifacts.delete_artifacts(file.name)
     except Exception as error:  # of any of the services that MLflow may keep artifacts in
         if place.startswith("mlflow-artifacts:"):  # the server's own
-            access = "let its admin look why, in the server's log: at its bucket and credentials, or its disk"
+            access = (
+                "let its admin look why, in the server's log: at its bucket and credentials, or its disk; large files "
+                "go from here to the bucket itself, unless MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false"
+            )
         else:
             access = (
                 "give this process access to it, or let the server hand artifacts on (mlflow server "
