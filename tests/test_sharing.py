@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -255,3 +257,23 @@ def test_a_step_does_not_wait_for_the_gpu(optimiser, precision, accumulate):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(math.isfinite(step.metrics(state, config)["grad_norm"]) for step in taken)
+
+
+FIRST = """
+from test_sharing import TINY, config_of, random_batch
+from train.parallel import prepare
+from train.state import TrainState
+from train.step import train_step
+from model import D4RT
+
+config = config_of("adamw", precision="bfloat16", recompute=True)
+state = TrainState.create(prepare(D4RT(TINY).cuda(), config), config.optim, precision=config.precision)
+print([train_step(state, random_batch().to("cuda"), config)["loss"] for _ in range(2)])
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_first_layers_that_a_process_computes_again_get_the_same_kernel():
+    """PyTorch makes up its mind about kernels of attention at the first one of a process."""
+    subprocess.run([sys.executable, "-c", FIRST], cwd=Path(__file__).parent, check=True)
