@@ -50,4 +50,5 @@ def reason_of_workers(failures: dict[int, Exception]) -> str:
             return str(failure)
         if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
             return found[-1]
-    return "; ".join(dict.fromkeys(str(failure).strip().splitlines()[-1] for failure in failures.values()))
+    last_lines = [(str(failure).strip() or type(failure).__name__).splitlines()[-1] for failure in failures.values()]
+    return "; ".join(dict.fromkeys(last_lines))
