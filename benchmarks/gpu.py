@@ -113,6 +113,7 @@ def measure_preset(preset: str, cases: Cases, limit: float, device: torch.device
     steps = train_cases(preset, device)
     one = next(iter(steps.values()))
     answers = cases.run(f"{preset}, answers", gpu_task.answer, ANSWERS, one.model, device) or {}
+    kernels = cases.run(f"{preset}, attention", gpu_task.attentions, one.model, device, DTYPES[one.precision]) or {}
     outputs = cases.run(f"{preset}, outputs", gpu_task.outputs, one.model, device)
     memory, where = memory_of(device, 1)
     trained, left_out = {}, []
@@ -122,11 +123,12 @@ def measure_preset(preset: str, cases: Cases, limit: float, device: torch.device
             left_out.append(f"{name}: {needed / 1e9:.0f} GB; {where} has {memory / 1e9:.0f}")
         elif figures := cases.run(f"{preset}, {name}", gpu_task.train, config, device):
             trained[name] = figures
-    for row in (*answers.values(), *trained.values()):
+    for row in (*answers.values(), *trained.values(), *kernels.values()):
         row["of_matmul"] = row["tflops"] / limit
     checkpoint = cases.run(f"{preset}, checkpoint", gpu_task.save_and_go_on, one, device)
     return {
         "answers": answers,
+        "attention": kernels,
         "outputs": outputs,
         "train": trained,
         "left_out": left_out,
@@ -183,6 +185,8 @@ def table(report: dict[str, Any]) -> str:
                 line += f" {', '.join(row['attention'])}"
             lines.append(line.rstrip())
     for preset, found in report["presets"].items():
+        each = ", ".join(f"{name} {1e3 * row['seconds']:.1f} ms" for name, row in found["attention"].items())
+        lines.append(f"{preset}, attention of a layer, forwards and backwards: {each}")
         for precision, differences in (found["outputs"] or {}).items():
             each = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
             lines.append(f"{preset}, from the CPU's answers in float32, {precision}: {each}")

@@ -5,6 +5,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 from benchmarks.model import largest_difference
 from benchmarks.model_task import Task, answering
 from benchmarks.timing import device_seconds
 from model import D4RT, ModelConfig
-from model.precision import half_on_gpu
+from model.precision import KERNELS, half_on_gpu
 from pipelines.query_table import VALID_BITS
 from train.checkpoint import HostMemory
 from train.config import TrainConfig
@@ -90,6 +92,21 @@ def answer(tasks: tuple[Task, ...], config: ModelConfig, device: torch.device) -
         figures[task.name] = {"seconds": seconds, "tflops": task.flops(config) / seconds / 1e12}
         if count := task.num_queries(config):
             figures[task.name]["queries_per_second"] = count / seconds
+    return figures
+
+
+def attentions(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+    """Attention of a layer over a whole clip, forwards and backwards, by each fused kernel that takes it. How PyTorch
+    chooses among them differs between its versions."""
+    free(device)
+    heads, tokens = config.encoder_heads, config.video_tokens(config.clip_frames)
+    shape = 1, heads, tokens, config.encoder_width // heads
+    asked = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    figures = {}
+    for kernel, name in KERNELS.items():
+        with sdpa_kernel(kernel), suppress(RuntimeError):
+            seconds = seconds_of(lambda: F.scaled_dot_product_attention(*asked).sum().backward(), device)
+            figures[name] = {"seconds": seconds, "tflops": 12 * tokens**2 * config.encoder_width / seconds / 1e12}
     return figures
 
 

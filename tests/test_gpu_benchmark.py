@@ -38,8 +38,8 @@ def check(report: dict) -> None:
     assert all(map(math.isfinite, numbers(report)))
     tiny = report["presets"]["tiny"]
     assert list(tiny["answers"]) == ["encode", "decode 2,048", "decode 65,536", "dense 64x64"]
-    assert tiny["left_out"] == []
-    for row in (*tiny["answers"].values(), *tiny["train"].values()):
+    assert tiny["left_out"] == [] and "flash" in tiny["attention"]
+    for row in (*tiny["answers"].values(), *tiny["train"].values(), *tiny["attention"].values()):
         assert 0 < row["of_matmul"] < 1
         assert row["of_matmul"] == pytest.approx(row["tflops"] / report["matmul_tflops"])
     for name, row in tiny["train"].items():
