@@ -105,7 +105,8 @@ def draw(runs: dict[str, dict[str, Any]], judged: str, path: Path) -> None:
             )
         axes.set(xlabel=label, xlim=(0, None))
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("median relative 3D error in unseen rooms")
+    worst = max(run["curve"][-1][judged]["error"] for run in runs.values())
+    panels[0].set(ylabel="median relative 3D error in unseen rooms", ylim=(0, 2 * worst))  # how runs end, not begin
     panels[1].legend(loc="upper right")
     figure.savefig(path, dpi=110)
 
