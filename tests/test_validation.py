@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import mlflow
@@ -71,8 +74,11 @@ def champion(workplace, ray_cluster) -> TrainConfig:
 
     done = config(workplace, "good")
     folder = Path(done.out, done.name)
-    with at_checkpoint(folder, 5, kill_worker), at_checkpoint(folder, 15, kill_worker):
+    shown = StringIO()
+    with at_checkpoint(folder, 5, kill_worker), at_checkpoint(folder, 15, kill_worker), redirect_stdout(shown):
         assert run(done) == "models:/d4rt/1"
+    told = r"workers failed: worker [01] died: killed, out of memory, or with its node; restarting"
+    assert len(re.findall(told, shown.getvalue())) == 2
     return done
 
 

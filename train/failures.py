@@ -50,5 +50,12 @@ def reason_of_workers(failures: dict[int, Exception]) -> str:
             return str(failure)
         if found := re.findall(r"^ValueError: (.+)$", str(failure), re.MULTILINE):
             return found[-1]
+    if died := [rank for rank, failure in sorted(failures.items()) if process_died(failure)]:
+        return f"worker {', '.join(map(str, died))} died: killed, out of memory, or with its node"
     last_lines = [(str(failure).strip() or type(failure).__name__).splitlines()[-1] for failure in failures.values()]
     return "; ".join(dict.fromkeys(last_lines))
+
+
+def process_died(failure: Exception) -> bool:
+    """Others then fail too, since they no longer hear of it: that is not worth telling."""
+    return isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayActorError)
