@@ -47,7 +47,8 @@ def half_on_gpu(device: torch.device | str) -> Iterator[None]:
 def attention_kernel(config: ModelConfig, device: torch.device, dtype: torch.dtype, dropout: float) -> str:
     """The name of the kernel that `fused_attention` takes on this GPU; ValueError if there is none."""
     channels = config.encoder_width // config.encoder_heads
-    token = torch.empty(1, config.encoder_heads, 8, channels, device=device, dtype=dtype, requires_grad=True)
+    shape = 1, config.encoder_heads, config.video_tokens(config.clip_frames), channels
+    token = torch.empty(shape, device=device, dtype=dtype, requires_grad=True)
     try:
         with fused_attention(device):
             return KERNELS[SDPBackend(torch._fused_sdp_choice(token, token, token, dropout_p=dropout))]

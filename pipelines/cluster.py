@@ -171,8 +171,6 @@ def _start(held: int) -> None:
     # Workers import this code from where it lies, whether or not it is installed. They have it from this process's own
     # environment: for a `runtime_env` of Ray's, each would have to be started anew, and the first ones wait already.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Nobody takes this machine away, so that one process less need be started.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             ray.init(

@@ -15,6 +15,7 @@ from upath import UPath
 from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
 from train import run_folder
+from train.errors import NotShared
 
 STEPS = 60
 WORDS = (
@@ -42,12 +43,12 @@ def test_a_place_that_is_away_is_waited_for_and_one_that_stays_away_is_not(s3_ur
         run_folder.wait_for(["run.json"], said.append)
 
 
-def test_a_run_on_a_disk_of_another_node_is_told_of_and_does_not_begin_anew(tmp_path, monkeypatch):
+def test_a_run_on_a_disk_that_this_node_does_not_share_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "ASK_AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(run_folder, "OUTAGE_SECONDS", 0.3)
+    monkeypatch.setattr(run_folder, "UNSEEN_SECONDS", 0.3)
     (tmp_path / "there.json").write_bytes(b"{}")
     said = []
-    with pytest.raises(ValueError, match=r"run\.json is not there on node .*disk that all of them share"):
+    with pytest.raises(NotShared, match=r"run\.json is not there on node .*disk that all nodes share"):
         run_folder.wait_for([f"{tmp_path}/there.json", f"{tmp_path}/run.json"], said.append)
     assert "run.json is not there" in said[0]
 

@@ -172,7 +172,7 @@ def test_an_alias_that_moves_unscored_says_from_where(workplace):
 
 
 def test_several_first_starts_beside_one_fresh_database(workplace):
-    start = [sys.executable, "-c", "from train import tracking; tracking.connect(); tracking.check_writable('d4rt')"]
+    start = [sys.executable, "-c", "from train import tracking; tracking.connect(); tracking.check_writable('d4rt', 0)"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     begun = [subprocess.Popen(start, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in begun:

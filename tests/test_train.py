@@ -22,7 +22,7 @@ import pytest
 import ray
 import torch
 from plane_store import cut_chunks, write_plane_store
-from ray.train import Result
+from ray.train import Checkpoint, Result
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
@@ -32,7 +32,9 @@ from pipelines.models import load_model
 from pipelines.store.reader import ClipStore
 from train.__main__ import main
 from train.config import PRESETS, LossConfig, OptimConfig, TrainConfig, parse
-from train.errors import RunFailed
+from train.errors import OutOfMemory, RunFailed
+from train.failures import Failures
+from train.progress import printed_progress
 from train.start import pinned, read_start
 
 STEPS = 50
@@ -296,7 +298,6 @@ def test_a_full_disk_another_number_of_workers_and_mlflow_away(trained, workplac
 def test_a_stop_is_at_once_while_there_are_no_workers_to_hear_of_it(ray_cluster):
     """Say, because they wait for GPUs that others have."""
     from train.loop import fit
-    from train.progress import printed_progress
 
     over = threading.Event()
 
@@ -326,6 +327,24 @@ def test_a_stop_is_at_once_while_there_are_no_workers_to_hear_of_it(ray_cluster)
         finished = background.submit(terminate_and_finish)
         assert fit(Waiting(), heard).path == "a run"
         finished.result()
+
+
+def test_failures_are_counted_since_the_last_checkpoint(ray_cluster):
+    died = {1: ray.exceptions.RayActorError()}
+    with printed_progress("one") as progress:
+        gets_on = Failures(1, progress)
+        for _ in range(5):
+            gets_on.after_exception(None, died)
+            gets_on.after_report(None, [], Checkpoint("a checkpoint"))
+
+        stuck = Failures(1, progress)
+        stuck.after_exception(None, died)
+        stuck.after_report(None, [], None)
+        with pytest.raises(RunFailed, match=r"worker 1 died: .* \(2 times, without a new checkpoint\)"):
+            stuck.after_exception(None, died)
+
+        with pytest.raises(RunFailed, match="^a step does not fit$"):  # and never will
+            Failures(9, progress).after_exception(None, {0: OutOfMemory("a step does not fit")})
 
 
 @pytest.mark.slow

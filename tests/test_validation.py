@@ -77,7 +77,7 @@ def champion(workplace, ray_cluster) -> TrainConfig:
     shown = StringIO()
     with at_checkpoint(folder, 5, kill_worker), at_checkpoint(folder, 15, kill_worker), redirect_stdout(shown):
         assert run(done) == "models:/d4rt/1"
-    told = r"workers failed: worker [01] died: killed, out of memory, or with its node; restarting"
+    told = r"workers failed: worker [01] died: killed, out of memory, or with its node; trying again"
     assert len(re.findall(told, shown.getvalue())) == 2
     return done
 

@@ -43,8 +43,6 @@ def register(
     if calibrate_on:
         from train.calibrate import calibrate
 
-        tracking.connect()
-        tracking.check_writable(name)  # before minutes of work
         calibration = calibrate(checkpoint, list(calibrate_on))
     with tracking.plainly("so nothing was registered"):
         if opend4rt is not None:

@@ -135,8 +135,7 @@ class TrainConfig:
     alias: str = "champion"
     """Alias that is moved to the new version, if it is better (see validation.stores)."""
     max_failures: int = 3
-    """Restarts from the last checkpoint when a worker dies, without a new checkpoint in between; beyond that the run
-    fails."""
+    """Restarts when a worker dies, without a new checkpoint in between; beyond that the run fails."""
 
     def __post_init__(self) -> None:
         check_numbers(self, RANGES)

@@ -9,6 +9,10 @@ class OutOfMemory(RuntimeError):
     """A step does not fit, however often it is tried."""
 
 
+class NotShared(RuntimeError):
+    """A run or a store is not there on a node, though the place answers."""
+
+
 class CheckpointFailed(RuntimeError):
     """A checkpoint could not be written."""
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import ray
 import ray.train
-import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -37,7 +36,7 @@ from train.record import claim, meant, recorded, require_same
 from train.resources import Resources, wait_for_gpu
 from train.run_folder import Position
 from train.start import read_start
-from train.state import MODEL
+from train.state import MODEL, held_bytes
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut, Validation
 from train.worker import Loop, train_worker
@@ -66,17 +65,11 @@ def run(config: TrainConfig) -> str:
     held_out = HeldOut.open(config.validation, config.model, stores) if config.validation.stores else None
     run_folder.check_room(config)
     if cluster.is_private():  # else each worker looks at its own
-        if config.device == "gpu" and not torch.cuda.is_available():
-            raise ValueError(
-                "--device gpu: PyTorch finds no GPU on this machine; leave it out to train on its CPUs, or let "
-                "RAY_ADDRESS name a cluster that has some"
-            )
         memory.require_fit(config, stores[0].settings.frames, *memory.memory_here(config))
-    begun = run_folder.newest(*run_folder.open_folder(f"{config.out}/{config.name}"))
-    start = None if begun else read_start(config)  # a checkpoint has all weights
+    start = None if run_folder.has_checkpoint(config) else read_start(config)  # a checkpoint has all weights
     say("connecting to MLflow and Ray", run=config.name)
     tracking_uri = tracking.connect()
-    tracking.check_writable(config.register_as)
+    tracking.check_writable(config.register_as, held_bytes(config)["model"])
     with lease.owned(f"{absolute(config.out)}/{config.name}") as held:
         cluster.connect(held=0 if start is None else sum(tensor.nbytes for tensor in start.weights.values()))
         before_it = frozenset() if start is None else start.trained_on
@@ -110,6 +103,8 @@ def run_on_cluster(
     held: Lease,
 ) -> str:
     """From the first step, or the last checkpoint, to the registered model, whose URI it returns."""
+    # With it, Ray asks dead workers how they are until a node that is to go is gone, and calls each answer a failure.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if config.min_workers is not None:
         # When a node is lost, Ray first tries to start as many workers as before, and waits a minute for the node.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(RESIZE_SECONDS))
@@ -212,14 +207,14 @@ def fit(trainer: TorchTrainer, progress: ray.actor.ActorHandle) -> ray.train.Res
             found.set_exception(error)
 
     def heard() -> bool:
-        with suppress(ray.exceptions.GetTimeoutError):
+        with suppress(ray.exceptions.RayError):
             return ray.get(progress.stop.remote(), timeout=STOP_SECONDS)
-        return False
+        return True  # nobody knows: better not to lose work
 
     def stop(number: int, _: object) -> None:
-        if signals or not heard():
-            raise KeyboardInterrupt
         signals.append(number)
+        if len(signals) > 1 or not heard():
+            raise KeyboardInterrupt
         say("stopping: a checkpoint first, at the next point of the curves; once more to stop at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -51,9 +51,20 @@ def memory_of(device: torch.device, workers: int) -> tuple[float, str]:
     return psutil.virtual_memory().total / workers, "its share of this machine"
 
 
+def device_here(config: TrainConfig) -> torch.device:
+    """On which a step would be taken on this machine."""
+    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def memory_here(config: TrainConfig) -> tuple[float, str]:
-    """The same of this machine, where it is the one that trains."""
-    return memory_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.workers)
+    """The same as `memory_of`, where this machine is the one that trains. ValueError if it lacks the GPU asked for."""
+    device = device_here(config)
+    if config.device == "gpu" and device.type == "cpu":
+        raise ValueError(
+            "--device gpu: PyTorch finds no GPU on this machine; leave it out to train on its CPUs, or let RAY_ADDRESS "
+            "name a cluster that has some"
+        )
+    return memory_of(device, config.workers)
 
 
 def require_fit(config: TrainConfig, frames: int, limit: float, device: str) -> str:

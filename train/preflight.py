@@ -25,10 +25,10 @@ from train import lease, run_folder, tracking
 from train.clips import find_clip, read_clip
 from train.config import MIN_POINTS, TrainConfig
 from train.errors import OutOfMemory, TrainingDiverged
-from train.memory import explained, memory_here, memory_of, require_fit, step_bytes
+from train.memory import device_here, explained, memory_here, memory_of, require_fit, step_bytes
 from train.query_batch import QueryBatch
 from train.start import pinned, read_start, start_model
-from train.state import TrainState
+from train.state import TrainState, held_bytes
 from train.step import train_step
 from train.stores import check_labels, open_mixture
 from train.validation import HeldOut
@@ -64,12 +64,14 @@ def check_stores(config: TrainConfig) -> str:
 
 
 def check_weights(config: TrainConfig) -> str:
+    if run_folder.has_checkpoint(config):
+        return "from the run's own checkpoint"
     return "fresh" if read_start(pinned(config)) is None else f"from {config.init}"
 
 
 def check_shapes(config: TrainConfig) -> str:
     plan, stores = open_mixture(config.data, config.model, config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here(config)
     limit, _ = memory_of(device, workers=1)
     frames, count = stores[0].settings.frames, config.data.clips_per_worker
     flops = count * (config.model.flops_encode(frames) + config.model.flops_decode(config.data.queries, frames))
@@ -103,7 +105,12 @@ def worker_memory(config: TrainConfig) -> tuple[float, str]:
     """(bytes that a worker has, words for where), of the cluster of RAY_ADDRESS or else of this machine."""
     if not cluster.is_private():
         cluster.connect()
-        if ray.cluster_resources().get("GPU"):
+        gpus = ray.cluster_resources().get("GPU")
+        if config.device == "gpu" and not gpus:
+            raise ValueError(
+                "--device gpu: the cluster has no GPU yet, so its memory is not known; a run waits for one"
+            )
+        if gpus and config.device != "cpu":
             answer = ray.remote(memory_of).options(num_gpus=1).remote(torch.device("cuda"), 1)
             if not ray.wait([answer], timeout=BUSY_SECONDS)[0]:
                 ray.cancel(answer)
@@ -124,5 +131,5 @@ def check_disk(config: TrainConfig) -> str:
 
 def check_mlflow(config: TrainConfig) -> str:
     uri = tracking.connect()
-    tracking.check_writable(config.register_as)
+    tracking.check_writable(config.register_as, held_bytes(config)["model"])
     return f"{uri} answers and can be written"

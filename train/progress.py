@@ -23,7 +23,6 @@ class Progress:
         self.lines: list[tuple[str, int | None]] = []
         """And the step that each is about."""
         self.asked_to_stop, self.up = False, False
-        self.reason: str | None = None
 
     def add(self, line: str, step: int | None = None) -> None:
         self.lines.append((line, step))
@@ -31,13 +30,6 @@ class Progress:
     def take(self) -> list[tuple[str, int | None]]:
         taken, self.lines = self.lines, []
         return taken
-
-    def give_up(self, reason: str) -> None:
-        """Say why no other try will help."""
-        self.reason = reason
-
-    def hopeless(self) -> str | None:
-        return self.reason
 
     def workers_are_up(self, up: bool) -> None:
         self.up = up

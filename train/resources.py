@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from pipelines.log import say
 from train.config import TrainConfig
@@ -15,13 +16,16 @@ ASK_AGAIN_SECONDS = 2.0  # whether there is a GPU
 
 
 def wait_for_gpu(config: TrainConfig) -> None:
-    """With `--device gpu`, until the cluster has one: its nodes may still be on their way."""
+    """With `--device gpu`, until the cluster has one: nodes may still be on their way, and an autoscaler is asked."""
     told = False
     while config.device == "gpu" and not ray.cluster_resources().get("GPU"):
         if not told:
             say("the cluster has no GPU yet: waiting for the first", run=config.name)
+            request_resources(bundles=[{"GPU": 1}] * config.workers)
         told = True
         time.sleep(ASK_AGAIN_SECONDS)
+    if told:
+        request_resources(bundles=[])  # from here on Ray Train says what it needs
 
 
 @dataclass(frozen=True)

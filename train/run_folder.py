@@ -36,7 +36,7 @@ from pipelines.partial import scratch_folder
 from pipelines.raw.place import is_local, lasting, open_place, reachable
 from pipelines.whole import read_file, require_writable, written
 from train.config import TrainConfig
-from train.errors import CheckpointFailed
+from train.errors import CheckpointFailed, NotShared
 from train.lease import Lease
 from train.state import held_bytes
 
@@ -44,6 +44,7 @@ RECORD, POSITION, SNAPSHOT = "run.json", "position.json", "checkpoint_manager_sn
 CHECKPOINT = re.compile(r"step_\d+(-\d+)?")
 Count = Annotated[int, Ge(0)]
 OUTAGE_SECONDS, ASK_AGAIN_SECONDS = 300.0, 10.0  # of a place that is away
+UNSEEN_SECONDS = 60.0  # for so long another node may not see a file that is new on a shared disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,13 @@ def newest(fs: FileSystem, run: str) -> str | None:
     return next(whole, None)
 
 
+def has_checkpoint(config: TrainConfig) -> bool:
+    """Whether the run of this name can go on from a whole one."""
+    place = f"{config.out}/{config.name}"
+    with reachable(f"out: {place}"):
+        return newest(*open_folder(place)) is not None
+
+
 def store(files: dict[str, Callable[[IOBase], None]], place: str, lease: Lease) -> None:
     """Write the files of a checkpoint to `place`, in their order. CheckpointFailed, naming the place, if that fails;
     ValueError if the run belongs to another command by now."""
@@ -189,24 +197,26 @@ def wait_for(files: Iterable[str], say: Callable[[str], object]) -> None:
     """Until each of these files, which the command has seen, is seen from here too: an outage of S3 costs a restart,
     and not one after the other.
 
-    ValueError, in the words of the place, if one stays away for `OUTAGE_SECONDS`; a folder of that name on each node's
-    own disk is a place that stays away.
+    ValueError, in the words of the place, if that does not answer for `OUTAGE_SECONDS`; NotShared if it does, and for
+    `UNSEEN_SECONDS` says that a file is not there, as a folder of the same name on a node's own disk does.
     """
-    end = time.monotonic() + OUTAGE_SECONDS
+    start = time.monotonic()
     for file in files:
         while True:
             try:
-                if read_file(file) is None:
-                    raise ValueError(
-                        f"{file} is not there on node {socket.gethostname()}, where the command runs it is: runs and "
-                        "stores of several nodes must be on s3:// or on a disk that all of them share"
-                    )
-                break
+                if read_file(file) is not None:
+                    break
+                reason = NotShared(
+                    f"{file} is not there on node {socket.gethostname()}, and was where the command runs: runs and "
+                    "stores must be on s3://, or on a disk that all nodes share"
+                )
+                seconds = UNSEEN_SECONDS
             except ValueError as error:
-                if time.monotonic() > end:
-                    raise
-                say(f"waiting up to {OUTAGE_SECONDS / 60:.0f} minutes: {error}")
-                time.sleep(ASK_AGAIN_SECONDS)
+                reason, seconds = error, OUTAGE_SECONDS
+            if time.monotonic() > start + seconds:
+                raise reason
+            say(f"waiting up to {seconds / 60:.0f} min: {reason}")
+            time.sleep(ASK_AGAIN_SECONDS)
 
 
 def mend(fs: FileSystem, run: str) -> None:

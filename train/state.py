@@ -149,7 +149,7 @@ def divided(groups: list[dict[str, Any]]) -> list[int]:
 
 
 def held_bytes(config: TrainConfig) -> dict[str, int]:
-    """What a `worker` holds of a model all the time, its `gradients` aside, and what a `checkpoint` does: weights,
+    """What a `model` is, what a `worker` holds of it all the time, its `gradients` aside, and a `checkpoint`: weights,
     averaged ones, and, of what learns, the running means of AdamW, two, or Muon, one. All float32."""
     with torch.device("meta"):
         model = D4RT(config.model)
@@ -164,6 +164,7 @@ def held_bytes(config: TrainConfig) -> dict[str, int]:
         count * (1 if muon else 2) // (config.workers if shared(muon, config.shard) else 1) for count, muon in groups
     )
     return {
+        "model": 4 * sum(x.numel() for x in model.parameters()),
         "worker": 4 * held,
         "gradients": 4 * sum(count for count, _ in groups),
         "checkpoint": 4 * (weights + means),

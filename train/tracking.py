@@ -36,8 +36,9 @@ from train.errors import RunStopped
 
 EXPERIMENT = "d4rt"
 PACKAGE = Path(__file__).parent
-# A large file may go from here to the server's bucket, past the server: so does what tries the way out.
-AS_MODELS_GO = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1"}
+# A large file may go from here to the server's bucket, past the server.
+LARGE = mlflow.environment_variables.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.get()
+AS_LARGE = {"MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1"}
 PARAMS_PER_CALL = 100  # limit of MLflow's REST interface
 BEGUN_AS = "begun_as"  # a tag of a run
 UNREACHABLE = (MlflowException, OSError)  # which is what the errors of requests are
@@ -104,9 +105,9 @@ def _use_experiment(artifacts: str | None) -> None:
     mlflow.MlflowClient().search_registered_models(max_results=1)  # the registry makes tables of its own
 
 
-def check_writable(model: str) -> None:
+def check_writable(model: str, size: int) -> None:
     """ValueError if MLflow, or the place of its artifacts, does not take what it is given, or the registered `model` is
-    another's."""
+    another's. `size`: of its weights, in bytes; the way of a large file is tried for what will be one."""
     uri, now = mlflow.get_tracking_uri(), time.strftime("%F %T")
     experiment = before_work(lambda: mlflow.get_experiment_by_name(EXPERIMENT))
     client, number = mlflow.MlflowClient(), experiment.experiment_id
@@ -115,7 +116,7 @@ def check_writable(model: str) -> None:
         before_work(lambda: client.set_registered_model_tag(model, "checked", now), to=f"write model {model}")
     place = experiment.artifact_location
     try:
-        with impatient(), environment(AS_MODELS_GO), scratch_folder() as folder:
+        with impatient(), environment(AS_LARGE if size >= LARGE else {}), scratch_folder() as folder:
             file = folder / f"checked-{uuid.uuid4().hex}"
             file.write_bytes(b"1")
             artifacts = get_artifact_repository(place)

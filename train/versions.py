@@ -58,7 +58,7 @@ def register(
             model.calibration = calibration
             folder = checkpoints.save(model, scratch / "calibrated")
         tracking.connect()
-        tracking.check_writable(name)
+        tracking.check_writable(name, sum(x.nbytes for x in model.parameters()))
         origin = provenance.of_run(run_id) if run_id else provenance.of_checkpoint(str(checkpoint))
         tags = {CLIP_FRAMES: str(model.config.clip_frames)} | origin | (tags or {})
         number = _version(name, run_id, model, folder, tags)

@@ -64,22 +64,12 @@ class Loop:
 def train_worker(loop_config: dict[str, Any]) -> tuple[int, str | None]:
     """What each worker does: restore, then step by step until `config.steps` or until the command is told to stop.
 
-    Returns the steps done, and why the run cannot be finished, if so: it diverged, did not fit into memory, or its last
-    checkpoint cannot be scored. It would be the same again, so there is no other try.
+    Returns the steps done, and why the run cannot be finished, if so: it diverged, or its last checkpoint cannot be
+    scored. It would be the same again, so there is no other try; nor is there for OutOfMemory and NotShared
+    (`train/failures.py`).
     """
     cluster.end_with_node()
     loop: Loop = ray.get(loop_config["loop"])
-    if reason := ray.get(loop.progress.hopeless.remote()):  # found by a worker before this restart
-        return 0, reason
-    try:
-        return learn(loop)
-    except OutOfMemory as error:  # on this worker, perhaps on no other
-        ray.get(loop.progress.give_up.remote(str(error)))
-        raise
-
-
-def learn(loop: Loop) -> tuple[int, str | None]:
-    """(steps done, why the run cannot be finished), see `train_worker`."""
     config, context = loop.config, ray.train.get_context()
     torch.set_num_threads(max(1, cluster.node_cores() // context.get_local_world_size()))
     device = get_device()
