@@ -335,7 +335,7 @@ def test_failures_are_counted_since_the_last_checkpoint(ray_cluster):
         gets_on = Failures(1, progress)
         for _ in range(5):
             gets_on.after_exception(None, died)
-            gets_on.after_report(None, [], Checkpoint("a checkpoint"))
+            gets_on.after_report(None, [], Checkpoint("/a/checkpoint"))
 
         stuck = Failures(1, progress)
         stuck.after_exception(None, died)
@@ -343,7 +343,7 @@ def test_failures_are_counted_since_the_last_checkpoint(ray_cluster):
         with pytest.raises(RunFailed, match=r"worker 1 died: .* \(2 times, without a new checkpoint\)"):
             stuck.after_exception(None, died)
 
-        with pytest.raises(RunFailed, match="^a step does not fit$"):  # and never will
+        with pytest.raises(RunFailed, match=r"^a step does not fit$"):  # and never will
             Failures(9, progress).after_exception(None, {0: OutOfMemory("a step does not fit")})
 
 
